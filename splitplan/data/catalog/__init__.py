@@ -1,0 +1,76 @@
+"""The catalogue: devices and links by name, from the TOML files beside this one, each number with its source."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from splitplan.data.device import Device, check_fields
+from splitplan.data.link import Link, Radio
+from splitplan.errors import UnknownNameError
+
+
+@cache
+def _table(kind: str) -> dict[str, dict[str, Any]]:
+    text = resources.files(__package__).joinpath(f"{kind}.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
+def device_names() -> tuple[str, ...]:
+    """Names of the devices in the catalogue."""
+    return tuple(_table("devices"))
+
+
+def link_names() -> tuple[str, ...]:
+    """Names of the links in the catalogue."""
+    return tuple(_table("links"))
+
+
+def device(name: str, **changes: Any) -> Device:
+    """A device from the catalogue, with some fields changed.
+
+    Parameters
+    ----------
+    name : str
+        One of `device_names`. ``"this-cpu"`` and ``"this-cuda"`` are the machine that runs splitplan.
+    **changes
+        Fields of `Device` to set, as ``slowdown=4`` or ``active_power_w=3.0``.
+
+    Raises
+    ------
+    UnknownNameError
+        No such device; lists the known ones.
+    DataError
+        A field that does not exist, or a value that cannot be right.
+    """
+    if name not in _table("devices"):
+        raise UnknownNameError("device", name, device_names(), "Or describe it yourself: splitplan.Device(name=…, …)")
+    fields = {"name": name, **_table("devices")[name]}
+    check_fields(Device, changes, f"device {name!r}")
+    return Device(**(fields | changes))
+
+
+def link(name: str, **changes: Any) -> Link:
+    """A link from the catalogue, with some fields changed; ``rate_bps`` sets both rates.
+
+    Parameters
+    ----------
+    name : str
+        One of `link_names`.
+    **changes
+        Fields of `Link` to set, and ``rate_bps`` for both rates at once.
+
+    Raises
+    ------
+    UnknownNameError
+        No such link; lists the known ones.
+    DataError
+        A field that does not exist, or a value that cannot be right.
+    """
+    if name not in _table("links"):
+        raise UnknownNameError("link", name, link_names(), "Or describe it yourself: splitplan.Link(name=…, …)")
+    fields = dict(_table("links")[name])
+    radio = Radio(**fields.pop("radio")) if "radio" in fields else None
+    return Link(name=name, radio=radio, **fields).but(**changes)

@@ -1,0 +1,157 @@
+"""A plan: what to do, as plain data that can be printed, saved, sent and checked elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from splitplan.errors import DataError, FingerprintError, raise_all
+from splitplan.models.graph import LayerGraph, check_schema, read_json, write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+
+Wire = Literal["fp32", "fp16", "int8"]
+"""Precision in which floating-point tensors cross the link."""
+
+ResultAt = Literal["device", "server", "anywhere"]
+"""Where the model's result must end up."""
+
+
+def wire_bytes(size_bytes: float, dtype: str, wire: Wire) -> float:
+    """Bytes of a tensor on the wire: floating-point tensors wider than ``wire`` are narrowed, others cross as they are."""
+    width = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}.get(dtype)
+    target = {"fp32": 4, "fp16": 2, "int8": 1}[wire]
+    return size_bytes if width is None or width <= target else size_bytes * target / width
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """Which layers run on the device and which on the server.
+
+    Parameters
+    ----------
+    model, fingerprint : str
+        The graph's name and fingerprint; a plan runs on that model only.
+    device_layers, server_layers : tuple of str
+        Head and tail, in topological order.
+    wire : {"fp32", "fp16", "int8"}
+    result : {"device", "server", "anywhere"}
+        Where the result must end up.
+    clock_hz : float or None
+        The device's clock; None: its top clock, or not ours to choose.
+    predicted : dict of str to float
+        What the problem that made it says of it (``latency_s``, ``device_s``, ``up_s``, …).
+    """
+
+    model: str
+    fingerprint: str
+    device_layers: tuple[str, ...]
+    server_layers: tuple[str, ...]
+    wire: Wire = "fp32"
+    result: ResultAt = "device"
+    clock_hz: float | None = None
+    predicted: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        set_(self, "device_layers", tuple(self.device_layers))
+        set_(self, "server_layers", tuple(self.server_layers))
+        problems = []
+        if self.wire not in get_args(Wire):
+            problems.append(f"wire is {self.wire!r}; give one of {', '.join(get_args(Wire))}")
+        if self.result not in get_args(ResultAt):
+            problems.append(f"result is {self.result!r}; give one of {', '.join(get_args(ResultAt))}")
+        both = set(self.device_layers) & set(self.server_layers)
+        problems += [f"layer {name!r} is on both sides; put it on one" for name in sorted(both)]
+        raise_all(problems, f"plan for {self.model!r}")
+
+    @classmethod
+    def for_cut(cls, graph: LayerGraph, server: set[str] | frozenset[str] | tuple[str, ...], **options: Any) -> SplitPlan:
+        """The plan that runs ``server`` on the server and everything else on the device."""
+        far = set(server)
+        unknown = far - set(graph.index)
+        raise_all([f"layer {name!r} is not in the graph" for name in sorted(unknown)], f"plan for {graph.name!r}")
+        names = [layer.name for layer in graph.layers]
+        return cls(
+            graph.name,
+            graph.fingerprint,
+            tuple(n for n in names if n not in far),
+            tuple(n for n in names if n in far),
+            **options,
+        )
+
+    def check(self, graph: LayerGraph) -> None:
+        """Raise unless the plan is one for this graph: same model, every layer placed once, data crossing one way."""
+        where = f"plan for {self.model!r}"
+        if self.fingerprint != graph.fingerprint:
+            raise FingerprintError(
+                f"{where} was made for fingerprint {self.fingerprint[:12] or '(none)'}, but the model {graph.name!r} has "
+                f"{graph.fingerprint[:12] or '(none)'}: the structure or the weights differ. Solve again for this model"
+            )
+        placed = set(self.device_layers) | set(self.server_layers)
+        problems = [f"layer {x.name!r} is not placed" for x in graph.layers if x.name not in placed]
+        problems += [f"layer {name!r} is not in the graph" for name in sorted(placed - set(graph.index))]
+        if not problems and not graph.is_monotone(self.server_layers):
+            problems.append("a layer on the server feeds one on the device; data may cross one way only")
+        raise_all(problems, where)
+
+    @property
+    def offloads(self) -> bool:
+        """Whether any layer runs on the server."""
+        return bool(self.server_layers)
+
+    def describe(self) -> str:
+        """The cut in one line, for people."""
+        if not self.server_layers:
+            return f"all {len(self.device_layers)} layers on the device"
+        if not self.device_layers:
+            return f"all {len(self.server_layers)} layers on the server"
+        return (
+            f"{len(self.device_layers)} layers on the device, up to {self.device_layers[-1]!r}; "
+            f"{len(self.server_layers)} on the server, from {self.server_layers[0]!r}"
+        )
+
+    def __str__(self) -> str:
+        facts = [f"wire {self.wire}", f"result at {self.result}"]
+        facts += [f"device clock {self.clock_hz / 1e6:g} MHz"] if self.clock_hz else []
+        return f"{self.model}: {self.describe()} ({', '.join(facts)})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a layer, with its place."""
+        import pandas as pd
+
+        rows = [(name, "device") for name in self.device_layers] + [(name, "server") for name in self.server_layers]
+        return pd.DataFrame(rows, columns=["layer", "place"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and dicts, with the schema's version."""
+        return {"schema": SCHEMA, "kind": "splitplan.SplitPlan", **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "plan") -> SplitPlan:
+        """The inverse of `to_dict`."""
+        check_schema(data, "splitplan.SplitPlan", SCHEMA, where)
+        body = {k: v for k, v in data.items() if k not in ("schema", "kind")}
+        try:
+            return cls(**body)
+        except TypeError as e:
+            raise DataError(f"a field is missing, unknown or of the wrong type: {e}", where) from e
+
+    def to_json(self) -> str:
+        """The plan as JSON."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write as JSON, whole or not at all."""
+        write_whole(path, self.to_json())
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> SplitPlan:
+        """Read what `save` wrote."""
+        return cls.from_dict(read_json(path), str(path))

@@ -1,0 +1,106 @@
+"""The exceptions of splitplan. Each says where, what and how to mend it; every room may raise them.
+
+All of them can be pickled, so that an error in a worker process arrives whole where it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+class SplitplanError(Exception):
+    """Base of every error that splitplan raises on purpose."""
+
+
+class DataError(SplitplanError, ValueError):
+    """What was given cannot be right. Holds every problem that was found, not only the first.
+
+    Parameters
+    ----------
+    problems : str or iterable of str
+        One sentence each: place, what is wrong there, how to mend it.
+    where : str, optional
+        The file or object that all of them are about.
+    """
+
+    def __init__(self, problems: str | Iterable[str], where: str | None = None) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        self.where = where
+        head = f"{where}: " if where else ""
+        if len(self.problems) == 1:
+            text = head + self.problems[0]
+        else:
+            text = f"{head}{len(self.problems)} problems\n" + "\n".join(f"  - {p}" for p in self.problems)
+        super().__init__(text)
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.problems, self.where)
+
+
+def raise_all(problems: Sequence[str], where: str | None = None) -> None:
+    """Raise one `DataError` that lists ``problems``, or return when there are none."""
+    if problems:
+        raise DataError(problems, where)
+
+
+class UnknownNameError(SplitplanError, LookupError):
+    """A name that nothing answers to; lists the names that are known."""
+
+    def __init__(self, what: str, name: object, known: Iterable[object], hint: str = "") -> None:
+        self.what, self.name, self.known, self.hint = what, name, tuple(map(str, known)), hint
+        listing = ", ".join(self.known) or "none"
+        super().__init__(f"unknown {what} {name!r}; known: {listing}" + (f". {hint}" if hint else ""))
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.what, self.name, self.known, self.hint)
+
+
+class MissingPackageError(SplitplanError, ImportError):
+    """An optional package is not installed; says which extra brings it."""
+
+
+class TraceError(SplitplanError):
+    """A model could not be turned into a layer graph; says what stands in the way and the cure."""
+
+
+class FingerprintError(SplitplanError):
+    """A plan, profile or worker belongs to another model (other structure or other weights)."""
+
+
+class InfeasibleError(SplitplanError):
+    """No plan meets all constraints; names those that conflict, in the user's words."""
+
+    def __init__(self, message: str, conflicts: Iterable[str] = ()) -> None:
+        self.message, self.conflicts = message, tuple(conflicts)
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.message, self.conflicts)
+
+
+class NoSolutionError(SplitplanError):
+    """The solver stopped (time, nodes, interrupt) before it had any plan in hand."""
+
+
+class SolverError(SplitplanError):
+    """A solver cannot do what was asked (wrong problem, unknown option, internal failure)."""
+
+
+class AuditError(SolverError):
+    """A solver handed back a plan whose own arithmetic does not confirm it. Always a bug: please report it."""
+
+
+class ExecutorError(SplitplanError):
+    """A plan could not be run, or a run could not go on."""
+
+
+class BoundaryError(ExecutorError):
+    """A tensor at a part's boundary has not the name, shape, dtype or layout that the part was built for."""
+
+
+class WireError(ExecutorError):
+    """Bytes from a peer that are not a valid message of this protocol."""
+
+
+class HandshakeError(ExecutorError):
+    """Two ends do not fit together: version, model, plan or keys."""
