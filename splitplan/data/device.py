@@ -77,7 +77,9 @@ class Device:
             found.append(f"threads is {self.threads!r}; give a whole number from 1")
         bad = number_problem("slowdown", self.slowdown, positive=True)
         if bad or self.slowdown < 1:
-            found.append(bad or f"slowdown is {self.slowdown}; an emulated device cannot be faster than its host: give 1 or more")
+            found.append(
+                bad or f"slowdown is {self.slowdown}; an emulated device cannot be faster than its host: give 1 or more"
+            )
         for name in ("idle_power_w", "memory_bytes", "peak_flops", "bandwidth_bytes_s", "efficiency"):
             value = getattr(self, name)
             if value is not None:

@@ -68,12 +68,20 @@ class Link:
     source: str = ""
 
     def __post_init__(self) -> None:
-        found = [number_problem(n, getattr(self, n), positive=True) for n in ("rate_up_bps", "rate_down_bps", "overhead")]
+        found = [
+            number_problem(n, getattr(self, n), positive=True) for n in ("rate_up_bps", "rate_down_bps", "overhead")
+        ]
         found += [number_problem(n, getattr(self, n)) for n in ("rtt_s", "header_bytes")]
         found += [number_problem(n, v) for n in ("delay_up_s", "delay_down_s") if (v := getattr(self, n)) is not None]
         problems = [p for p in found if p]
+        if self.radio is not None and not isinstance(self.radio, Radio):
+            problems.append(
+                f"radio is {self.radio!r}; give a splitplan.Radio with up_w_per_bps, down_w_per_bps and base_w"
+            )
         if not problems and self.overhead < 1:
-            problems.append(f"overhead is {self.overhead}; bytes on the medium cannot be fewer than the payload's: give 1 or more")
+            problems.append(
+                f"overhead is {self.overhead}; bytes on the medium cannot be fewer than the payload's: give 1 or more"
+            )
         raise_all(problems, f"link {self.name!r}")
 
     @property
@@ -102,7 +110,9 @@ class Link:
         if rate_bps is not None:
             both = {k for k in ("rate_up_bps", "rate_down_bps") if k in changes}
             if both:
-                raise DataError(f"rate_bps and {sorted(both)} both given; rate_bps sets both rates: give one or the other")
+                raise DataError(
+                    f"rate_bps and {sorted(both)} both given; rate_bps sets both rates: give one or the other"
+                )
             changes |= {"rate_up_bps": rate_bps, "rate_down_bps": rate_bps}
         check_fields(type(self), changes, f"link {self.name!r}")
         return replace(self, **changes)

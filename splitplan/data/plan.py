@@ -72,7 +72,9 @@ class SplitPlan:
         raise_all(problems, f"plan for {self.model!r}")
 
     @classmethod
-    def for_cut(cls, graph: LayerGraph, server: set[str] | frozenset[str] | tuple[str, ...], **options: Any) -> SplitPlan:
+    def for_cut(
+        cls, graph: LayerGraph, server: set[str] | frozenset[str] | tuple[str, ...], **options: Any
+    ) -> SplitPlan:
         """The plan that runs ``server`` on the server and everything else on the device."""
         far = set(server)
         unknown = far - set(graph.index)

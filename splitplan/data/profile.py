@@ -109,16 +109,21 @@ class Profile:
     def _column(self, place: str, clock_hz: float | None, column: str) -> np.ndarray:
         rows = self.table[self.table["place"] == place]
         if rows.empty:
-            raise DataError(f"has no times for place {place!r}; it has {', '.join(self.places)}", f"profile of {self.graph.name!r}")
+            raise DataError(
+                f"has no times for place {place!r}; it has {', '.join(self.places)}", f"profile of {self.graph.name!r}"
+            )
         clocks = rows["clock_hz"]
         if clock_hz is None:
             rows = rows[clocks.isna()] if clocks.isna().all() else rows[clocks == clocks.max()]
         else:
             rows = rows[clocks == clock_hz]
             if rows.empty:
-                known = ", ".join(f"{f / 1e6:g}" for f in sorted(clocks.dropna().unique())) or "only the device's own clock"
+                known = (
+                    ", ".join(f"{f / 1e6:g}" for f in sorted(clocks.dropna().unique())) or "only the device's own clock"
+                )
                 raise DataError(
-                    f"has no times for {place!r} at {clock_hz / 1e6:g} MHz; it has (MHz) {known}", f"profile of {self.graph.name!r}"
+                    f"has no times for {place!r} at {clock_hz / 1e6:g} MHz; it has (MHz) {known}",
+                    f"profile of {self.graph.name!r}",
                 )
         values = rows.set_index("layer")[column].reindex([x.name for x in self.graph.layers])
         return values.to_numpy(float)
@@ -147,7 +152,9 @@ class Profile:
         return f"Profile({self.graph.name!r}, places {', '.join(f'{p}: {m}' for p, m in self.methods.items())})"
 
     def _repr_html_(self) -> str:
-        wide = self.table.pivot_table(index="layer", columns=["place", "clock_hz"], values="median_s", sort=False, dropna=False)
+        wide = self.table.pivot_table(
+            index="layer", columns=["place", "clock_hz"], values="median_s", sort=False, dropna=False
+        )
         return f"<p><code>{self!r}</code></p>" + self.summary().to_html(index=False) + wide.to_html(max_rows=20)
 
     # -- on disk ---------------------------------------------------------------------------------
@@ -183,7 +190,9 @@ class Profile:
             else:
                 first, _, body = Path(path).read_text(encoding="utf-8").partition("\n")
                 header = json.loads(first.removeprefix("#"))
-                table = pd.read_csv(io.StringIO(body), float_precision="round_trip", keep_default_na=False, na_values=[""])
+                table = pd.read_csv(
+                    io.StringIO(body), float_precision="round_trip", keep_default_na=False, na_values=[""]
+                )
         except OSError as e:
             raise DataError(f"cannot be read: {e.strerror or e}", where) from e
         except ValueError as e:  # damaged JSON, CSV, parquet or text encoding
@@ -206,7 +215,9 @@ class Profile:
     @classmethod
     def given(cls, graph: LayerGraph, seconds: Mapping[str, Mapping[str, float]]) -> Profile:
         """A profile of numbers that the user brings: place → layer → seconds."""
-        rows = [(layer, place, np.nan, s, 0.0, 0, "given") for place, times in seconds.items() for layer, s in times.items()]
+        rows = [
+            (layer, place, np.nan, s, 0.0, 0, "given") for place, times in seconds.items() for layer, s in times.items()
+        ]
         origins = {place: Origin(device="given by the user") for place in seconds}
         return cls(graph, pd.DataFrame(rows, columns=list(COLUMNS)), origins)
 
@@ -272,7 +283,9 @@ def _parquet(action: Any) -> Any:
 
 
 def _problems(table: pd.DataFrame, graph: LayerGraph) -> list[str]:
-    problems = [f"place {p!r}: the name must be text" for p in table["place"].unique() if not isinstance(p, str) or not p]
+    problems = [
+        f"place {p!r}: the name must be text" for p in table["place"].unique() if not isinstance(p, str) or not p
+    ]
     known = set(graph.index)
     for i, row in enumerate(table.itertuples(index=False), start=1):
         at = f"row {i} (layer {row.layer!r}, place {row.place!r})"

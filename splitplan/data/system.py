@@ -44,7 +44,9 @@ class System:
         if not places:
             problems.append("has no places; give device=…, server=…")
         problems += [
-            f"place {k!r} is a {type(v).__name__}; give a splitplan.Device" for k, v in places.items() if not isinstance(v, Device)
+            f"place {k!r} is a {type(v).__name__}; give a splitplan.Device"
+            for k, v in places.items()
+            if not isinstance(v, Device)
         ]
         pairs: dict[tuple[str, str], Link] = {}
         if link is not None and links is not None:
@@ -54,7 +56,9 @@ class System:
                 a, b = ("device", "server") if set(places) == {"device", "server"} else tuple(places)
                 pairs = {(a, b): link}
             else:
-                problems.append(f"link=… needs exactly two places, there are {len(places)}; give links={{(place, place): link}}")
+                problems.append(
+                    f"link=… needs exactly two places, there are {len(places)}; give links={{(place, place): link}}"
+                )
         elif links is not None:
             pairs = dict(links)
         for pair, what in pairs.items():
@@ -62,9 +66,15 @@ class System:
                 problems.append(f"link {pair} is a {type(what).__name__}; give a splitplan.Link")
             if len(pair) != 2 or pair[0] == pair[1]:
                 problems.append(f"link {pair}: give two different places")
-            problems += [f"link {pair}: there is no place {end!r}; places: {', '.join(places)}" for end in pair if end not in places]
+            problems += [
+                f"link {pair}: there is no place {end!r}; places: {', '.join(places)}"
+                for end in pair
+                if end not in places
+            ]
             if tuple(reversed(pair)) in pairs and pair[0] < pair[1]:
-                problems.append(f"link {pair} is given in both directions; a link has an up and a down rate: give it once")
+                problems.append(
+                    f"link {pair} is given in both directions; a link has an up and a down rate: give it once"
+                )
         raise_all(problems, "system")
         object.__setattr__(self, "places", dict(places))
         object.__setattr__(self, "links", pairs)
@@ -73,7 +83,8 @@ class System:
         found = self.places.get(what) if what != "link" else self.links.get(("device", "server"))
         if found is None:
             raise DataError(
-                f"has no {what} (places: {', '.join(self.places)}); a split needs System(device=…, server=…, link=…)", "system"
+                f"has no {what} (places: {', '.join(self.places)}); a split needs System(device=…, server=…, link=…)",
+                "system",
             )
         return found
 
@@ -118,17 +129,27 @@ class System:
             raise DataError(f"cannot be read: {e.strerror}", str(path)) from e
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
             raise DataError(f"is not valid TOML: {e}", str(path)) from e
-        problems: list[str] = [f"unknown table {k!r}; known: places, links" for k in data if k not in ("places", "links")]
+        problems: list[str] = [
+            f"unknown table {k!r}; known: places, links" for k in data if k not in ("places", "links")
+        ]
         places: dict[str, Device] = {}
         for name, body in _tables(data.get("places", {}), "places", problems):
             places.update({name: made} if (made := _collect(problems, f"[places.{name}]", _device, body)) else {})
+        reserved = sorted({"link", "links", "self"} & set(places))
+        problems += [f"[places.{name}]: the name is reserved; call the place something else" for name in reserved]
         links: dict[tuple[str, str], Link] = {}
-        for i, body in enumerate(data.get("links", []) if isinstance(data.get("links", []), list) else []):
+        entries = data.get("links", [])
+        if not isinstance(entries, list):
+            problems.append("links must be a list of tables: [[links]]")
+            entries = []
+        for i, body in enumerate(entries):
             where = f"[[links]] number {i + 1}"
             between = body.pop("between", None) if isinstance(body, dict) else None
             if not (isinstance(between, list) and len(between) == 2 and all(isinstance(x, str) for x in between)):
                 problems.append(f'{where}: needs between = ["place", "place"]')
                 continue
+            if (between[0], between[1]) in links:
+                problems.append(f"{where}: {between[0]!r} and {between[1]!r} have a link already; give one")
             links.update({(between[0], between[1]): made} if (made := _collect(problems, where, _link, body)) else {})
         raise_all(problems, str(path))
         try:
@@ -181,7 +202,9 @@ def _link(body: dict[str, Any]) -> Link:
         return catalog_link(base, **body)
     if "rate_bps" in body:
         rate = body.pop("rate_bps")
-        body = {"rate_up_bps": rate, "rate_down_bps": rate, **body}
+        both = {k: rate for k in ("rate_up_bps", "rate_down_bps")}
+        raise_all([f"rate_bps and {k} are both given; rate_bps sets both rates" for k in both if k in body], "link")
+        body |= both
     return Link(**_known(Link, body, "link"))
 
 
@@ -212,7 +235,7 @@ def _value(v: Any) -> str:
         return "true" if v else "false"
     if isinstance(v, str):
         escaped = v.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04X}" for c in escaped) + '"'
+        return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in escaped) + '"'
     if isinstance(v, (tuple, list)):
         return "[" + ", ".join(map(_value, v)) + "]"
     if isinstance(v, Radio):

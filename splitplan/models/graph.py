@@ -342,7 +342,9 @@ def check_schema(data: Mapping[str, Any], kind: str, schema: int, where: str) ->
     if data.get("kind") != kind:
         raise DataError(f"is a {data.get('kind', 'file of unknown kind')!r}, not a {kind!r}", where)
     if data.get("schema") != schema:
-        raise DataError(f"has schema {data.get('schema')!r}; this splitplan reads {schema}: update, or make it again", where)
+        raise DataError(
+            f"has schema {data.get('schema')!r}; this splitplan reads {schema}: update, or make it again", where
+        )
 
 
 # -- validation ----------------------------------------------------------------------------------

@@ -1,0 +1,148 @@
+"""Users who share an uplink and a server, and what each is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from splitplan.data.plan import SplitPlan
+from splitplan.errors import DataError, raise_all
+from splitplan.models.graph import number_problem
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class User:
+    """One user with a given cut.
+
+    Parameters
+    ----------
+    name : str
+    upload_bytes : float
+        What crosses for each frame.
+    server_work : float
+        Seconds of the tail at server speed 1.
+    device_s : float
+        Seconds of the head.
+    fixed_s : float
+        Seconds that no share changes: delays, the way back.
+    weight : float
+    deadline_s, rate_cap_bps, speed_cap : float or None
+        Longest latency; most bit/s its radio can send; most server speed it can use.
+    """
+
+    name: str
+    upload_bytes: float
+    server_work: float
+    device_s: float = 0.0
+    fixed_s: float = 0.0
+    weight: float = 1.0
+    deadline_s: float | None = None
+    rate_cap_bps: float | None = None
+    speed_cap: float | None = None
+
+    def problems(self) -> list[str]:
+        """What cannot be right about it."""
+        at = f"user {self.name!r}: "
+        found = [
+            number_problem(at + n, getattr(self, n)) for n in ("upload_bytes", "server_work", "device_s", "fixed_s")
+        ]
+        found.append(number_problem(at + "weight", self.weight, positive=True))
+        for n in ("deadline_s", "rate_cap_bps", "speed_cap"):
+            if (value := getattr(self, n)) is not None:
+                found.append(number_problem(at + n, value, positive=True))
+        return [p for p in found if p]
+
+    @classmethod
+    def of(cls, name: str, plan: SplitPlan, **changes: Any) -> User:
+        """The user whose cut is ``plan``, from what the plan predicts; ``changes`` set any field."""
+        p = plan.predicted
+        missing = [k for k in ("up_bytes", "server_s", "device_s", "down_s") if k not in p]
+        if missing:
+            raise DataError(
+                f"predicts no {', '.join(missing)}; take the plan of a solved SplitPoint", f"plan for {plan.model!r}"
+            )
+        given = {
+            "upload_bytes": p["up_bytes"],
+            "server_work": p["server_s"],
+            "device_s": p["device_s"],
+            "fixed_s": p["down_s"],
+        }
+        return cls(name, **(given | changes))
+
+
+def read_users(users: Iterable[User] | pd.DataFrame) -> tuple[User, ...]:
+    """Users from a sequence, or from a DataFrame with a column for each field (missing values: not given).
+
+    Raises
+    ------
+    DataError
+        With every defect at once: unknown columns, repeated names, numbers that cannot be right.
+    """
+    if hasattr(users, "itertuples"):
+        frame: Any = users
+        known = [f.name for f in fields(User)]
+        problems = [f"column {c!r} is unknown; known: {', '.join(known)}" for c in frame.columns if c not in known]
+        problems += [
+            f"column {c!r} is missing" for c in ("name", "upload_bytes", "server_work") if c not in frame.columns
+        ]
+        raise_all(problems, "users")
+        optional = {"deadline_s", "rate_cap_bps", "speed_cap"}
+        rows = frame.to_dict("records")
+        made = tuple(User(**{k: v for k, v in row.items() if not (k in optional and v != v)}) for row in rows)
+    else:
+        made = tuple(users)
+        raise_all(
+            [
+                f"item {i} is a {type(u).__name__}; give splitplan.User"
+                for i, u in enumerate(made)
+                if not isinstance(u, User)
+            ],
+            "users",
+        )
+    problems = [] if made else ["there are no users; give at least one"]
+    seen: set[str] = set()
+    for user in made:
+        problems += user.problems()
+        if user.name in seen:
+            problems.append(f"user {user.name!r} appears twice; names must be unique")
+        seen.add(user.name)
+    raise_all(problems, "users")
+    return made
+
+
+@dataclass(frozen=True, eq=False)
+class AllocationPlan:
+    """What each user is given.
+
+    Parameters
+    ----------
+    names : tuple of str
+    rate_bps : array, shape (users,)
+        Uplink bit/s.
+    speed : array, shape (users,)
+        Server speed, in units of the server that ``server_work`` was measured on.
+    """
+
+    names: tuple[str, ...]
+    rate_bps: np.ndarray
+    speed: np.ndarray
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a user."""
+        import pandas as pd
+
+        return pd.DataFrame({"user": self.names, "rate_bps": self.rate_bps, "speed": self.speed})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists."""
+        plain = {k: v.tolist() if isinstance(v, np.ndarray) else list(v) for k, v in asdict(self).items()}
+        return {"schema": 1, "kind": "splitplan.AllocationPlan", **plain}
+
+    def __str__(self) -> str:
+        return f"{len(self.names)} users, {self.rate_bps.sum() / 1e6:g} Mbit/s and server speed {self.speed.sum():g} given out"

@@ -1,0 +1,261 @@
+"""RateAllocation: many users with given cuts share one uplink and one server. States the problem; solves nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from splitplan.data.users import AllocationPlan, User, read_users
+from splitplan.errors import SolverError, raise_all
+from splitplan.formulations.base import Formulation
+from splitplan.formulations.costs import shared_service_cvxpy, shared_service_s
+from splitplan.models.graph import number_problem
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+    import pandas as pd
+
+PER_USER = ("upload_bytes", "server_work", "device_s", "fixed_s", "weight")
+
+
+@dataclass(frozen=True, eq=False)
+class RateAllocation(Formulation):
+    r"""Divide an uplink of R bit/s and a server of speed K among users i with given cuts.
+
+    Variables: R_i bit/s, κ_i speed. With a_i seconds on the device, d_i bytes sent, g_i seconds at server speed 1, e_i fixed seconds:
+
+    (1) L_i = a_i + e_i + 8 d_i / R_i + g_i / κ_i                       latency of user i                [s]
+    (2) minimize Σ w_i L_i                                                                              [weighted s]
+    (3) Σ R_i ≤ R                                                       price ν                          [bit/s]
+    (4) Σ κ_i ≤ K                                                       price η                          [speed]
+    (5) L_i ≤ deadline_i                                                price δ_i                        [s]
+    (6) R_i ≤ rate_cap_i, κ_i ≤ speed_cap_i
+
+    Convex: reciprocals of positive variables. Without (5) the two resources separate and the KKT conditions give
+    R_i = min(cap_i, θ √(w_i 8 d_i)), likewise κ_i. For any ν, η, δ ≥ 0 the Lagrangian's minimum is a lower bound (weak duality);
+    that is the bound that a `Solution` states, recomputed by the audit from the multipliers.
+
+    Parameters
+    ----------
+    users : sequence of User, or DataFrame with User's fields as columns
+    uplink_bps : float
+    server_speed : float
+        In units of the server that ``server_work`` was measured on: 2 serves two users at full speed at once.
+    """
+
+    users: tuple[User, ...] | Iterable[User] | pd.DataFrame
+    uplink_bps: float
+    server_speed: float = 1.0
+
+    kind: ClassVar[str] = "rate-allocation"
+    feasibility_tolerance: ClassVar[float] = 1e-6
+    """Relative slack of (3)–(6): a cone solver meets constraints to about this."""
+    proof_tolerance: ClassVar[float] = 1e-6
+
+    def __post_init__(self) -> None:
+        problems = [
+            p for n in ("uplink_bps", "server_speed") if (p := number_problem(n, getattr(self, n), positive=True))
+        ]
+        raise_all(problems, "RateAllocation")
+        object.__setattr__(self, "users", read_users(self.users))  # type: ignore[arg-type]
+
+    # -- what it is, for solvers: arrays over users -------------------------------------------------------
+
+    def column(self, name: str) -> np.ndarray:
+        """A field of all users, shape (users,); inf where a limit is not given."""
+        values = [getattr(u, name) for u in self.users]  # type: ignore[union-attr]
+        return np.array([math.inf if v is None else v for v in values], float)
+
+    @cached_property
+    def bits(self) -> np.ndarray:
+        """8 d_i, shape (users,)."""
+        return 8.0 * self.column("upload_bytes")
+
+    @cached_property
+    def work(self) -> np.ndarray:
+        """g_i, shape (users,)."""
+        return self.column("server_work")
+
+    @cached_property
+    def waits(self) -> np.ndarray:
+        """a_i + e_i, shape (users,): seconds that no share changes."""
+        return self.column("device_s") + self.column("fixed_s")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Users' names."""
+        return tuple(u.name for u in self.users)  # type: ignore[union-attr]
+
+    # -- plain arithmetic ---------------------------------------------------------------------------------
+
+    def latency_s(self, plan: AllocationPlan) -> np.ndarray:
+        """(1) of each user, shape (users,); inf for a user who needs a share and has none."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            up = np.where(self.bits > 0, shared_service_s(self.bits, plan.rate_bps), 0.0)
+            served = np.where(self.work > 0, shared_service_s(self.work, plan.speed), 0.0)
+        return self.waits + up + served
+
+    def evaluate(self, plan: AllocationPlan) -> dict[str, float]:
+        """Objective, mean and largest latency, and how much of each resource is used."""
+        latency = self.latency_s(plan)
+        return {
+            "objective": float(self.column("weight") @ latency),
+            "mean_latency_s": float(latency.mean()),
+            "max_latency_s": float(latency.max()),
+            "uplink_used": float(plan.rate_bps.sum() / self.uplink_bps),
+            "server_used": float(plan.speed.sum() / self.server_speed),
+        }
+
+    def violations(self, plan: AllocationPlan) -> list[str]:
+        """What a plan breaks: (3)–(6), in the user's words."""
+        if len(plan.rate_bps) != len(self.names) or len(plan.speed) != len(self.names):
+            return [f"the plan is for {len(plan.rate_bps)} users, the problem has {len(self.names)}"]
+        slack = 1 + self.feasibility_tolerance
+        broken = []
+        for name, used, total in (
+            ("uplink_bps", plan.rate_bps, self.uplink_bps),
+            ("server_speed", plan.speed, self.server_speed),
+        ):
+            if not used.sum() <= total * slack:
+                broken.append(f"{name}={total:g}: {used.sum():.9g} is given out")
+        checks = (("deadline_s", self.latency_s(plan)), ("rate_cap_bps", plan.rate_bps), ("speed_cap", plan.speed))
+        for field, values in checks:
+            limits = self.column(field)
+            broken += [
+                f"user {self.names[i]!r}: {field}={limits[i]:g}, it gets {values[i]:.9g}"
+                for i in np.flatnonzero(~(values <= limits * slack))
+            ]
+        return broken
+
+    def describe(self) -> str:
+        """The problem in a line."""
+        limited = {f: int(np.isfinite(self.column(f)).sum()) for f in ("deadline_s", "rate_cap_bps", "speed_cap")}
+        facts = "".join(f", {n} with {f}" for f, n in limited.items() if n)
+        return f"RateAllocation: least weighted latency of {len(self.names)} users on {self.uplink_bps / 1e6:g} Mbit/s and server speed {self.server_speed:g}{facts}"
+
+    @property
+    def unit(self) -> str:
+        """Weighted seconds."""
+        return "s"
+
+    # -- the declarative model ------------------------------------------------------------------------------
+
+    def parameter_values(self) -> dict[str, np.ndarray]:
+        """Values of the CVXPY parameters: everything in units of an equal share, so that variables are near 1.
+
+        ``up_cost, work_cost``: w·seconds at an equal share, over the objective's scale; ``up_s, work_s``: seconds at an equal share;
+        ``slack_s``: deadline − waits; ``rate_cap, speed_cap``: in equal shares (at most all of it).
+        """
+        n, weight = len(self.names), self.column("weight")
+        up_s, work_s = self.bits * n / self.uplink_bps, self.work * n / self.server_speed
+        scale = self.objective_scale
+        deadline = self.column("deadline_s")
+        slack = np.where(np.isfinite(deadline), deadline - self.waits, 1.0)
+        return {
+            "up_cost": weight * up_s / scale,
+            "work_cost": weight * work_s / scale,
+            "up_s": up_s / np.maximum(slack, 1e-12),
+            "work_s": work_s / np.maximum(slack, 1e-12),
+            "rate_cap": np.minimum(self.column("rate_cap_bps") * n / self.uplink_bps, n),
+            "speed_cap": np.minimum(self.column("speed_cap") * n / self.server_speed, n),
+        }
+
+    @property
+    def objective_scale(self) -> float:
+        """The part of the objective that shares change, at the optimum without caps and deadlines: (Σ√(w·8d))²/R + (Σ√(w·g))²/K."""
+        weight = self.column("weight")
+        value = (
+            np.sqrt(weight * self.bits).sum() ** 2 / self.uplink_bps
+            + np.sqrt(weight * self.work).sum() ** 2 / self.server_speed
+        )
+        return float(value) or 1.0
+
+    def build(self) -> cp.Problem:
+        """The convex problem, DPP in its parameters (`parameter_values`), which are set."""
+        import cvxpy as cp
+
+        senders, workers = np.flatnonzero(self.bits > 0), np.flatnonzero(self.work > 0)
+        rate = cp.Variable(len(senders), name="rate") if len(senders) else None
+        speed = cp.Variable(len(workers), name="speed") if len(workers) else None
+        values = self.parameter_values()
+        parameter = {
+            k: cp.Parameter(len(who), nonneg=True, name=k, value=values[k][who])
+            for k, who in (
+                ("up_cost", senders), ("up_s", senders), ("rate_cap", senders),
+                ("work_cost", workers), ("work_s", workers), ("speed_cap", workers),
+            )
+            if len(who)
+        }  # fmt: skip
+        constraints = [
+            *constraint_shares(rate, speed, len(self.names)),
+            *constraint_caps(rate, speed, parameter),
+            *constraint_deadlines(self, rate, speed, senders, workers, parameter),
+        ]
+        return cp.Problem(objective(rate, speed, parameter), constraints)
+
+    # -- slots ----------------------------------------------------------------------------------------------
+
+    @property
+    def slot_parameters(self) -> tuple[str, ...]:
+        """The two resources, and the users' amounts and weights as arrays, shape (users,)."""
+        return ("uplink_bps", "server_speed", *PER_USER)
+
+    def with_slot(self, **slot: Any) -> RateAllocation:
+        """The same users at other amounts, weights or resources."""
+        unknown = sorted(set(slot) - set(self.slot_parameters))
+        if unknown:
+            raise SolverError(f"unknown slot parameters {', '.join(unknown)}; known: {', '.join(self.slot_parameters)}")
+        columns = {k: np.broadcast_to(np.asarray(slot.pop(k), float), len(self.names)) for k in PER_USER if k in slot}
+        users = tuple(
+            replace(u, **{k: float(v[i]) for k, v in columns.items()})
+            for i, u in enumerate(self.users)  # type: ignore[arg-type]
+        )
+        return replace(self, users=users, **slot)
+
+
+def objective(rate: Any, speed: Any, p: dict[str, Any]) -> cp.Minimize:
+    """(2), over its scale, the waits left out: they are constant."""
+    import cvxpy as cp
+
+    terms = [cp.sum(shared_service_cvxpy(p["up_cost"], rate))] if rate is not None else []
+    terms += [cp.sum(shared_service_cvxpy(p["work_cost"], speed))] if speed is not None else []
+    return cp.Minimize(sum(terms[1:], start=terms[0]) if terms else cp.Constant(0.0))
+
+
+def constraint_shares(rate: Any, speed: Any, users: int) -> list[Any]:
+    """(3), (4) in equal shares; always in this order, so that their multipliers can be found."""
+    import cvxpy as cp
+
+    return [cp.sum(v) <= users for v in (rate, speed) if v is not None]
+
+
+def constraint_caps(rate: Any, speed: Any, p: dict[str, Any]) -> list[Any]:
+    """(6)."""
+    return [v <= p[name] for v, name in ((rate, "rate_cap"), (speed, "speed_cap")) if v is not None]
+
+
+def constraint_deadlines(
+    problem: RateAllocation, rate: Any, speed: Any, senders: np.ndarray, workers: np.ndarray, p: dict[str, Any]
+) -> list[Any]:
+    """(5) for the users who have a deadline and a share that could meet it, divided by the slack; one vector constraint, the last."""
+    import cvxpy as cp
+
+    bound = np.isfinite(problem.column("deadline_s")) & ((problem.bits > 0) | (problem.work > 0))
+    who = np.flatnonzero(bound)
+    if not len(who):
+        return []
+    left: Any = 0.0
+    for variable, name, among in ((rate, "up_s", senders), (speed, "work_s", workers)):
+        has = np.isin(among, who)
+        if variable is not None and has.any():
+            # Places the terms of those who have this share among all who have a deadline.
+            place = np.zeros((len(who), int(has.sum())))
+            place[np.searchsorted(who, among[has]), np.arange(int(has.sum()))] = 1.0
+            at = np.flatnonzero(has)
+            left = left + place @ shared_service_cvxpy(p[name][at], variable[at])
+    return [left <= 1.0]

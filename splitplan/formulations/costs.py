@@ -1,0 +1,243 @@
+"""Cost coefficients and curves, written once: compute time, transfer time, energy.
+
+Everything that prices a plan reads it from here, except the audit in ``solvers/``, which adds up on its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from splitplan.data.plan import ResultAt, Wire, wire_bytes
+from splitplan.data.profile import Profile
+from splitplan.data.system import System
+from splitplan.errors import DataError
+from splitplan.models.graph import INPUT
+
+
+def seconds_per_bit(rate_bps: float) -> float:
+    """λ = 1/R: seconds that one bit occupies a link of R bit/s."""
+    return 1.0 / rate_bps
+
+
+def shared_service_s(amount: Any, share: Any) -> Any:
+    """Seconds to serve ``amount`` by a share of a resource: amount / share, elementwise (bits by bit/s, work by speed)."""
+    return amount / share
+
+
+def shared_service_cvxpy(amount: Any, share: Any) -> Any:
+    """The same curve for a CVXPY variable; the amount may be a parameter (DPP), so it multiplies a reciprocal."""
+    import cvxpy as cp
+
+    return cp.multiply(amount, cp.inv_pos(share))
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A cost that is linear in a split's six totals (`SplitTotals`); one weight each.
+
+    Units: cost per second, per second, per bit, per bit, per message, per message.
+    """
+
+    device_s: float = 0.0
+    server_s: float = 0.0
+    up_bits: float = 0.0
+    down_bits: float = 0.0
+    up_messages: float = 0.0
+    down_messages: float = 0.0
+
+    def __add__(self, other: Linear) -> Linear:
+        return Linear(*(a + b for a, b in zip(self.weights, other.weights, strict=True)))
+
+    def __rmul__(self, factor: float) -> Linear:
+        return Linear(*(factor * w for w in self.weights))
+
+    @property
+    def weights(self) -> tuple[float, float, float, float, float, float]:
+        """As a tuple, in the order of the fields."""
+        return (self.device_s, self.server_s, self.up_bits, self.down_bits, self.up_messages, self.down_messages)
+
+    def of(self, totals: SplitTotals) -> Any:
+        """The cost of a split's totals; scalars or arrays."""
+        return sum(w * t for w, t in zip(self.weights, totals.values, strict=True) if w)
+
+
+@dataclass(frozen=True)
+class SplitTotals:
+    """What a split adds up to: seconds on each side, bits each way, messages each way. Scalars or equal-shaped arrays."""
+
+    device_s: Any
+    server_s: Any
+    up_bits: Any
+    down_bits: Any
+    up_messages: Any
+    down_messages: Any
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """As a tuple, in the order of `Linear`'s weights."""
+        return (self.device_s, self.server_s, self.up_bits, self.down_bits, self.up_messages, self.down_messages)
+
+
+@dataclass(frozen=True, eq=False)
+class SplitCosts:
+    """The coefficients of a split between ``device`` and ``server``.
+
+    Parameters
+    ----------
+    profile : Profile
+        With times for the places ``device`` and ``server``.
+    system : System
+    wire : {"fp32", "fp16", "int8"}
+    result : {"device", "server", "anywhere"}
+    input_bytes : float or None
+        Bytes of the raw input on the wire, when it is not what the graph says (a JPEG, say).
+    clock_hz : float or None
+        The device's clock; None: its top one.
+    """
+
+    profile: Profile
+    system: System
+    wire: Wire = "fp32"
+    result: ResultAt = "device"
+    input_bytes: float | None = None
+    clock_hz: float | None = None
+
+    @cached_property
+    def device_s(self) -> np.ndarray:
+        """a_v: seconds of each layer on the device, shape (layers,)."""
+        return self.profile.seconds("device", self.clock_hz)
+
+    @cached_property
+    def server_s(self) -> np.ndarray:
+        """b_v: seconds of each layer on the server, shape (layers,)."""
+        return self.profile.seconds("server")
+
+    @cached_property
+    def up_bits(self) -> np.ndarray:
+        """8·d_t: bits of each tensor on the way up, framing included, shape (tensors,)."""
+        graph, factor = self.profile.graph, 8.0 * self.system.link.overhead
+        bits = np.array([factor * wire_bytes(t.size_bytes, t.dtype, self.wire) for t in graph.tensors])
+        if self.input_bytes is not None:
+            # A stated input size replaces the tensors' sizes as a whole, shared in their proportion.
+            born = np.array([t.producer == INPUT for t in graph.tensors])
+            total = bits[born].sum()
+            bits[born] = factor * self.input_bytes * (bits[born] / total if total else 1 / max(1, born.sum()))
+        return bits
+
+    @cached_property
+    def down_bits(self) -> np.ndarray:
+        """8·d_t for the model's outputs if they return to the device, else 0, shape (tensors,)."""
+        factor = 8.0 * self.system.link.overhead if self.result == "device" else 0.0
+        return np.array(
+            [factor * wire_bytes(t.size_bytes, t.dtype, self.wire) * t.is_output for t in self.profile.graph.tensors]
+        )
+
+    # -- the costs, as weights of the totals -------------------------------------------------------
+
+    @cached_property
+    def device(self) -> Linear:
+        """Busy seconds of the device for each frame."""
+        return Linear(device_s=1.0)
+
+    @cached_property
+    def server(self) -> Linear:
+        """Busy seconds of the server for each frame."""
+        return Linear(server_s=1.0)
+
+    @cached_property
+    def uplink(self) -> Linear:
+        """Seconds for which a frame occupies the uplink (its delay occupies nothing)."""
+        link = self.system.link
+        per_bit = seconds_per_bit(link.rate_up_bps)
+        return Linear(up_bits=per_bit, up_messages=8.0 * link.header_bytes * per_bit)
+
+    @cached_property
+    def downlink(self) -> Linear:
+        """Seconds for which a frame's result occupies the downlink."""
+        link = self.system.link
+        per_bit = seconds_per_bit(link.rate_down_bps)
+        return Linear(down_bits=per_bit, down_messages=8.0 * link.header_bytes * per_bit)
+
+    @cached_property
+    def latency(self) -> Linear:
+        """Seconds from a frame's input to its result, alone in the system: device, way up, server, way back in turn."""
+        delays = Linear(up_messages=self.system.link.up_delay_s, down_messages=self.system.link.down_delay_s)
+        return self.device + self.uplink + self.server + self.downlink + delays
+
+    @cached_property
+    def energy(self) -> Linear:
+        """Joules that one frame costs the device: E = P_idle·latency + (P(f) − P_idle)·busy + P_radio·(sending, receiving)."""
+        device, link = self.system.device, self.system.link
+        radio, idle_w = link.needs_radio, device.idle_w
+        sending_w = radio.up_w_per_bps * link.rate_up_bps + radio.base_w
+        receiving_w = radio.down_w_per_bps * link.rate_down_bps + radio.base_w
+        return (
+            idle_w * self.latency
+            + (device.power_w(self.clock_hz) - idle_w) * self.device
+            + sending_w * self.uplink
+            + receiving_w * self.downlink
+        )
+
+    @property
+    def stages(self) -> dict[str, Linear]:
+        """What works at once when frames follow each other; the period is the largest (links full duplex)."""
+        return {"device": self.device, "uplink": self.uplink, "server": self.server, "downlink": self.downlink}
+
+    # -- totals ------------------------------------------------------------------------------------
+
+    def totals(self, on_server: np.ndarray) -> SplitTotals:
+        """The totals of placements.
+
+        Parameters
+        ----------
+        on_server : array of bool, shape (placements, layers)
+            x_v of each placement.
+
+        Returns
+        -------
+        SplitTotals
+            Of arrays, shape (placements,).
+        """
+        graph = self.profile.graph
+        x = np.asarray(on_server, bool)
+        up, down = np.zeros(len(x)), np.zeros(len(x))
+        ups, downs = np.zeros(len(x), bool), np.zeros(len(x), bool)
+        for t, up_bits, down_bits in zip(graph.tensors, self.up_bits, self.down_bits, strict=True):
+            here = np.ones(len(x), bool) if t.producer == INPUT else ~x[:, graph.index[t.producer]]
+            wanted = x[:, [graph.index[c] for c in t.consumers]].any(axis=1)
+            if t.is_output and self.result == "server":
+                wanted = np.ones(len(x), bool)
+            up += up_bits * (here & wanted)
+            ups |= here & wanted
+            if t.is_output and self.result == "device":
+                down += down_bits * ~here
+                downs |= ~here
+        return SplitTotals(~x @ self.device_s, x @ self.server_s, up, down, ups.astype(float), downs.astype(float))
+
+
+def check_places(profile: Profile, system: System) -> list[str]:
+    """Why a profile and a system cannot be priced as a split; empty when they can."""
+    problems = [
+        f"the profile has no times for place {p!r}; it has {', '.join(profile.places)}"
+        for p in ("device", "server")
+        if p not in profile.places
+    ]
+    try:
+        system.link, system.device, system.server  # noqa: B018  (asked for its error)
+    except DataError as e:
+        return problems + list(e.problems)
+    for place in ("device", "server"):
+        origin = profile.origins.get(place)
+        device = system.places[place]
+        if origin is None or origin.device == "given by the user":
+            continue
+        if origin.device != device.name or origin.slowdown != device.slowdown:
+            problems.append(
+                f"place {place!r}: the profile was made on {origin.device!r} slowed {origin.slowdown:g}x, the system has "
+                f"{device.name!r} slowed {device.slowdown:g}x; profile this system, or solve for the profile's"
+            )
+    return problems

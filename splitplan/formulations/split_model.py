@@ -1,0 +1,185 @@
+"""The MILP of SplitPoint in Pyomo: one equation a function, numbered as in `split.SplitPoint`. Needs pyomo, no solver."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyomo.environ as pyo
+
+from splitplan.formulations.costs import Linear
+from splitplan.models.graph import INPUT
+
+if TYPE_CHECKING:
+    from splitplan.formulations.split import SplitPoint
+
+
+def build(problem: SplitPoint) -> pyo.ConcreteModel:
+    """The whole problem as a list of its parts."""
+    m = pyo.ConcreteModel(name="split")
+    variable_side(m, problem)
+    variable_crossing(m, problem)
+    variable_messages(m, problem)
+    constraint_one_way(m, problem)
+    constraint_crossing(m, problem)
+    constraint_messages(m, problem)
+    if "period" in problem.measures:
+        variable_period(m)
+        constraint_period(m, problem)
+    if "memory" in problem.measures:
+        variable_memory(m, problem)
+        constraint_memory(m, problem)
+    constraint_limits(m, problem)
+    objective(m, problem)
+    return m
+
+
+def variable_side(m: pyo.ConcreteModel, problem: SplitPoint) -> None:
+    """x_v, with the pins (9) as its bounds."""
+    stay, go = problem.pinned
+    bounds = {v: (int(v in go), int(v not in stay)) for v in range(len(problem.profile.graph))}
+    m.x = pyo.Var(range(len(bounds)), domain=pyo.Binary, bounds=lambda _, v: bounds[v], doc="layer runs on the server")
+
+
+def variable_crossing(m: pyo.ConcreteModel, problem: SplitPoint) -> None:
+    """y_t; continuous, because costs push it down onto a difference of binaries."""
+    m.y = pyo.Var(range(len(problem.profile.graph.tensors)), bounds=(0, 1), doc="tensor crosses")
+
+
+def variable_messages(m: pyo.ConcreteModel, problem: SplitPoint) -> None:
+    """u and w."""
+    m.u = pyo.Var(bounds=(int(problem.result == "server"), 1), doc="a message goes up")
+    m.w = pyo.Var(bounds=(0, 1), doc="a message comes down")
+
+
+def variable_period(m: pyo.ConcreteModel) -> None:
+    """T, in units of the limit or of the reference cost (see `constraint_period`)."""
+    m.T = pyo.Var(bounds=(0, None), doc="period")
+
+
+def variable_memory(m: pyo.ConcreteModel, problem: SplitPoint) -> None:
+    """M, in units of `memory_unit`, and g_p."""
+    m.M = pyo.Var(bounds=(0, None), doc="largest working set")
+    m.g = pyo.Var(
+        sorted({p for x in problem.profile.graph.layers for p in x.parameters}), bounds=(0, 1), doc="device holds it"
+    )
+
+
+def side(m: pyo.ConcreteModel, problem: SplitPoint, producer: str) -> Any:
+    """x of a tensor's producer; the input is on the device."""
+    return 0 if producer == INPUT else m.x[problem.profile.graph.index[producer]]
+
+
+def constraint_one_way(m: pyo.ConcreteModel, problem: SplitPoint) -> None:
+    """(1) x_w ≥ x_v."""
+    m.one_way = pyo.ConstraintList(doc="data crosses one way only")
+    for v, w in problem.profile.graph.edges:
+        m.one_way.add(m.x[w] >= m.x[v])
+
+
+def constraint_crossing(m: pyo.ConcreteModel, problem: SplitPoint) -> None:
+    """(2) y_t ≥ x_w − x_prod(t); y_t ≥ 1 − x_prod(t) for outputs that must reach the server."""
+    graph = problem.profile.graph
+    m.crossing = pyo.ConstraintList(doc="a tensor crosses once")
+    for k, t in enumerate(graph.tensors):
+        for c in t.consumers:
+            m.crossing.add(m.y[k] >= m.x[graph.index[c]] - side(m, problem, t.producer))
+        if t.is_output and problem.result == "server":
+            m.crossing.add(m.y[k] >= 1 - side(m, problem, t.producer))
+
+
+def constraint_messages(m: pyo.ConcreteModel, problem: SplitPoint) -> None:
+    """(3) u ≥ x_v; w ≥ x_prod(t) for outputs that return. By (1) the layers that feed no other imply the rest."""
+    graph = problem.profile.graph
+    feeds = {v for v, _ in graph.edges}
+    m.sends = pyo.ConstraintList(doc="a message goes up")
+    m.returns = pyo.ConstraintList(doc="a message comes down")
+    for v in range(len(graph)):
+        if v not in feeds:
+            m.sends.add(m.u >= m.x[v])
+    for t in graph.outputs:
+        if problem.result == "device" and t.producer != INPUT:
+            m.returns.add(m.w >= side(m, problem, t.producer))
+
+
+def expression(m: pyo.ConcreteModel, problem: SplitPoint, cost: Linear, factor: float) -> Any:
+    """(4), (5): a linear cost of the totals, times a factor that keeps the numbers near 1."""
+    c, graph = problem.costs, problem.profile.graph
+    device, server, up, down, ups, downs = (factor * w for w in cost.weights)
+    terms: list[Any] = []
+    if device or server:
+        terms += [
+            float(device * a) * (1 - m.x[v]) + float(server * b) * m.x[v]
+            for v, (a, b) in enumerate(zip(c.device_s, c.server_s, strict=True))
+        ]
+    if up:
+        terms += [float(up * bits) * m.y[k] for k, bits in enumerate(c.up_bits)]
+    if down:
+        terms += [
+            float(down * bits) * side(m, problem, t.producer)
+            for t, bits in zip(graph.tensors, c.down_bits, strict=True)
+            if bits
+        ]
+    return sum(terms, start=ups * m.u + downs * m.w)
+
+
+def memory(m: pyo.ConcreteModel, problem: SplitPoint) -> Any:
+    """(7) what the head holds, in units of `memory_unit`."""
+    graph, unit = problem.profile.graph, memory_unit(problem)
+    held = sum(graph.parameter_bytes[p] / unit * m.g[p] for p in m.g)
+    return held + m.M + sum(t.size_bytes / unit * m.y[k] for k, t in enumerate(graph.tensors))
+
+
+def memory_unit(problem: SplitPoint) -> float:
+    """Bytes that one unit of M stands for: the objective's own scale, or the limit when only that speaks of memory."""
+    return 1.0 / problem.scale if "memory" in problem.weights else max(problem.limits["device_memory_bytes"][1], 1.0)
+
+
+def period_unit(problem: SplitPoint) -> float:
+    """Seconds that one unit of T stands for: the objective's own scale, or the limit when only that speaks of the period."""
+    return 1.0 / problem.scale if "period" in problem.weights else problem.limits["period_limit_s"][1]
+
+
+def constraint_period(m: pyo.ConcreteModel, problem: SplitPoint) -> None:
+    """(6) T ≥ each stage."""
+    m.period = pyo.ConstraintList(doc="period")
+    for cost in problem.costs.stages.values():
+        m.period.add(m.T >= expression(m, problem, cost, 1.0 / period_unit(problem)))
+
+
+def constraint_memory(m: pyo.ConcreteModel, problem: SplitPoint) -> None:
+    """(7) M ≥ memory_v (1 − x_v); g_p ≥ 1 − x_v."""
+    unit = memory_unit(problem)
+    m.working_set = pyo.ConstraintList(doc="working set")
+    m.holds = pyo.ConstraintList(doc="parameters on the device")
+    for v, layer in enumerate(problem.profile.graph.layers):
+        if layer.memory_bytes:
+            m.working_set.add(m.M >= layer.memory_bytes / unit * (1 - m.x[v]))
+        for p in layer.parameters:
+            m.holds.add(m.g[p] >= 1 - m.x[v])
+
+
+def constraint_limits(m: pyo.ConcreteModel, problem: SplitPoint) -> None:
+    """(8) each measure ≤ its limit, divided by the limit."""
+    m.limit = pyo.ConstraintList(doc="limits")
+    m.limit_names = []
+    for name, (what, limit) in problem.limits.items():
+        if what == "memory":
+            m.limit.add(memory(m, problem) * (memory_unit(problem) / max(limit, 1.0)) <= limit / max(limit, 1.0))
+        elif what == "period":
+            m.limit.add(m.T * period_unit(problem) / limit <= 1)
+        else:
+            m.limit.add(expression(m, problem, getattr(problem.costs, what), 1.0 / limit) <= 1)
+        m.limit_names.append(name)
+
+
+def objective(m: pyo.ConcreteModel, problem: SplitPoint) -> None:
+    """Least weighted sum, times `SplitPoint.scale`."""
+    cost = 0.0
+    for what, weight in problem.weights.items():
+        if what == "period":
+            cost = cost + problem.scale * weight * period_unit(problem) * m.T
+        elif what == "memory":
+            cost = cost + problem.scale * weight * memory_unit(problem) * memory(m, problem)
+        else:
+            cost = cost + expression(m, problem, getattr(problem.costs, what), problem.scale * weight)
+    m.cost = pyo.Objective(expr=cost, sense=pyo.minimize)

@@ -1,0 +1,145 @@
+"""HiGHS on any MILP formulation: as a MILP, as the LP where that is integral, and compiled for many slots."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from splitplan.errors import SolverError
+from splitplan.formulations.base import conclude
+from splitplan.formulations.registry import Ladder
+from splitplan.formulations.solution import Found, Solution, Termination
+from splitplan.solvers.arrays import Affine, Arrays, to_arrays
+from splitplan.solvers.highs_run import Engine, Outcome, version
+from splitplan.solvers.infeasible import explain
+
+if TYPE_CHECKING:
+    from splitplan.formulations.split import SplitPoint
+
+
+@dataclass(frozen=True)
+class Highs:
+    """The MILP, by branch and bound.
+
+    Parameters
+    ----------
+    threads : int
+        HiGHS has one scheduler a process; every solve of the process should ask for the same.
+    node_limit : int or None
+        Most nodes: a limit that gives the same answer on every machine, unlike time.
+    """
+
+    threads: int = 1
+    node_limit: int | None = None
+
+    name: ClassVar[str] = "highs"
+    solves: ClassVar[tuple[str, ...]] = ("split-point",)
+    rung: ClassVar[Ladder] = Ladder.MILP
+    exact: ClassVar[bool] = True
+    relax: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.threads < 1 or (self.node_limit is not None and self.node_limit < 0):
+            raise SolverError(
+                f"threads={self.threads}, node_limit={self.node_limit}; give threads from 1, node_limit from 0"
+            )
+
+    def why_not(self, problem: SplitPoint) -> str | None:
+        """Any split can be stated as a MILP."""
+        return None
+
+    def solve(self, problem: SplitPoint, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
+        """Build with Pyomo, compile to arrays, solve."""
+        start = time.perf_counter()
+        engine = self.engine(to_arrays(problem.build()), gap, verbose)
+        built = time.perf_counter()
+        left = None if time_limit_s is None else max(0.0, time_limit_s - (built - start))
+        outcome = engine.run(left)
+        return found(problem, outcome, built - start, time.perf_counter() - built)
+
+    def engine(self, arrays: Arrays, gap: float, verbose: bool, hot: bool = False) -> Engine:
+        """A HiGHS model with this solver's options."""
+        return Engine(
+            arrays,
+            relax=self.relax,
+            gap=gap,
+            verbose=verbose,
+            threads=self.threads,
+            node_limit=self.node_limit,
+            hot=hot,
+        )
+
+    def compile(self, problem: SplitPoint) -> CompiledHighs:
+        """A persistent model whose numbers follow the slot."""
+        return CompiledHighs(self, problem)
+
+
+@dataclass(frozen=True)
+class HighsLP(Highs):
+    """The LP relaxation, exact where it is integral: weighted sums without side constraints.
+
+    The constraints are then differences of two variables and bounds, a totally unimodular matrix, so that a vertex is a cut.
+    """
+
+    name: ClassVar[str] = "highs-lp"
+    rung: ClassVar[Ladder] = Ladder.CONVEX
+    relax: ClassVar[bool] = True
+
+    def why_not(self, problem: SplitPoint) -> str | None:
+        """Limits and maxima break total unimodularity."""
+        if problem.limits:
+            return f"{', '.join(problem.limits)}: with a limit the LP's vertices need not be cuts"
+        if problem.linear_objective is None:
+            return "with a maximum in the objective the LP's vertices need not be cuts"
+        return None
+
+
+class CompiledHighs:
+    """SplitPoint compiled once; ``step`` changes numbers in place and solves from the last basis.
+
+    Attributes
+    ----------
+    rebuilds : int
+        Models built after the first; stays 0.
+    """
+
+    def __init__(self, solver: Highs, problem: SplitPoint) -> None:
+        self.solver, self.problem = solver, problem
+        start = time.perf_counter()
+        self.affine = Affine(problem)
+        self.engine = solver.engine(self.affine.at(problem.slot_point()), 0.0, False, hot=True)
+        self.build_s = time.perf_counter() - start
+        self.rebuilds = 0
+
+    def step(self, **slot: float) -> Solution:
+        """Solve for one slot's rates and delays (`SplitPoint.slot_parameters`); those not given stay as they were compiled."""
+        start = time.perf_counter()
+        problem = self.problem.with_slot(**slot)
+        self.engine.patch(self.affine.at(problem.slot_point()))
+        patched = time.perf_counter()
+        outcome = self.engine.run(interruptible=False)
+        return conclude(
+            problem, self.solver, found(problem, outcome, patched - start, time.perf_counter() - patched), 0.0
+        )
+
+
+def found(problem: SplitPoint, outcome: Outcome, build_s: float, solve_s: float) -> Found:
+    """From HiGHS's outcome to a plan in the formulation's own units."""
+
+    def unscaled(value: float | None) -> float | None:
+        return None if value is None else value / problem.scale
+
+    nothing = outcome.values is None
+    proven_none = nothing and outcome.termination in (Termination.INFEASIBLE, Termination.INFEASIBLE_OR_UNBOUNDED)
+    return Found(
+        plan=None if nothing else problem.read(outcome.values or {}),
+        termination=outcome.termination,
+        bound=unscaled(outcome.bound),
+        objective=unscaled(outcome.objective),
+        conflicts=explain(problem) if proven_none else (),
+        solver_version=version().removeprefix("HiGHS "),
+        build_s=build_s,
+        solve_s=solve_s,
+        log=outcome.log,
+    )

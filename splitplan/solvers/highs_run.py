@@ -1,0 +1,241 @@
+"""Running HiGHS through highspy: options that are checked, Ctrl-C that stops, statuses that are told apart."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import highspy
+import numpy as np
+
+from splitplan.errors import SolverError
+from splitplan.formulations.solution import Termination
+from splitplan.solvers.arrays import Arrays
+
+_S = highspy.HighsModelStatus
+TERMINATIONS: Mapping[Any, Termination] = {
+    _S.kOptimal: Termination.CONVERGED,
+    _S.kModelEmpty: Termination.CONVERGED,
+    _S.kInfeasible: Termination.INFEASIBLE,
+    _S.kUnbounded: Termination.UNBOUNDED,
+    _S.kUnboundedOrInfeasible: Termination.INFEASIBLE_OR_UNBOUNDED,
+    _S.kTimeLimit: Termination.TIME_LIMIT,
+    _S.kIterationLimit: Termination.NODE_LIMIT,
+    _S.kSolutionLimit: Termination.NODE_LIMIT,
+    _S.kMemoryLimit: Termination.NODE_LIMIT,
+    _S.kObjectiveBound: Termination.NODE_LIMIT,
+    _S.kObjectiveTarget: Termination.NODE_LIMIT,
+    _S.kInterrupt: Termination.INTERRUPTED,
+    _S.kHighsInterrupt: Termination.INTERRUPTED,
+    _S.kUnknown: Termination.ERROR,
+    _S.kNotset: Termination.ERROR,
+    _S.kLoadError: Termination.ERROR,
+    _S.kModelError: Termination.ERROR,
+    _S.kPresolveError: Termination.ERROR,
+    _S.kSolveError: Termination.ERROR,
+    _S.kPostsolveError: Termination.ERROR,
+}
+"""Why HiGHS stopped. Whether it has something in hand is asked separately, of its primal solution status."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What HiGHS has in hand and why it stopped.
+
+    Parameters
+    ----------
+    termination : Termination
+    values : dict of str to float, or None
+        By the variable's name; None when there is no feasible point.
+    objective, bound : float or None
+        In the model's units, offset included.
+    log : str
+    """
+
+    termination: Termination
+    values: dict[str, float] | None
+    objective: float | None
+    bound: float | None
+    log: str
+
+
+def version() -> str:
+    """HiGHS's version."""
+    return f"HiGHS {highspy.Highs().version()}"
+
+
+@cache
+def _threads_once(threads: int) -> None:
+    """HiGHS has one scheduler a process; asking for another number of threads needs it reset first."""
+    highspy.Highs.resetGlobalScheduler(True)
+
+
+class Engine:
+    """One persistent HiGHS model.
+
+    Parameters
+    ----------
+    arrays : Arrays
+    relax : bool
+        Leave the whole-number conditions out.
+    gap : float
+        Relative gap of the MILP; HiGHS's own default of 1e-4 is never used.
+    verbose : bool
+    threads : int
+    node_limit : int or None
+        Deterministic, unlike a time limit.
+    hot : bool
+        For re-solving: presolve off, primal simplex, so that the last basis is used.
+    """
+
+    def __init__(
+        self,
+        arrays: Arrays,
+        *,
+        relax: bool = False,
+        gap: float = 0.0,
+        verbose: bool = False,
+        threads: int = 1,
+        node_limit: int | None = None,
+        hot: bool = False,
+    ) -> None:
+        self.highs = highspy.Highs()
+        self.option("output_flag", verbose)
+        _threads_once(threads)
+        self.option("threads", threads)
+        self.option("random_seed", 0)
+        self.option("mip_rel_gap", gap)
+        self.option("mip_abs_gap", 0.0)
+        self.option("primal_feasibility_tolerance", 1e-9)
+        self.option("dual_feasibility_tolerance", 1e-9)
+        self.option("mip_feasibility_tolerance", 1e-9)
+        if node_limit is not None:
+            self.option("mip_max_nodes", node_limit)
+        if hot:
+            self.option("presolve", "off")
+            self.option("solver", "simplex")
+        self.columns = arrays.columns
+        self.integer = bool(arrays.whole.any()) and not relax
+        self._pass(arrays, relax)
+        self.loaded = arrays
+
+    def option(self, name: str, value: Any) -> None:
+        """Set one option; HiGHS ignores what it does not know, so its return code is checked."""
+        if self.highs.setOptionValue(name, value) != highspy.HighsStatus.kOk:
+            raise SolverError(f"HiGHS refused option {name}={value!r}")
+
+    def _pass(self, a: Arrays, relax: bool) -> None:
+        lp = highspy.HighsLp()
+        lp.num_col_, lp.num_row_ = len(a.cost), len(a.rows)
+        lp.col_cost_, lp.offset_ = a.cost, a.offset
+        lp.col_lower_, lp.col_upper_ = a.lower, a.upper
+        lp.row_lower_, lp.row_upper_ = a.row_lower, a.row_upper
+        lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+        lp.a_matrix_.start_, lp.a_matrix_.index_, lp.a_matrix_.value_ = a.matrix.indptr, a.matrix.indices, a.matrix.data
+        if self.integer:
+            lp.integrality_ = [
+                highspy.HighsVarType.kInteger if w else highspy.HighsVarType.kContinuous for w in a.whole
+            ]
+        if self.highs.passModel(lp) == highspy.HighsStatus.kError:
+            raise SolverError(
+                "HiGHS refused the model: a number in it is not finite or a bound is crossed. Please report this"
+            )
+
+    def patch(self, a: Arrays) -> None:
+        """Change the numbers that differ from those loaded; structure, names and basis stay."""
+        old, n, m = self.loaded, len(a.cost), len(a.rows)
+        if not np.array_equal(a.cost, old.cost):
+            self.highs.changeColsCost(n, np.arange(n, dtype=np.int32), a.cost)
+        if a.offset != old.offset:
+            self.highs.changeObjectiveOffset(a.offset)
+        if not (np.array_equal(a.row_lower, old.row_lower) and np.array_equal(a.row_upper, old.row_upper)):
+            self.highs.changeRowsBounds(m, np.arange(m, dtype=np.int32), a.row_lower, a.row_upper)
+        changed = np.flatnonzero(a.matrix.data != old.matrix.data)
+        if len(changed):
+            rows = np.searchsorted(a.matrix.indptr, changed, side="right") - 1
+            for row, at in zip(rows, changed, strict=True):
+                self.highs.changeCoeff(int(row), int(a.matrix.indices[at]), float(a.matrix.data[at]))
+        self.loaded = a
+
+    def run(self, time_limit_s: float | None = None, interruptible: bool = True) -> Outcome:
+        """Solve what is loaded. With ``interruptible``, Ctrl-C stops it and what is in hand comes back."""
+        # HiGHS counts run time over the life of the object.
+        limit = math.inf if time_limit_s is None else self.highs.getRunTime() + time_limit_s
+        self.option("time_limit", limit)
+        started = time.perf_counter()
+        interrupted = False
+        if interruptible:
+            interrupted = self._run_watched()
+        else:
+            self.highs.run()
+        return self._outcome(interrupted, time.perf_counter() - started)
+
+    def _run_watched(self) -> bool:
+        """Run in a thread of highspy's (it lets go of the interpreter) while this one waits for Ctrl-C."""
+        self.highs.HandleUserInterrupt = True
+        interrupted = False
+        thread = self.highs.startSolve()
+        while thread.is_alive():
+            try:
+                thread.join(0.1)
+            except KeyboardInterrupt:
+                interrupted = True
+                self.highs.cancelSolve()
+        self.highs.HandleUserInterrupt = False
+        return interrupted
+
+    def _outcome(self, interrupted: bool, seconds: float) -> Outcome:
+        info, status = self.highs.getInfo(), self.highs.getModelStatus()
+        termination = TERMINATIONS.get(status, Termination.ERROR)
+        if interrupted and termination is not Termination.CONVERGED:
+            termination = Termination.INTERRUPTED
+        feasible = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
+        values, objective, bound = None, None, None
+        if feasible:
+            values = dict(zip(self.columns, self.highs.getSolution().col_value, strict=True))
+            objective = float(info.objective_function_value)
+        if self.integer:
+            bound = float(info.mip_dual_bound) if math.isfinite(info.mip_dual_bound) else None
+        elif feasible:
+            bound = dual_bound(self.loaded, np.asarray(self.highs.getSolution().row_dual))
+        nodes = f", {info.mip_node_count} nodes, gap {info.mip_gap:.3g}" if self.integer else ""
+        log = f"{self.highs.modelStatusToString(status)} after {seconds:.3f} s, {info.simplex_iteration_count} simplex iterations{nodes}"
+        return Outcome(termination, values, objective, bound, log)
+
+
+def dual_bound(a: Arrays, multipliers: np.ndarray) -> float | None:
+    """A lower bound on the LP by weak duality, whatever the multipliers: their worth is summed here, not believed.
+
+    With reduced costs d = c − Aᵀy: Σ_i y_i·(row_lower if y_i > 0 else row_upper) + Σ_j d_j·(lower if d_j > 0 else upper).
+
+    Parameters
+    ----------
+    a : Arrays
+    multipliers : array, shape (rows,)
+        Of the rows; one that leans on an infinite side is taken as 0.
+
+    Returns
+    -------
+    float or None
+        None when a reduced cost leans on an infinite bound: then nothing is proven.
+    """
+    side = np.where(multipliers > 0, a.row_lower, a.row_upper)
+    y = np.where(np.isfinite(side), multipliers, 0.0)
+    reduced = a.cost - a.matrix.T @ y
+    reduced[np.abs(reduced) < 1e-12] = 0.0
+    corner = np.where(reduced > 0, a.lower, a.upper)
+    if np.any((reduced != 0) & ~np.isfinite(corner)):
+        return None
+    terms = np.r_[y * np.where(np.isfinite(side), side, 0.0), reduced * np.where(reduced != 0, corner, 0.0), a.offset]
+    return math.fsum(terms)
+
+
+def solve_arrays(
+    arrays: Arrays, *, relax: bool = False, gap: float = 0.0, time_limit_s: float | None = None
+) -> Outcome:
+    """Solve once, with defaults; what the explanation of an infeasible problem uses."""
+    return Engine(arrays, relax=relax, gap=gap).run(time_limit_s)
