@@ -70,7 +70,7 @@ class Device:
         raise_all(self._problems(), f"device {self.name!r}")
 
     def _problems(self) -> list[str]:
-        found = []
+        found: list[str | None] = []
         if self.kind not in ("cpu", "cuda"):
             found.append(f"kind is {self.kind!r}; give 'cpu' or 'cuda'")
         if isinstance(self.threads, bool) or not isinstance(self.threads, int) or self.threads < 1:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from splitplan.errors import DataError, FingerprintError, raise_all
-from splitplan.models.graph import LayerGraph, check_schema, read_json, write_whole
+from splitplan.models.graph import LayerGraph, check_schema, number_problem, read_json, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,16 +60,34 @@ class SplitPlan:
     predicted: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        set_ = object.__setattr__
-        set_(self, "device_layers", tuple(self.device_layers))
-        set_(self, "server_layers", tuple(self.server_layers))
-        problems = []
+        problems = [
+            f"{n} is {v!r}; give text" for n in ("model", "fingerprint") if not isinstance(v := getattr(self, n), str)
+        ]
+        for side in ("device_layers", "server_layers"):
+            names = getattr(self, side)
+            if isinstance(names, str) or not isinstance(names, Iterable) or not all(isinstance(x, str) for x in names):
+                problems.append(f"{side} is {names!r}; give a list of layer names")
+            else:
+                object.__setattr__(self, side, tuple(names))
+        if self.clock_hz is not None and (bad := number_problem("clock_hz", self.clock_hz, positive=True)):
+            problems.append(bad)
+        if not isinstance(self.predicted, Mapping):
+            problems.append(f"predicted is {self.predicted!r}; give a mapping of names to numbers")
+        else:
+            problems += [bad for k, v in self.predicted.items() if (bad := number_problem(f"predicted[{k!r}]", v))]
+        raise_all(problems, f"plan for {self.model!r}")
         if self.wire not in get_args(Wire):
             problems.append(f"wire is {self.wire!r}; give one of {', '.join(get_args(Wire))}")
         if self.result not in get_args(ResultAt):
             problems.append(f"result is {self.result!r}; give one of {', '.join(get_args(ResultAt))}")
         both = set(self.device_layers) & set(self.server_layers)
         problems += [f"layer {name!r} is on both sides; put it on one" for name in sorted(both)]
+        problems += [
+            f"layer {name!r} is named more than once in {side}; name it once"
+            for side in ("device_layers", "server_layers")
+            for name, count in Counter(getattr(self, side)).items()
+            if count > 1
+        ]
         raise_all(problems, f"plan for {self.model!r}")
 
     @classmethod
@@ -144,6 +163,8 @@ class SplitPlan:
             return cls(**body)
         except TypeError as e:
             raise DataError(f"a field is missing, unknown or of the wrong type: {e}", where) from e
+        except DataError as e:
+            raise DataError(e.problems, where) from e
 
     def to_json(self) -> str:
         """The plan as JSON."""

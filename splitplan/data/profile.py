@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from splitplan.models.graph import INPUT, LayerGraph, check_schema, write_whole
 SCHEMA = 1
 COLUMNS = ("layer", "place", "clock_hz", "median_s", "spread_s", "samples", "method")
 METHODS = ("measured", "modelled", "given")
+NUMBERS = ("clock_hz", "median_s", "spread_s", "samples")
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,9 @@ class Profile:
         missing = [c for c in COLUMNS if c not in table]
         raise_all([f"has no column {c!r}" for c in missing], f"profile of {self.graph.name!r}")
         table = table.loc[:, list(COLUMNS)].copy()
-        for c in ("clock_hz", "median_s", "spread_s", "samples"):
-            table[c] = pd.to_numeric(table[c], errors="coerce")
+        problems = _not_numbers(table)
+        raise_all(problems, f"profile of {self.graph.name!r}")
+        table = table.astype(dict.fromkeys(NUMBERS, float))
         raise_all(_problems(table, self.graph), f"profile of {self.graph.name!r}")
         object.__setattr__(self, "table", table)
 
@@ -176,7 +179,9 @@ class Profile:
             _parquet(lambda: table.to_parquet(buffer, index=False))
             write_whole(path, buffer.getvalue())
         else:
-            write_whole(path, f"# {json.dumps(self._header())}\n" + self.table.to_csv(index=False))
+            write_whole(
+                path, f"# {json.dumps(self._header())}\n" + self.table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
+            )
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Profile:
@@ -188,11 +193,12 @@ class Profile:
                 table = _parquet(lambda: pd.read_parquet(io.BytesIO(data)))
                 header = table.attrs.get("splitplan", {})
             else:
-                first, _, body = Path(path).read_text(encoding="utf-8").partition("\n")
+                # Bytes and newline="": a carriage return in a layer's name is no end of a line.
+                first, _, body = Path(path).read_bytes().decode("utf-8").partition("\n")
                 header = json.loads(first.removeprefix("#"))
-                table = pd.read_csv(
-                    io.StringIO(body), float_precision="round_trip", keep_default_na=False, na_values=[""]
-                )
+                # As text: float() reads back the very numbers that were written, and a layer may be called "NA" or "007".
+                table = pd.read_csv(io.StringIO(body, newline=""), dtype=str, keep_default_na=False)
+                table = table.replace({c: {"": "nan"} for c in NUMBERS if c in table})
         except OSError as e:
             raise DataError(f"cannot be read: {e.strerror or e}", where) from e
         except ValueError as e:  # damaged JSON, CSV, parquet or text encoding
@@ -202,8 +208,8 @@ class Profile:
         check_schema(header, "splitplan.Profile", SCHEMA, where)
         try:
             origins = {k: Origin(**v) for k, v in header["origins"].items()}
-            graph = header["graph"]
-        except (KeyError, TypeError, AttributeError) as e:
+            graph = dict(header["graph"])
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise DataError(f"a field of the header is missing or unknown: {e}", where) from e
         try:
             return cls(LayerGraph.from_dict(graph, where), table, origins)
@@ -282,28 +288,44 @@ def _parquet(action: Any) -> Any:
         raise MissingPackageError("parquet needs pyarrow: pip install 'splitplan[parquet]', or save as .csv") from e
 
 
+def _not_numbers(table: pd.DataFrame) -> list[str]:
+    """Cells that hold no number where one belongs: text must not pass for "not given"."""
+    problems = []
+    for column in NUMBERS:
+        for i, value in enumerate(table[column]):
+            try:
+                float(value)
+            except (TypeError, ValueError):
+                at = f"row {i + 1} (layer {table['layer'].iloc[i]!r}, place {table['place'].iloc[i]!r})"
+                problems.append(f"{at}, column {column}: {value!r}; give a number")
+    return problems
+
+
 def _problems(table: pd.DataFrame, graph: LayerGraph) -> list[str]:
     problems = [
         f"place {p!r}: the name must be text" for p in table["place"].unique() if not isinstance(p, str) or not p
     ]
-    known = set(graph.index)
-    for i, row in enumerate(table.itertuples(index=False), start=1):
-        at = f"row {i} (layer {row.layer!r}, place {row.place!r})"
-        if row.layer not in known:
-            problems.append(f"{at}: the graph has no such layer")
-        if not (np.isfinite(row.median_s) and row.median_s >= 0):
-            problems.append(f"{at}, column median_s: {row.median_s}; give a finite number of seconds from 0")
-        if not (np.isfinite(row.spread_s) and row.spread_s >= 0):
-            problems.append(f"{at}, column spread_s: {row.spread_s}; give a finite number of seconds from 0")
-        if not (np.isnan(row.clock_hz) or (np.isfinite(row.clock_hz) and row.clock_hz > 0)):
-            problems.append(f"{at}, column clock_hz: {row.clock_hz}; give a positive number of Hz, or leave it empty")
-        if row.method not in METHODS:
-            problems.append(f"{at}, column method: {row.method!r}; give one of {', '.join(METHODS)}")
+    seconds, clocks = {c: table[c].to_numpy(float) for c in ("median_s", "spread_s")}, table["clock_hz"].to_numpy(float)
+    checks: list[tuple[str, np.ndarray, str]] = [
+        ("layer", table["layer"].isin(list(graph.index)).to_numpy(), "the graph has no such layer"),
+        (
+            "clock_hz",
+            np.isnan(clocks) | (np.isfinite(clocks) & (clocks > 0)),
+            "give a positive number of Hz, or leave it empty",
+        ),
+        ("method", table["method"].isin(METHODS).to_numpy(), f"give one of {', '.join(METHODS)}"),
+    ]
+    checks += [(c, np.isfinite(v) & (v >= 0), "give a finite number of seconds from 0") for c, v in seconds.items()]
+    for column, good, cure in checks:
+        for i in np.flatnonzero(~good):
+            layer, place, value = (table[c].iloc[i] for c in ("layer", "place", column))
+            problems.append(f"row {i + 1} (layer {layer!r}, place {place!r}), column {column}: {value!r}; {cure}")
     if problems:
         return problems
     if table.empty:
         return ["has no rows; give a time for each layer at each place"]
-    for (place, clock), rows in table.groupby(["place", "clock_hz"], dropna=False, sort=False):
+    for key, rows in table.groupby(["place", "clock_hz"], dropna=False, sort=False):
+        place, clock = cast("tuple[str, float]", key)
         at = f"place {place!r}" + ("" if np.isnan(clock) else f" at {clock / 1e6:g} MHz")
         counts = rows["layer"].value_counts()
         problems += [f"{at}: layer {name!r} has {n} times; give one" for name, n in counts.items() if n > 1]

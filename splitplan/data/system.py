@@ -153,7 +153,7 @@ class System:
             links.update({(between[0], between[1]): made} if (made := _collect(problems, where, _link, body)) else {})
         raise_all(problems, str(path))
         try:
-            return cls(links=links, **places)
+            return cls(link=None, links=links, **places)
         except DataError as e:
             raise DataError(e.problems, str(path)) from e
 
@@ -202,7 +202,7 @@ def _link(body: dict[str, Any]) -> Link:
         return catalog_link(base, **body)
     if "rate_bps" in body:
         rate = body.pop("rate_bps")
-        both = {k: rate for k in ("rate_up_bps", "rate_down_bps")}
+        both = dict.fromkeys(("rate_up_bps", "rate_down_bps"), rate)
         raise_all([f"rate_bps and {k} are both given; rate_bps sets both rates" for k in both if k in body], "link")
         body |= both
     return Link(**_known(Link, body, "link"))

@@ -54,8 +54,8 @@ class User:
         ]
         found.append(number_problem(at + "weight", self.weight, positive=True))
         for n in ("deadline_s", "rate_cap_bps", "speed_cap"):
-            if (value := getattr(self, n)) is not None:
-                found.append(number_problem(at + n, value, positive=True))
+            value = getattr(self, n)
+            found += [] if value is None else [number_problem(at + n, value, positive=True)]
         return [p for p in found if p]
 
     @classmethod

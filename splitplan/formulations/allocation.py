@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,7 +18,6 @@ from splitplan.models.graph import number_problem
 
 if TYPE_CHECKING:
     import cvxpy as cp
-    import pandas as pd
 
 PER_USER = ("upload_bytes", "server_work", "device_s", "fixed_s", "weight")
 
@@ -42,13 +41,14 @@ class RateAllocation(Formulation):
 
     Parameters
     ----------
-    users : sequence of User, or DataFrame with User's fields as columns
+    users : sequence of User, or DataFrame
+        A frame has User's fields as columns; missing values are limits that are not given.
     uplink_bps : float
     server_speed : float
         In units of the server that ``server_work`` was measured on: 2 serves two users at full speed at once.
     """
 
-    users: tuple[User, ...] | Iterable[User] | pd.DataFrame
+    users: Sequence[User]
     uplink_bps: float
     server_speed: float = 1.0
 
@@ -62,13 +62,13 @@ class RateAllocation(Formulation):
             p for n in ("uplink_bps", "server_speed") if (p := number_problem(n, getattr(self, n), positive=True))
         ]
         raise_all(problems, "RateAllocation")
-        object.__setattr__(self, "users", read_users(self.users))  # type: ignore[arg-type]
+        object.__setattr__(self, "users", read_users(self.users))
 
     # -- what it is, for solvers: arrays over users -------------------------------------------------------
 
     def column(self, name: str) -> np.ndarray:
         """A field of all users, shape (users,); inf where a limit is not given."""
-        values = [getattr(u, name) for u in self.users]  # type: ignore[union-attr]
+        values = [getattr(u, name) for u in self.users]
         return np.array([math.inf if v is None else v for v in values], float)
 
     @cached_property
@@ -84,12 +84,13 @@ class RateAllocation(Formulation):
     @cached_property
     def waits(self) -> np.ndarray:
         """a_i + e_i, shape (users,): seconds that no share changes."""
-        return self.column("device_s") + self.column("fixed_s")
+        seconds: np.ndarray = self.column("device_s") + self.column("fixed_s")
+        return seconds
 
     @property
     def names(self) -> tuple[str, ...]:
         """Users' names."""
-        return tuple(u.name for u in self.users)  # type: ignore[union-attr]
+        return tuple(u.name for u in self.users)
 
     # -- plain arithmetic ---------------------------------------------------------------------------------
 
@@ -98,7 +99,8 @@ class RateAllocation(Formulation):
         with np.errstate(divide="ignore", invalid="ignore"):
             up = np.where(self.bits > 0, shared_service_s(self.bits, plan.rate_bps), 0.0)
             served = np.where(self.work > 0, shared_service_s(self.work, plan.speed), 0.0)
-        return self.waits + up + served
+        latency: np.ndarray = self.waits + up + served
+        return latency
 
     def evaluate(self, plan: AllocationPlan) -> dict[str, float]:
         """Objective, mean and largest latency, and how much of each resource is used."""
@@ -210,11 +212,13 @@ class RateAllocation(Formulation):
         unknown = sorted(set(slot) - set(self.slot_parameters))
         if unknown:
             raise SolverError(f"unknown slot parameters {', '.join(unknown)}; known: {', '.join(self.slot_parameters)}")
-        columns = {k: np.broadcast_to(np.asarray(slot.pop(k), float), len(self.names)) for k in PER_USER if k in slot}
-        users = tuple(
-            replace(u, **{k: float(v[i]) for k, v in columns.items()})
-            for i, u in enumerate(self.users)  # type: ignore[arg-type]
-        )
+        columns = {
+            k: np.broadcast_to(np.asarray(slot.pop(k), float), len(self.names)).tolist() for k in PER_USER if k in slot
+        }
+        users = []
+        for i, user in enumerate(self.users):
+            changes: dict[str, Any] = {k: v[i] for k, v in columns.items()}
+            users.append(replace(user, **changes))
         return replace(self, users=users, **slot)
 
 
@@ -243,8 +247,6 @@ def constraint_deadlines(
     problem: RateAllocation, rate: Any, speed: Any, senders: np.ndarray, workers: np.ndarray, p: dict[str, Any]
 ) -> list[Any]:
     """(5) for the users who have a deadline and a share that could meet it, divided by the slack; one vector constraint, the last."""
-    import cvxpy as cp
-
     bound = np.isfinite(problem.column("deadline_s")) & ((problem.bits > 0) | (problem.work > 0))
     who = np.flatnonzero(bound)
     if not len(who):

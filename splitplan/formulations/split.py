@@ -194,7 +194,7 @@ class SplitPoint(Formulation):
         """The objective as weights of the totals, or None when it holds the period or the memory, which are maxima."""
         if {"period", "memory"} & set(self.weights):
             return None
-        parts = [w * getattr(self.costs, name) for name, w in self.weights.items()]
+        parts: list[Linear] = [w * getattr(self.costs, name) for name, w in self.weights.items()]
         total = parts[0]
         for part in parts[1:]:
             total = total + part
@@ -359,8 +359,7 @@ class SplitPoint(Formulation):
 
     def read(self, values: Mapping[str, float]) -> SplitPlan:
         """The plan in a solver's values of the model's variables, by name."""
-        stay, go = self.pinned
-        n = len(self.profile.graph)
+        n, (_, go) = len(self.profile.graph), self.pinned
         return self.plan_for(np.array([values.get(f"x[{v}]", float(v in go)) > 0.5 for v in range(n)]))
 
     # -- slots ---------------------------------------------------------------------------------------
@@ -375,7 +374,7 @@ class SplitPoint(Formulation):
         unknown = sorted(set(slot) - set(self.slot_parameters))
         if unknown:
             raise SolverError(f"unknown slot parameters {', '.join(unknown)}; known: {', '.join(self.slot_parameters)}")
-        moved = replace(self, system=System(link=self.system.link.but(**slot), **self.system.places))
+        moved = replace(self, system=System(link=self.system.link.but(**slot), links=None, **self.system.places))
         # The scale is a choice of units: kept, so that coefficients are affine in the slot's coordinates.
         moved.__dict__["scale"] = self.scale
         return moved

@@ -11,7 +11,8 @@ from splitplan.models.graph import INPUT
 
 if TYPE_CHECKING:
     from splitplan.data.plan import SplitPlan
-    from splitplan.formulations.allocation import AllocationPlan, RateAllocation
+    from splitplan.data.users import AllocationPlan
+    from splitplan.formulations.allocation import RateAllocation
     from splitplan.formulations.split import SplitPoint
 
 SLACK = 1e-9
@@ -90,7 +91,7 @@ def audit_split(problem: SplitPoint, plan: SplitPlan, duals: dict[str, Any]) -> 
 
 def _times(problem: SplitPoint, place: str, clock_hz: float | None) -> dict[str, float]:
     """Seconds by layer, straight from the profile's rows; the highest clock when none is named."""
-    rows = [r for r in problem.profile.table.itertuples(index=False) if r.place == place]
+    rows: list[Any] = [r for r in problem.profile.table.itertuples(index=False) if r.place == place]
     if clock_hz is None:
         clock_hz = max((r.clock_hz for r in rows if not math.isnan(r.clock_hz)), default=None)
     return {

@@ -238,10 +238,11 @@ def too_much(problem: RateAllocation) -> tuple[str, ...]:
     while high / low > 1.001:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if _fits(problem, middle) else (middle, high)
-    return (
+    message = (
         f"the deadlines of {int(bound.sum())} users together need more than there is: they fit if uplink_bps and server_speed are "
-        f"both {high:.3g} times as large; raise those, or deadlines, or leave users out",
+        f"both {high:.3g} times as large; raise those, or deadlines, or leave users out"
     )
+    return (message,)
 
 
 def _fits(problem: RateAllocation, factor: float) -> bool:

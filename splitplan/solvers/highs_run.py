@@ -16,28 +16,38 @@ from splitplan.errors import SolverError
 from splitplan.formulations.solution import Termination
 from splitplan.solvers.arrays import Arrays
 
-_S = highspy.HighsModelStatus
+_STATUSES: dict[Termination, tuple[str, ...]] = {
+    Termination.CONVERGED: (
+        "kOptimal",
+        "kModelEmpty",
+    ),
+    Termination.INFEASIBLE: ("kInfeasible",),
+    Termination.UNBOUNDED: ("kUnbounded",),
+    Termination.INFEASIBLE_OR_UNBOUNDED: ("kUnboundedOrInfeasible",),
+    Termination.TIME_LIMIT: ("kTimeLimit",),
+    Termination.NODE_LIMIT: (
+        "kIterationLimit",
+        "kSolutionLimit",
+        "kMemoryLimit",
+        "kObjectiveBound",
+        "kObjectiveTarget",
+    ),
+    Termination.INTERRUPTED: (
+        "kInterrupt",
+        "kHighsInterrupt",
+    ),
+    Termination.ERROR: (
+        "kUnknown",
+        "kNotset",
+        "kLoadError",
+        "kModelError",
+        "kPresolveError",
+        "kSolveError",
+        "kPostsolveError",
+    ),
+}
 TERMINATIONS: Mapping[Any, Termination] = {
-    _S.kOptimal: Termination.CONVERGED,
-    _S.kModelEmpty: Termination.CONVERGED,
-    _S.kInfeasible: Termination.INFEASIBLE,
-    _S.kUnbounded: Termination.UNBOUNDED,
-    _S.kUnboundedOrInfeasible: Termination.INFEASIBLE_OR_UNBOUNDED,
-    _S.kTimeLimit: Termination.TIME_LIMIT,
-    _S.kIterationLimit: Termination.NODE_LIMIT,
-    _S.kSolutionLimit: Termination.NODE_LIMIT,
-    _S.kMemoryLimit: Termination.NODE_LIMIT,
-    _S.kObjectiveBound: Termination.NODE_LIMIT,
-    _S.kObjectiveTarget: Termination.NODE_LIMIT,
-    _S.kInterrupt: Termination.INTERRUPTED,
-    _S.kHighsInterrupt: Termination.INTERRUPTED,
-    _S.kUnknown: Termination.ERROR,
-    _S.kNotset: Termination.ERROR,
-    _S.kLoadError: Termination.ERROR,
-    _S.kModelError: Termination.ERROR,
-    _S.kPresolveError: Termination.ERROR,
-    _S.kSolveError: Termination.ERROR,
-    _S.kPostsolveError: Termination.ERROR,
+    highspy.HighsModelStatus.__members__[name]: why for why, names in _STATUSES.items() for name in names
 }
 """Why HiGHS stopped. Whether it has something in hand is asked separately, of its primal solution status."""
 

@@ -12,8 +12,8 @@ import numpy as np
 from splitplan.errors import SolverError
 from splitplan.formulations.base import TOLERANCE
 from splitplan.formulations.registry import Ladder, NotApplicable
-from splitplan.formulations.split import KEYS
 from splitplan.formulations.solution import Found, Termination
+from splitplan.formulations.split import KEYS
 from splitplan.solvers.infeasible import explain
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ class Ideals:
                 raise NotApplicable(f"more than {self.cap} heads (order ideals) to enumerate")
         width = (len(graph) + 7) // 8
         raw = np.frombuffer(b"".join(h.to_bytes(width, "little") for h in found), np.uint8).reshape(len(found), width)
-        return np.unpackbits(raw, axis=1, bitorder="little", count=len(graph)) == 0
+        on_server: np.ndarray = np.unpackbits(raw, axis=1, bitorder="little", count=len(graph)) == 0
+        return on_server
 
 
 def ideals(graph: LayerGraph, stay: frozenset[int] = frozenset(), go: frozenset[int] = frozenset()) -> Iterator[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from splitplan.formulations.split import UNITS
 from splitplan.solvers.arrays import to_arrays
@@ -60,7 +60,7 @@ def explain(problem: SplitPoint) -> tuple[str, ...]:
 
 def least(problem: SplitPoint, keep: list[str], what: str = "latency") -> float | None:
     """The least of a measure under some of the limits, or None when they cannot be met together."""
-    dropped = {name: None for name in problem.limits if name not in keep}
+    dropped: dict[str, Any] = {name: None for name in problem.limits if name not in keep}
     relaxed = replace(problem, objective=what, **dropped)
     outcome = solve_arrays(to_arrays(relaxed.build()))
     if outcome.values is None:
