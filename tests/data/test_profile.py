@@ -1,0 +1,257 @@
+"""Profile: defects by row and column, reading by place and clock, CSV and parquet there and back, damaged and newer files."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import splitplan as sp
+from splitplan.errors import DataError
+
+SUFFIXES = [".csv", ".parquet"]
+
+
+def rows(profile: sp.Profile, **changes: object) -> pd.DataFrame:
+    return profile.to_frame().astype(object).assign(**changes)
+
+
+def test_reads_in_the_order_of_the_graph(diamond: sp.LayerGraph) -> None:
+    backwards = {"d": 4.0, "c": 3.0, "b": 2.0, "a": 1.0}
+    profile = sp.Profile.given(diamond, {"device": backwards, "server": backwards})
+    assert profile.seconds("device").tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert profile.places == ("device", "server")
+    assert profile.methods == {"device": "given", "server": "given"}
+    assert profile.spread("server").tolist() == [0.0] * 4
+
+
+def test_unknown_place_and_clock(diamond_profile: sp.Profile, diamond: sp.LayerGraph) -> None:
+    with pytest.raises(DataError, match=r"no times for place 'edge'; it has device, server"):
+        diamond_profile.seconds("edge")
+    with pytest.raises(DataError, match=r"no times for 'device' at 1000 MHz; it has .MHz. only the device's own clock"):
+        diamond_profile.seconds("device", 1e9)
+    board = sp.Profile.modelled(
+        diamond, sp.System(device=sp.device("jetson-nano"), server=sp.device("jetson-tx2"), link=sp.link("lte-2021"))
+    )
+    with pytest.raises(DataError, match=r"it has .MHz. 153.6, 230.4"):
+        board.seconds("device", 1e9)
+
+
+def test_every_defect_names_row_and_column(diamond_profile: sp.Profile) -> None:
+    table = diamond_profile.to_frame()
+    table.loc[0, "median_s"] = math.nan
+    table.loc[1, "median_s"] = -1.0
+    table.loc[2, "spread_s"] = math.inf
+    table.loc[3, "layer"] = "e"
+    table.loc[4, "method"] = "guessed"
+    table.loc[5, "clock_hz"] = -5.0
+    with pytest.raises(DataError) as caught:
+        sp.Profile(diamond_profile.graph, table)
+    problems = caught.value.problems
+    assert caught.value.where == "profile of 'diamond'"
+    expected = [
+        ("row 1 (layer 'a', place 'device'), column median_s", "nan"),
+        ("row 2 (layer 'b', place 'device'), column median_s", "-1.0"),
+        ("row 3 (layer 'c', place 'device'), column spread_s", "inf"),
+        ("row 4 (layer 'e', place 'device')", "no such layer"),
+        ("row 5 (layer 'a', place 'server'), column method", "guessed"),
+        ("row 6 (layer 'b', place 'server'), column clock_hz", "-5.0"),
+    ]
+    assert len(problems) == len(expected)
+    for start, what in expected:
+        assert any(p.startswith(start) and what in p for p in problems), f"{start}: {what} is not in {problems}"
+
+
+def test_missing_and_repeated_layers(diamond_profile: sp.Profile) -> None:
+    table = diamond_profile.to_frame()
+    table.loc[1, "layer"] = "a"
+    with pytest.raises(DataError) as caught:
+        sp.Profile(diamond_profile.graph, table)
+    assert caught.value.problems == (
+        "place 'device': layer 'a' has 2 times; give one",
+        "place 'device': layer 'b' has no time",
+    )
+
+
+def test_text_where_a_number_belongs(diamond_profile: sp.Profile) -> None:
+    with pytest.raises(DataError, match=r"row 1 .*column median_s"):
+        sp.Profile(diamond_profile.graph, rows(diamond_profile, median_s=["fast", *[1.0] * 7]))
+    # An unreadable clock must not be taken for "no clock given".
+    with pytest.raises(DataError, match=r"row 1 .*column clock_hz.*fast"):
+        sp.Profile(diamond_profile.graph, rows(diamond_profile, clock_hz=["fast", *[math.nan] * 7]))
+
+
+def test_samples_must_be_counts(diamond_profile: sp.Profile) -> None:
+    with pytest.raises(DataError, match=r"row 1 .*column samples"):
+        sp.Profile(diamond_profile.graph, rows(diamond_profile, samples=["many", *[1] * 7]))
+
+
+def test_missing_column_empty_table_and_mixed_clocks(diamond_profile: sp.Profile) -> None:
+    table = diamond_profile.to_frame()
+    with pytest.raises(DataError, match=r"no column 'median_s'"):
+        sp.Profile(diamond_profile.graph, table.drop(columns="median_s"))
+    with pytest.raises(DataError, match=r"no rows"):
+        sp.Profile(diamond_profile.graph, table.iloc[:0])
+    clocked = table.assign(clock_hz=1e9)
+    with pytest.raises(DataError, match=r"place 'device': some rows name a clock and some do not"):
+        sp.Profile(diamond_profile.graph, pd.concat([table, clocked]))
+
+
+def test_does_not_hold_on_to_the_table_it_was_given(diamond_profile: sp.Profile) -> None:
+    table = diamond_profile.to_frame()
+    profile = sp.Profile(diamond_profile.graph, table)
+    table.loc[:, "median_s"] = 99.0
+    copy = profile.to_frame()
+    copy.loc[:, "median_s"] = 99.0
+    assert profile.seconds("device").max() < 1
+
+
+def test_modelled_profile_by_hand(diamond: sp.LayerGraph) -> None:
+    device = sp.Device(
+        "d", clock_hz=(1e9, 2e9), latency_a=1.0, latency_b=0.0, peak_flops=1e9, bandwidth_bytes_s=1e6, efficiency=0.5
+    )
+    profile = sp.Profile.modelled(diamond, sp.System(device=device, server=device, link=sp.link("loopback")))
+    # a: 4e6 FLOP at 0.5e9 = 8 ms, against (4000 read + 2000 written + 1e5 weights) / 1e6 = 106 ms
+    assert profile.seconds("device")[0] == pytest.approx(0.106)
+    assert profile.seconds("device", 1e9) == pytest.approx(2 * profile.seconds("device", 2e9))
+    assert profile.methods == {"device": "modelled", "server": "modelled"}
+    assert "roofline" in profile.origins["device"].machine
+
+
+def test_shown_to_people(diamond_profile: sp.Profile) -> None:
+    assert "Profile of 'diamond', batch 1, 4 layers" in str(diamond_profile)
+    assert "given" in repr(diamond_profile)
+    assert "<table" in diamond_profile._repr_html_()
+    summary = diamond_profile.summary()
+    assert summary["total_s"].tolist() == pytest.approx([0.013, 0.00325])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_there_and_back(diamond: sp.LayerGraph, tmp_path: Path, suffix: str) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow", reason="the parquet extra is not installed")
+    profile = sp.Profile.modelled(
+        diamond, sp.System(device=sp.device("jetson-nano"), server=sp.device("jetson-tx2"), link=sp.link("lte-2021"))
+    )
+    path = tmp_path / f"profile{suffix}"
+    profile.save(path)
+    back = sp.Profile.read(path)
+    pd.testing.assert_frame_equal(back.to_frame(), profile.to_frame(), check_exact=True, check_dtype=False)
+    assert back.graph == profile.graph
+    assert back.origins == profile.origins
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_pickles(diamond_profile: sp.Profile) -> None:
+    back = pickle.loads(pickle.dumps(diamond_profile))
+    assert back.graph == diamond_profile.graph
+    assert back.seconds("device").tolist() == diamond_profile.seconds("device").tolist()
+
+
+awkward = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=10).filter(lambda s: s != "input")
+
+
+@given(
+    names=st.lists(awkward, min_size=1, max_size=4, unique=True),
+    place=awkward,
+    seconds=st.floats(0, 1e6),
+)
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_any_name_and_number_survive(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, names: list[str], place: str, seconds: float
+) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow", reason="the parquet extra is not installed")
+    tensors = [sp.Tensor(f"t{i}", names[i - 1] if i else "input", (n,), 4.0) for i, n in enumerate(names)]
+    graph = sp.LayerGraph(
+        "g", tuple(map(sp.Layer, names)), (*tensors, sp.Tensor("out", names[-1], (), 4.0, is_output=True))
+    )
+    profile = sp.Profile.given(graph, {place: dict.fromkeys(names, seconds)})
+    path = tmp_path_factory.mktemp("profile") / f"p{suffix}"
+    profile.save(path)
+    back = sp.Profile.read(path)
+    assert back.places == (place,)
+    assert back.seconds(place).tolist() == [seconds] * len(names)
+    assert back.graph == graph
+
+
+def damage(path: Path, cut: float) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * cut)])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("cut", [0.0, 0.01, 0.3, 0.7, 0.97])
+def test_a_file_cut_short_is_an_error(diamond_profile: sp.Profile, tmp_path: Path, suffix: str, cut: float) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow", reason="the parquet extra is not installed")
+    path = tmp_path / f"p{suffix}"
+    diamond_profile.save(path)
+    damage(path, cut)
+    with pytest.raises(DataError) as caught:
+        sp.Profile.read(path)
+    assert caught.value.where == str(path)
+
+
+def edit_header(path: Path, **changes: object) -> None:
+    first, _, body = path.read_text(encoding="utf-8").partition("\n")
+    header = json.loads(first.removeprefix("#"))
+    path.write_text(
+        "# " + json.dumps({k: v for k, v in (header | changes).items() if v is not None}) + "\n" + body,
+        encoding="utf-8",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": 2}, "schema 2; this splitplan reads 1: update"),
+        ({"kind": "other"}, "is a 'other'"),
+        ({"origins": {"device": {"colour": "red"}}}, "header"),
+        ({"origins": [1]}, "header"),
+        ({"graph": None}, "header"),
+        ({"graph": [1, 2]}, "header"),
+        ({"graph": {"kind": "splitplan.LayerGraph", "schema": 1}}, "field"),
+        ({"graph": {"kind": "splitplan.LayerGraph", "schema": 9}}, "schema 9"),
+    ],
+)
+def test_header_defects(diamond_profile: sp.Profile, tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    path = tmp_path / "p.csv"
+    diamond_profile.save(path)
+    edit_header(path, **changes)
+    with pytest.raises(DataError, match=message) as caught:
+        sp.Profile.read(path)
+    assert caught.value.where == str(path)
+
+
+def test_no_profile_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    for content in ("layer,place\na,b\n", "# [1, 2]\n", "\n", "# 3\nx"):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(DataError, match=r"p\.csv"):
+            sp.Profile.read(path)
+    path.write_bytes(b"\xff\xfe\xfd")
+    with pytest.raises(DataError, match=r"p\.csv"):
+        sp.Profile.read(path)
+    with pytest.raises(DataError, match=r"cannot be read: No such file"):
+        sp.Profile.read(tmp_path / "none.csv")
+
+
+def test_a_wrong_number_in_the_file_names_file_row_and_column(diamond_profile: sp.Profile, tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    diamond_profile.save(path)
+    path.write_text(path.read_text(encoding="utf-8").replace("0.004", "oops"), encoding="utf-8")
+    with pytest.raises(DataError, match=r"p\.csv: row 1 \(layer 'a', place 'device'\), column median_s"):
+        sp.Profile.read(path)
+
+
+def test_numpy_scalars_are_numbers(diamond: sp.LayerGraph) -> None:
+    profile = sp.Profile.given(diamond, {"device": {x.name: np.float32(0.5) for x in diamond.layers}})
+    assert profile.seconds("device").tolist() == [0.5] * 4
