@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -110,6 +111,23 @@ class Profile:
         return self._column(place, clock_hz, "spread_s")
 
     def _column(self, place: str, clock_hz: float | None, column: str) -> np.ndarray:
+        key = (place, clock_hz, column)
+        if key not in self._read:
+            self._read[key] = self._pick(place, clock_hz, column)
+            self._read[key].flags.writeable = False  # shared by all who ask
+        return self._read[key]
+
+    @cached_property
+    def _read(self) -> dict[tuple[str, float | None, str], np.ndarray]:
+        return {}
+
+    @cached_property
+    def records(self) -> tuple[tuple[str, str, float, float], ...]:
+        """The rows as plain values: layer, place, clock_hz, median_s."""
+        columns = ("layer", "place", "clock_hz", "median_s")
+        return tuple(zip(*(self.table[c].tolist() for c in columns), strict=True))
+
+    def _pick(self, place: str, clock_hz: float | None, column: str) -> np.ndarray:
         rows = self.table[self.table["place"] == place]
         if rows.empty:
             raise DataError(
@@ -129,7 +147,7 @@ class Profile:
                     f"profile of {self.graph.name!r}",
                 )
         values = rows.set_index("layer")[column].reindex([x.name for x in self.graph.layers])
-        return values.to_numpy(float)
+        return values.to_numpy(float, copy=True)
 
     @property
     def methods(self) -> dict[str, str]:

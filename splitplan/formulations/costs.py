@@ -202,21 +202,28 @@ class SplitCosts:
         SplitTotals
             Of arrays, shape (placements,).
         """
-        graph = self.profile.graph
         x = np.asarray(on_server, bool)
-        up, down = np.zeros(len(x)), np.zeros(len(x))
-        ups, downs = np.zeros(len(x), bool), np.zeros(len(x), bool)
-        for t, up_bits, down_bits in zip(graph.tensors, self.up_bits, self.down_bits, strict=True):
-            here = np.ones(len(x), bool) if t.producer == INPUT else ~x[:, graph.index[t.producer]]
-            wanted = x[:, [graph.index[c] for c in t.consumers]].any(axis=1)
-            if t.is_output and self.result == "server":
-                wanted = np.ones(len(x), bool)
-            up += up_bits * (here & wanted)
-            ups |= here & wanted
-            if t.is_output and self.result == "device":
-                down += down_bits * ~here
-                downs |= ~here
-        return SplitTotals(~x @ self.device_s, x @ self.server_s, up, down, ups.astype(float), downs.astype(float))
+        sent, returned = self.crossings(x)
+        return SplitTotals(
+            ~x @ self.device_s,
+            x @ self.server_s,
+            sent @ self.up_bits,
+            returned @ self.down_bits,
+            sent.any(axis=1).astype(float),
+            returned.any(axis=1).astype(float),
+        )
+
+    def crossings(self, on_server: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which tensors go up and which come down, two arrays of bool, shape (placements, tensors)."""
+        graph, x = self.profile.graph, np.asarray(on_server, bool)
+        born = graph.producers < 0
+        far = x[:, graph.producers] & ~born  # the input is on the device
+        outputs = np.array([t.is_output for t in graph.tensors])
+        wanted = np.asarray((graph.readers @ x.T.astype(float)).T > 0)
+        if self.result == "server":
+            wanted |= outputs
+        returned = far & outputs if self.result == "device" else np.zeros_like(far)
+        return ~far & wanted, returned
 
 
 def check_places(profile: Profile, system: System) -> list[str]:

@@ -15,7 +15,7 @@ from splitplan.data.system import System
 from splitplan.errors import DataError, SolverError, raise_all
 from splitplan.formulations.base import TOLERANCE, Formulation
 from splitplan.formulations.costs import Linear, SplitCosts, check_places
-from splitplan.models.graph import INPUT, number_problem
+from splitplan.models.graph import number_problem
 
 if TYPE_CHECKING:
     import pyomo.environ as pyo
@@ -251,8 +251,7 @@ class SplitPoint(Formulation):
 
     def _memory(self, x: np.ndarray) -> np.ndarray:
         """Equation (7) for each placement."""
-        graph = self.profile.graph
-        held = np.zeros(len(x))
+        graph, held = self.profile.graph, np.zeros(len(x))
         readers: dict[str, list[int]] = {}
         for v, layer in enumerate(graph.layers):
             for p in layer.parameters:
@@ -260,11 +259,9 @@ class SplitPoint(Formulation):
         for p, who in readers.items():
             held += graph.parameter_bytes[p] * (~x[:, who]).any(axis=1)
         held += np.max(~x * np.array([layer.memory_bytes for layer in graph.layers]), axis=1)
-        for t in graph.tensors:
-            here = np.ones(len(x), bool) if t.producer == INPUT else ~x[:, graph.index[t.producer]]
-            wanted = x[:, [graph.index[c] for c in t.consumers]].any(axis=1) | (t.is_output and self.result == "server")
-            held += t.size_bytes * (here & wanted)
-        return held
+        sent, _ = self.costs.crossings(x)
+        waiting: np.ndarray = held + sent @ np.array([t.size_bytes for t in graph.tensors])
+        return waiting
 
     def evaluate(self, plan: SplitPlan) -> dict[str, float]:
         """Costs of a plan by plain arithmetic: ``objective`` and its parts, see `score`."""

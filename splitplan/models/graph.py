@@ -16,12 +16,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from splitplan.errors import DataError, raise_all
 
 if TYPE_CHECKING:
     import networkx as nx
     import pandas as pd
     from matplotlib.figure import Figure
+    from scipy.sparse import csr_array
 
 INPUT = "input"
 """The producer of the model's inputs. A reserved name, never a layer: it stays where the data is born."""
@@ -146,6 +149,20 @@ class LayerGraph:
         return tuple(
             dict.fromkeys((at[t.producer], at[c]) for t in self.tensors if t.producer != INPUT for c in t.consumers)
         )
+
+    @cached_property
+    def producers(self) -> np.ndarray:
+        """Position of each tensor's producer, −1 for the input; shape (tensors,)."""
+        return np.array([-1 if t.producer == INPUT else self.index[t.producer] for t in self.tensors])
+
+    @cached_property
+    def readers(self) -> csr_array:
+        """Which layers read each tensor, as a sparse 0/1 matrix, shape (tensors, layers)."""
+        from scipy.sparse import csr_array
+
+        columns = [self.index[c] for t in self.tensors for c in t.consumers]
+        starts = np.cumsum([0, *(len(t.consumers) for t in self.tensors)])
+        return csr_array((np.ones(len(columns)), columns, starts), shape=(len(self.tensors), len(self.layers)))
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:

@@ -91,11 +91,13 @@ def audit_split(problem: SplitPoint, plan: SplitPlan, duals: dict[str, Any]) -> 
 
 def _times(problem: SplitPoint, place: str, clock_hz: float | None) -> dict[str, float]:
     """Seconds by layer, straight from the profile's rows; the highest clock when none is named."""
-    rows: list[Any] = [r for r in problem.profile.table.itertuples(index=False) if r.place == place]
+    rows = [(layer, clock, seconds) for layer, at, clock, seconds in problem.profile.records if at == place]
     if clock_hz is None:
-        clock_hz = max((r.clock_hz for r in rows if not math.isnan(r.clock_hz)), default=None)
+        clock_hz = max((clock for _, clock, _ in rows if not math.isnan(clock)), default=None)
     return {
-        r.layer: r.median_s for r in rows if r.clock_hz == clock_hz or (clock_hz is None and math.isnan(r.clock_hz))
+        layer: seconds
+        for layer, clock, seconds in rows
+        if clock == clock_hz or (clock_hz is None and math.isnan(clock))
     }
 
 
