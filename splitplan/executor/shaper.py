@@ -1,0 +1,106 @@
+"""The emulated link: one message after another at the link's rate, each then under way for the link's delay.
+
+`Shaper` is arithmetic on times that are given to it; `ShapedSender` is the thread that waits and sends.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Booking:
+    """Seconds, on the caller's clock, at which a message enters the link, frees it, and arrives."""
+
+    start_s: float
+    free_s: float
+    arrive_s: float
+
+
+class Shaper:
+    """An exact serial link, that is a token bucket whose bucket holds one message.
+
+    A message of n bytes occupies the link for ``8·(n·overhead + header_bytes)/rate_bps`` seconds after the one before it and
+    arrives ``delay_s`` later; meanwhile the next may start.
+
+    Parameters
+    ----------
+    rate_bps : float
+    delay_s : float
+        One way.
+    overhead : float
+        Bytes on the medium for each byte of payload.
+    header_bytes : float
+        Bytes of one message beside its payload.
+    """
+
+    def __init__(self, rate_bps: float, delay_s: float = 0.0, overhead: float = 1.0, header_bytes: float = 0.0) -> None:
+        self.rate_bps, self.delay_s, self.overhead, self.header_bytes = rate_bps, delay_s, overhead, header_bytes
+        self._free_s = float("-inf")
+
+    def occupies_s(self, size_bytes: float) -> float:
+        """Seconds for which a message of so many bytes holds the link."""
+        return 8 * (size_bytes * self.overhead + self.header_bytes) / self.rate_bps
+
+    def book(self, size_bytes: float, now_s: float) -> Booking:
+        """Put a message on the link at ``now_s``, behind all that were booked before."""
+        start = max(now_s, self._free_s)
+        self._free_s = start + self.occupies_s(size_bytes)
+        return Booking(start, self._free_s, self._free_s + self.delay_s)
+
+
+class ShapedSender:
+    """A thread that delivers messages when the link would have: in order, each at its booked arrival.
+
+    Parameters
+    ----------
+    shaper : Shaper or None
+        None: no emulation; messages go at once, from the caller's thread.
+    name : str
+        The thread's.
+    """
+
+    def __init__(self, shaper: Shaper | None, name: str) -> None:
+        self._shaper = shaper
+        self._lock = threading.Lock()
+        self._queue: queue.SimpleQueue[tuple[float, Callable[[], None]] | None] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        if shaper is not None:
+            self._thread.start()
+
+    def send(self, size_bytes: float, make: Callable[[float], Callable[[], None]]) -> None:
+        """Hand over a message.
+
+        Parameters
+        ----------
+        size_bytes : float
+        make : callable
+            Given the second, on `time.monotonic`, at which the message enters the link, returns what delivers it.
+        """
+        if self._shaper is None:
+            make(time.monotonic())()
+            return
+        with self._lock:  # two threads must not book in one order and queue in the other
+            booking = self._shaper.book(size_bytes, time.monotonic())
+            self._queue.put((booking.arrive_s, make(booking.start_s)))
+
+    def close(self) -> None:
+        """Stop; what has not been delivered is dropped."""
+        self._closed.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._queue.put(None)
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            arrive_s, deliver = item
+            if (wait := arrive_s - time.monotonic()) > 0 and self._closed.wait(wait):
+                return
+            if self._closed.is_set():
+                return
+            deliver()

@@ -1,0 +1,237 @@
+"""The messages between app and workers: a bounded JSON header and raw tensors, judged strictly before anything is believed.
+
+A message is a ZeroMQ multipart: ``[header, tensor bytes, tensor bytes, …]``. The header is a JSON object of exactly ``v``
+(the protocol's version), ``kind``, ``body`` (fields by kind, `BODIES`) and ``tensors`` (`codec.check_description`). Any
+bytes either decode to a valid `Message` or raise `WireError`; nothing is ever unpickled or evaluated, and no more memory is
+taken than a stated multiple of what came.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from splitplan.data.plan import Wire
+from splitplan.errors import WireError
+from splitplan.executor.codec import check_description, pack, unpack
+
+VERSION = 1
+MAX_HEADER_BYTES = 4 << 20
+MAX_TENSORS = 1024
+MAX_TEXT = 64 << 10
+
+Check = Callable[[Any], bool]
+
+
+def _text(most: int = MAX_TEXT) -> Check:
+    return lambda v: isinstance(v, str) and len(v) <= most
+
+
+def _whole(low: int, high: int) -> Check:
+    return lambda v: type(v) is int and low <= v <= high
+
+
+def _number(low: float = 0.0) -> Check:
+    return lambda v: type(v) in (int, float) and low <= v <= 1e18
+
+
+def _flag(v: Any) -> bool:
+    return isinstance(v, bool)
+
+
+def _or_none(check: Check) -> Check:
+    return lambda v: v is None or check(v)
+
+
+def _table(value: Check, most: int = 256) -> Check:
+    return lambda v: isinstance(v, dict) and len(v) <= most and all(len(k) <= 256 and value(x) for k, x in v.items())
+
+
+def _fields(checks: Mapping[str, Check]) -> Check:
+    return lambda v: isinstance(v, dict) and v.keys() == checks.keys() and all(c(v[k]) for k, c in checks.items())
+
+
+_ID = _text(64)
+_FRAME_ID = _whole(0, 1 << 62)
+_LINK = _fields(
+    {
+        "rate_bps": lambda v: _number()(v) and v > 0,
+        "delay_s": _number(),
+        "overhead": _number(1),
+        "header_bytes": _number(),
+    }
+)
+_VERSIONS = {"splitplan": _text(64), "torch": _text(64)}
+
+BODIES: dict[str, dict[str, Check]] = {
+    # client → worker: who I am; answered by welcome
+    "hello": {"session": _ID, **_VERSIONS},
+    "welcome": {
+        "fingerprint": _text(256),
+        "model": _text(1024),
+        "granularity": _text(64),
+        **_VERSIONS,
+        "clock": _text(128),  # equal on both ends: they read the same monotonic clock
+        "torch_device": _text(64),
+        "threads": _whole(1, 4096),
+        "slowdown": _number(1),
+    },
+    # client → worker: build the parts of a plan; answered by configured, or by error
+    "configure": {
+        "plan_id": _ID,
+        "plan": lambda v: isinstance(v, dict),  # judged by SplitPlan.from_dict and SplitPlan.check
+        "role": lambda v: v in ("device", "server"),
+        "up": _or_none(_LINK),
+        "down": _or_none(_LINK),
+        "server": _or_none(_text(1024)),  # the next worker's address; of the device role only
+        "heartbeat_s": _number(),
+        "frame_timeout_s": _number(),
+        "patience_s": _number(),  # how long to wait for the next worker before answering without it
+    },
+    "configured": {"plan_id": _ID, "sees_server": _flag},
+    # client → worker: compute; answered by result, or by error with the frame's id
+    "frame": {"plan_id": _ID, "frame_id": _FRAME_ID, "symbols": _table(_whole(0, 1 << 62)), "check": _flag},
+    "result": {
+        "plan_id": _ID,
+        "frame_id": _FRAME_ID,
+        "times": _table(_number(-1e18)),
+        "alone": _text(1024),  # why the device finished without the server; empty when it did not
+        "compared": _or_none(_table(_number())),  # of a check: how far the split is from the whole
+    },
+    "error": {"plan_id": _or_none(_ID), "frame_id": _or_none(_FRAME_ID), "what": _text(64), "message": _text()},
+    # either way; answered by pong
+    "ping": {"session": _ID, "sent_s": _number()},
+    "pong": {"sent_s": _number(), "here_s": _number(), "known": _flag},
+    "bye": {"session": _ID},
+}
+"""The fields of each kind of message and what each must be; none may be missing, none may be added."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A decoded, valid message."""
+
+    kind: str
+    body: dict[str, Any]
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Tensors ready to cross. Their memory may be shared with the originals: leave those alone until sent."""
+
+    heads: list[dict[str, Any]] = field(default_factory=list)
+    data: list[memoryview] = field(default_factory=list)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of tensors: what an emulated link charges for."""
+        return sum(d.nbytes for d in self.data)
+
+
+def pack_all(tensors: Mapping[str, torch.Tensor], wire: Wire = "fp32") -> Packed:
+    """Tensors at the wire's precision, ready for `encode`."""
+    if len(tensors) > MAX_TENSORS:
+        raise WireError(f"{len(tensors)} tensors in one message; {MAX_TENSORS} can cross: choose another cut")
+    packed = [pack(name, t, wire) for name, t in tensors.items()]
+    return Packed([head for head, _ in packed], [data for _, data in packed])
+
+
+def encode(kind: str, body: Mapping[str, Any], tensors: Packed | None = None) -> list[bytes | memoryview]:
+    """The parts of a message."""
+    packed = tensors or Packed()
+    header = {"v": VERSION, "kind": kind, "body": dict(body), "tensors": packed.heads}
+    _check_body(kind, header["body"])
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    if len(text) > MAX_HEADER_BYTES:
+        raise WireError(
+            f"a {kind} header of {len(text)} bytes; {MAX_HEADER_BYTES} can cross: use a coarser granularity"
+        )
+    return [text, *packed.data]
+
+
+def decode(parts: Sequence[bytes | memoryview]) -> Message:
+    """The message in these parts.
+
+    Raises
+    ------
+    WireError
+        Naming the first thing that is wrong.
+    """
+    try:
+        return _decode(parts)
+    except RecursionError as e:
+        raise WireError("the header is nested too deeply") from e
+
+
+def _decode(parts: Sequence[bytes | memoryview]) -> Message:
+    kind, body, heads = _header(parts)
+    tensors: dict[str, torch.Tensor] = {}
+    for head, part in zip(heads, parts[1:], strict=True):
+        data = memoryview(part).cast("B") if memoryview(part).nbytes else memoryview(b"")
+        check_description(head, data.nbytes)
+        if head["name"] in tensors:
+            raise WireError(f"tensor {head['name'][:80]!r} came twice in one message")
+        tensors[head["name"]] = unpack(head, data)
+    return Message(kind, body, tensors)
+
+
+def _header(parts: Sequence[bytes | memoryview]) -> tuple[str, dict[str, Any], list[Any]]:
+    if not parts:
+        raise WireError("an empty message")
+    if memoryview(parts[0]).nbytes > MAX_HEADER_BYTES:
+        raise WireError(f"the header is larger than {MAX_HEADER_BYTES} bytes")
+    try:
+        header = json.loads(
+            bytes(parts[0]).decode("utf-8"), parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once
+        )
+    except ValueError as e:  # ValueError: text encoding, JSON, numbers of too many digits
+        raise WireError(f"the header is no JSON: {str(e)[:200]}") from e
+    if not isinstance(header, dict):
+        raise WireError("the header is no JSON object")
+    if header.get("v") != VERSION or type(header.get("v")) is not int:
+        raise WireError(
+            f"the peer speaks version {str(header.get('v'))[:20]} of the protocol, this splitplan {VERSION}; install the same on both"
+        )
+    if set(header) != {"v", "kind", "body", "tensors"}:
+        raise WireError("the header must have exactly v, kind, body and tensors")
+    kind, body, heads = header["kind"], header["body"], header["tensors"]
+    if not isinstance(kind, str) or kind not in BODIES:
+        raise WireError(f"unknown kind of message {str(kind)[:40]!r}")
+    _check_body(kind, body)
+    if not isinstance(heads, list) or len(heads) != len(parts) - 1 or len(heads) > MAX_TENSORS:
+        count = len(heads) if isinstance(heads, list) else "no list of"
+        raise WireError(f"the header announces {count} tensors, {len(parts) - 1} came; at most {MAX_TENSORS} may")
+    return kind, body, heads
+
+
+def _check_body(kind: str, body: object) -> None:
+    checks = BODIES[kind]
+    if not isinstance(body, dict) or body.keys() != checks.keys():
+        raise WireError(f"a {kind} message must have exactly the fields {', '.join(checks)}")
+    for name, check in checks.items():
+        if not check(body[name]):
+            raise WireError(f"{kind}: field {name!r} has no valid value ({str(body[name])[:60]!r})")
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(digits: str) -> float:
+    if not math.isfinite(value := float(digits)):
+        raise ValueError(f"{digits[:20]} is no finite number")
+    return value
+
+
+def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    listed = list(pairs)
+    made = dict(listed)
+    if len(made) != len(listed):
+        raise ValueError("a name appears twice in one object")
+    return made
