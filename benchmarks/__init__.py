@@ -1,0 +1,1 @@
+"""Benchmarks: ratios against baselines, each measured in one run. ``python -m benchmarks`` runs them all."""
