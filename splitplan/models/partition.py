@@ -1,0 +1,391 @@
+"""Parts of a traced model: what one place runs without waiting for another, as a callable on named tensors.
+
+Values cross between parts by name, row-major; numbers (batch sizes and what is computed from them) never
+cross: each part works them out from the symbols. Nodes that depend on no data are repeated in each part
+that needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from splitplan.errors import BoundaryError, DataError, raise_all
+from splitplan.models.exported import Exported, expression, is_scalar
+from splitplan.models.graph import INPUT, LayerGraph
+from splitplan.models.layers import free_before
+from splitplan.models.traced import Traced
+
+
+@dataclass(frozen=True, slots=True)
+class ValueSpec:
+    """What a tensor at a part's boundary must be: row-major, of this dtype and shape.
+
+    Parameters
+    ----------
+    name : str
+        As in ``graph.tensors``.
+    dtype : str
+        As ``"float32"``.
+    shape : tuple of int or str
+        A string is an expression of the symbols, as ``"batch"``.
+    is_output : bool
+        Whether the model returns it.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    is_output: bool = False
+    dims: tuple[Any, ...] = field(default=(), repr=False, compare=False)
+    exported: Exported | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        found = getattr(torch, self.dtype)
+        assert isinstance(found, torch.dtype)
+        return found
+
+    def concrete(self, symbols: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape for given symbols, as ``{"batch": 3}``."""
+        if self.exported is None:
+            return tuple(int(d) for d in self.shape)
+        return tuple(int(self.exported.value(d, symbols)) for d in self.dims)
+
+
+def validate(spec: ValueSpec, tensor: object, symbols: Mapping[str, int], device: torch.device | None = None) -> None:
+    """Check one value at a boundary.
+
+    Raises
+    ------
+    BoundaryError
+        When it is no tensor, or has another dtype, shape, layout or device than the part was built for.
+    """
+    _validate(spec, tensor, spec.concrete(symbols), device)
+
+
+def _validate(spec: ValueSpec, tensor: object, shape: tuple[int, ...], device: torch.device | None) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        raise BoundaryError(f"value {spec.name!r} is a {type(tensor).__name__}; a tensor is expected")
+    found = f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+    if tensor.dtype is not spec.torch_dtype or tuple(tensor.shape) != shape:
+        raise BoundaryError(f"value {spec.name!r} is {found}; this part takes {spec.dtype} of shape {shape}")
+    if not tensor.is_contiguous():
+        raise BoundaryError(
+            f"value {spec.name!r} ({found}) is not row-major (strides {tensor.stride()}); call .contiguous()"
+        )
+    if device is not None and tensor.device != device:
+        raise BoundaryError(
+            f"value {spec.name!r} is on {tensor.device}; this part runs on {device}: move it with .to()"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One piece of a model that runs in one place.
+
+    Call it with tensors by name, under `torch.inference_mode`. It returns its outputs by name, row-major.
+
+    Attributes
+    ----------
+    place : str
+    layers : tuple of str
+        In the order in which they run.
+    inputs, outputs : tuple of ValueSpec
+    module : GraphModule
+        Holds the weights that these layers read, and no others. On the CPU they are the traced model's own
+        memory; the part's buffers, so nothing here can train them.
+    device : torch.device
+    """
+
+    place: str
+    layers: tuple[str, ...]
+    inputs: tuple[ValueSpec, ...]
+    outputs: tuple[ValueSpec, ...]
+    module: fx.GraphModule
+    device: torch.device
+    traced: Traced = field(repr=False)
+    numbers: tuple[fx.Node, ...] = field(repr=False, default=())
+    _known: dict[tuple[tuple[str, int], ...], tuple[tuple[tuple[int, ...], ...], tuple[Any, ...]]] = field(
+        repr=False, default_factory=dict
+    )
+
+    def __call__(self, values: Mapping[str, torch.Tensor], symbols: Mapping[str, int]) -> dict[str, torch.Tensor]:
+        """Run it.
+
+        Parameters
+        ----------
+        values : mapping of str to Tensor
+            At least this part's inputs; others are ignored.
+        symbols : mapping of str to int
+            As from `Traced.symbols`; empty for a model traced at a fixed batch.
+
+        Raises
+        ------
+        BoundaryError
+            When an input is missing or is not what ``inputs`` says.
+        """
+        made = self.module(*self.arguments(values, symbols))
+        return {spec.name: value for spec, value in zip(self.outputs, made, strict=True)}
+
+    def arguments(self, values: Mapping[str, torch.Tensor], symbols: Mapping[str, int]) -> list[Any]:
+        """Checked positional arguments of ``module``."""
+        shapes, numbers = self._sizes(symbols)
+        found: list[Any] = []
+        for spec, shape in zip(self.inputs, shapes, strict=True):
+            value = values.get(spec.name)
+            if value is None:
+                wanted = ", ".join(s.name for s in self.inputs)
+                raise BoundaryError(f"value {spec.name!r} is missing; the part on {self.place!r} takes {wanted}")
+            _validate(spec, value, shape, self.device)
+            found.append(value)
+        found.extend(numbers)
+        return found
+
+    def _sizes(self, symbols: Mapping[str, int]) -> tuple[tuple[tuple[int, ...], ...], tuple[Any, ...]]:
+        key = tuple(symbols.items())
+        if key not in self._known:
+            exported = self.traced.exported
+            missing = [f"symbol {s!r} is missing" for s in exported.symbols if s not in symbols]
+            if missing:
+                raise BoundaryError(f"{'; '.join(missing)}: give what Traced.symbols(inputs) returns")
+            if len(self._known) >= 256:
+                self._known.clear()
+            self._known[key] = (
+                tuple(spec.concrete(symbols) for spec in self.inputs),
+                tuple(exported.value(expression(n.meta["val"]), symbols) for n in self.numbers),
+            )
+        return self._known[key]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights that it carries."""
+        return sum(b.numel() * b.element_size() for b in self.module.buffers())
+
+    def to(self, device: str | torch.device) -> Part:
+        """The same part on another device, with its own weights copied there; this one stays where it is."""
+        target = _device(device)
+        if target == self.device:
+            return self
+        module = assemble(self.traced, self.layers, self.inputs, self.outputs, self.numbers, target)
+        return replace(self, module=module, device=target, _known={})
+
+    def __repr__(self) -> str:
+        first, last = self.layers[0], self.layers[-1]
+        span = first if len(self.layers) == 1 else f"{first} … {last} ({len(self.layers)} layers)"
+        takes, gives = (", ".join(s.name for s in specs) for specs in (self.inputs, self.outputs))
+        return f"Part({self.place!r} on {self.device}: {span}; {takes} → {gives})"
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+        # "cuda" and "cuda:0" are one device but do not compare equal; a tensor names it in full.
+        return torch.empty(0, device=found).device
+    except (RuntimeError, AssertionError) as e:
+        raise DataError(f"torch has no device {str(device)!r} here: {str(e).splitlines()[0]}") from e
+
+
+def make_parts(traced: Traced, placement: Mapping[str, str]) -> tuple[Part, ...]:
+    """Cut a model into parts: as few and as large as running each in one go allows.
+
+    Layers are taken in topological order, place by place: first the place that can run all it has left
+    without hearing from another (else the one that can run most), as far as it can. So a device-to-server
+    cut gives one head and one tail, and a placement that goes back and forth gives a part for each leg.
+    A part's inputs are made by earlier parts (or are the model's), so running them in order is always right.
+
+    Parameters
+    ----------
+    placement : mapping of str to str
+        The place of every layer of ``traced.graph``.
+
+    Returns
+    -------
+    tuple of Part
+        On the device of the traced weights.
+
+    Raises
+    ------
+    DataError
+        When a layer has no place, or a name is no layer.
+    """
+    graph = traced.graph
+    problems = [f"layer {x.name!r} has no place; give each layer one" for x in graph.layers if x.name not in placement]
+    problems += [
+        f"{name!r} is no layer of it (granularity {traced.granularity!r})"
+        for name in placement
+        if name not in graph.index
+    ]
+    raise_all(problems, f"placement of {graph.name!r}")
+    device = next((t.device for t in traced.exported.tensors.values()), torch.device("cpu"))
+    return tuple(_part(traced, placement[layers[0]], layers, device) for layers in segments(graph, placement))
+
+
+def whole(traced: Traced, place: str = "device") -> Part:
+    """The model in one part."""
+    (part,) = make_parts(traced, {layer.name: place for layer in traced.graph.layers})
+    return part
+
+
+def segments(graph: LayerGraph, placement: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """The layers of each part, in the order in which the parts run; see `make_parts`."""
+    reads: dict[str, set[str]] = {layer.name: set() for layer in graph.layers}
+    for t in graph.tensors:
+        if t.producer != INPUT:
+            for c in t.consumers:
+                reads[c].add(t.producer)
+    left: dict[str, list[str]] = {}
+    for layer in graph.layers:
+        left.setdefault(placement[layer.name], []).append(layer.name)
+    done: set[str] = set()
+    found: list[tuple[str, ...]] = []
+    while left:
+        ready: dict[str, list[str]] = {}
+        for place, layers in left.items():
+            reached = set(done)
+            ready[place] = []
+            for name in layers:
+                if reads[name] <= reached:
+                    reached.add(name)
+                    ready[place].append(name)
+        place = max(left, key=lambda p: (len(ready[p]) == len(left[p]), len(ready[p])))
+        found.append(tuple(ready[place]))
+        done.update(ready[place])
+        left[place] = [name for name in left[place] if name not in done]
+        if not left[place]:
+            del left[place]
+    return found
+
+
+def run_parts(
+    parts: Iterable[Part], values: Mapping[str, torch.Tensor], symbols: Mapping[str, int]
+) -> dict[str, torch.Tensor]:
+    """Run parts one after another in this process: inputs by name in, every value that crosses or is returned out."""
+    known = dict(values)
+    with torch.inference_mode():
+        for part in parts:
+            here = {s.name: known[s.name].to(part.device) for s in part.inputs}
+            known.update(part(here, symbols))
+    return known
+
+
+def _part(traced: Traced, place: str, layers: tuple[str, ...], device: torch.device) -> Part:
+    inside = set(layers)
+    exported = traced.exported
+
+    def spec(name: str) -> ValueSpec:
+        node = exported.by_name[name]
+        dims = exported.shape(node)
+        tensor = tensors[name]
+        return ValueSpec(name, tensor.dtype, tuple(map(exported.text, dims)), tensor.is_output, dims, exported)
+
+    tensors = {t.name: t for t in traced.graph.tensors}
+    inputs = tuple(
+        spec(t.name) for t in tensors.values() if t.producer not in inside and any(c in inside for c in t.consumers)
+    )
+    outputs = tuple(
+        spec(t.name)
+        for t in tensors.values()
+        if t.producer in inside and (t.is_output or any(c not in inside for c in t.consumers))
+    )
+    numbers = _numbers(traced, layers, outputs)
+    module = assemble(traced, layers, inputs, outputs, numbers, device)
+    return Part(place, layers, inputs, outputs, module, device, traced, numbers)
+
+
+def steps(traced: Traced, layers: Sequence[str], outputs: Sequence[ValueSpec]) -> list[tuple[str, list[fx.Node]]]:
+    """The nodes that run, layer by layer: each layer's own after those that depend on no data and that it needs first."""
+    exported, graph = traced.exported, traced.graph
+    done: set[fx.Node] = set()
+    found = []
+    returned: dict[str, list[fx.Node]] = {}
+    makers = {t.name: t.producer for t in graph.tensors}
+    for spec in outputs:
+        node = exported.by_name[spec.name]
+        if node not in exported.data:
+            returned.setdefault(makers[spec.name], []).append(node)
+    for name in layers:
+        own = [exported.by_name[n] for n in graph.layers[graph.index[name]].nodes]
+        found.append((name, [*free_before(exported, [*own, *returned.get(name, ())], done), *own]))
+    return found
+
+
+def _numbers(traced: Traced, layers: Sequence[str], outputs: Sequence[ValueSpec]) -> tuple[fx.Node, ...]:
+    """The symbolic numbers that the nodes of a part read; plain ones are written into its code."""
+    read = (a for _, nodes in steps(traced, layers, outputs) for n in nodes for a in n.all_input_nodes)
+    return tuple(dict.fromkeys(a for a in read if is_scalar(a.meta.get("val"))))
+
+
+def assemble(
+    traced: Traced,
+    layers: Sequence[str],
+    inputs: Sequence[ValueSpec],
+    outputs: Sequence[ValueSpec],
+    numbers: Sequence[fx.Node],
+    device: torch.device,
+    stamp: Callable[[], Any] | None = None,
+) -> fx.GraphModule:
+    """Generate a part's code. With ``stamp``, it is called before the first layer and behind each, and what it
+    returns follows the outputs.
+    """
+    exported = traced.exported
+    root, graph = nn.Module(), fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    arrived: dict[fx.Node, fx.Node] = {}
+    for spec in inputs:
+        arrived[exported.by_name[spec.name]] = graph.placeholder(spec.name)
+    for node in numbers:
+        env[node] = graph.placeholder(node.name)
+
+    def look(node: fx.Node) -> fx.Node:
+        if node not in env:
+            if node in arrived:
+                env[node] = _restore(graph, arrived[node], traced.layouts.get(node.name))
+            else:
+                env[node] = graph.get_attr(_hold(root, exported, node, device))
+        return env[node]
+
+    stamps = [graph.call_function(stamp)] if stamp else []
+    for _, nodes in steps(traced, layers, outputs):
+        for node in nodes:
+            for argument in node.all_input_nodes:
+                look(argument)
+            env[node] = graph.node_copy(node, look)
+            if "device" in node.kwargs:
+                env[node].update_kwarg("device", device)
+        if stamp:
+            stamps.append(graph.call_function(stamp))
+    made = [graph.call_method("contiguous", (look(exported.by_name[spec.name]),)) for spec in outputs]
+    graph.output((*made, *stamps))
+    return fx.GraphModule(root, graph, class_name="Part")
+
+
+def _restore(graph: fx.Graph, node: fx.Node, order: tuple[int, ...] | None) -> fx.Node:
+    """Give an arrived row-major tensor the memory layout that it has in the unsplit model.
+
+    Kernels choose their algorithm by layout, so results agree to the last bit only then.
+    """
+    if order is None:
+        return node
+    permuted = graph.call_method("contiguous", (graph.call_method("permute", (node, order)),))
+    return graph.call_method("permute", (permuted, tuple(order.index(d) for d in range(len(order)))))
+
+
+def _hold(root: nn.Module, exported: Exported, node: fx.Node, device: torch.device) -> str:
+    """Make a weight, or the graph of a higher-order operator, an attribute of the part; its name."""
+    if node in exported.weights:
+        name = exported.weights[node]
+        attribute = "w_" + name.replace(".", "__")
+        if not hasattr(root, attribute):
+            root.register_buffer(attribute, exported.tensors[name].to(device))
+        return attribute
+    if node.op != "get_attr":
+        raise AssertionError(f"node {node.name} is neither made in this part nor handed to it")
+    attribute = f"graph_{node.name}"
+    if not hasattr(root, attribute):
+        root.add_module(attribute, getattr(exported.program.graph_module, str(node.target)))
+    return attribute

@@ -1,0 +1,456 @@
+"""A traced model: its exported program, its layer graph, its fingerprint, and the way in and out of it."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from splitplan.errors import DataError, FingerprintError, TraceError, raise_all
+from splitplan.models.exported import Exported, expression, is_scalar
+from splitplan.models.fingerprint import fingerprint
+from splitplan.models.graph import LayerGraph, check_schema
+from splitplan.models.layers import Granularity, build_graph, check_granularity
+from splitplan.models.measure import Facts, run_fake
+
+_SIDE_FILE = "splitplan.json"
+_KIND, _SCHEMA = "splitplan.Traced", 1
+
+
+class Traced:
+    """A model ready to be planned for, cut and run. Made by `trace` or `load_traced`; never changed.
+
+    Attributes
+    ----------
+    name : str
+    graph : LayerGraph
+        Sizes and FLOPs are those of the example's batch.
+    granularity : str
+        ``"operator"``, ``"layer"`` or ``"block"``.
+    program : ExportedProgram
+        Functional. Its weights are the model's own tensors, not copies.
+    fingerprint : str
+        Hex; of structure and weights.
+    layouts : dict of str to tuple of int
+        For values that the model does not hold row-major: their dimensions from outermost to innermost
+        in memory. A value crosses row-major; whoever receives it restores this.
+    """
+
+    def __init__(
+        self,
+        exported: Exported,
+        graph: LayerGraph,
+        granularity: Granularity,
+        layouts: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        self.exported = exported
+        self.program: ExportedProgram = exported.program
+        self.graph = graph
+        self.granularity: Granularity = granularity
+        self.layouts = dict(layouts)
+        self.name = graph.name
+        self.fingerprint = graph.fingerprint
+
+    # -- in and out ------------------------------------------------------------------------------
+
+    def flatten(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """The tensors of a call by name, checked against what was traced; every defect is named.
+
+        Takes what the model's ``forward`` takes, by position or by keyword. Tensors come back row-major.
+
+        Raises
+        ------
+        DataError
+            For a missing, surplus or misplaced argument, a wrong shape or dtype, or another constant
+            than the one that was traced.
+        """
+        leaves = self._leaves(args, kwargs)
+        problems: list[str] = []
+        values: dict[str, torch.Tensor] = {}
+        for (name, fixed), leaf in zip(self.exported.flat_inputs, leaves, strict=True):
+            if fixed is not None:
+                if type(leaf) is not type(fixed.value) or leaf != fixed.value:
+                    problems.append(
+                        f"{name!r} is {_short(leaf)}; the model was traced with {fixed.value!r} fixed: trace again"
+                    )
+            elif not isinstance(leaf, torch.Tensor):
+                problems.append(f"{name!r} is {_short(leaf)}; a tensor is expected")
+            else:
+                values[name] = leaf
+                problems += self._misfit(name, leaf)
+        if not problems:
+            try:
+                self.symbols(values)
+            except DataError as e:
+                problems += e.problems
+        raise_all(problems, f"input of {self.name!r}")
+        return {name: value.detach().contiguous() for name, value in values.items()}
+
+    def _leaves(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        positional, by_keyword = self._argument_names
+        where = f"input of {self.name!r}"
+        expected = f"expected {', '.join((*positional, *by_keyword)) or 'no argument'}"
+        if not by_keyword and not kwargs and len(args) != len(positional):
+            raise DataError(f"{len(args)} arguments were given; {expected}", where)
+        order = self._forward_names or positional
+        if len(args) > len(order):
+            raise DataError(f"{len(args)} arguments were given by position; {expected}", where)
+        given = dict(zip(order, args, strict=False))
+        problems = [f"argument {k!r} is given twice" for k in kwargs if k in given]
+        given |= kwargs
+        wanted = (*positional, *by_keyword)
+        problems += [f"argument {k!r} is missing; {expected}" for k in wanted if k not in given]
+        problems += [f"argument {k!r} is not one that was traced; {expected}" for k in given if k not in wanted]
+        raise_all(problems, where)
+        call = (tuple(given[k] for k in positional), {k: given[k] for k in by_keyword})
+        leaves, spec = pytree.tree_flatten(call)
+        if spec != self._in_spec:
+            raise DataError(f"the nesting of the arguments is {_plain(spec)}; expected {_plain(self._in_spec)}", where)
+        return leaves
+
+    @property
+    def _in_spec(self) -> pytree.TreeSpec:
+        spec = self.program.call_spec.in_spec
+        assert spec is not None  # every program that torch exports or loads has one
+        return spec
+
+    @cached_property
+    def _forward_names(self) -> tuple[str, ...]:
+        """Names of ``forward``'s arguments in the order of the example."""
+        return tuple(self.program.module_call_graph[0].signature.forward_arg_names or ())  # type: ignore[union-attr]
+
+    @cached_property
+    def _argument_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        args, kwargs = self._in_spec.children()
+        count = args.num_children
+        known = self._forward_names[:count]
+        return known + tuple(f"argument {i}" for i in range(len(known), count)), tuple(kwargs.context)
+
+    def _misfit(self, name: str, tensor: torch.Tensor) -> list[str]:
+        node = self.exported.inputs[name]
+        dims = self.exported.shape(node)
+        dtype = node.meta["val"].dtype
+        wanted = f"{_dtype(dtype)} of shape {self._shape_text(dims)}"
+        fits = tensor.dim() == len(dims) and all(
+            not isinstance(d, int) or d == s for d, s in zip(dims, tensor.shape, strict=False)
+        )
+        if fits and tensor.dtype == dtype:
+            return []
+        return [f"{name!r} is {_dtype(tensor.dtype)} of shape {self._shape_text(tensor.shape)}; expected {wanted}"]
+
+    def _shape_text(self, shape: Any) -> str:
+        return f"({', '.join(str(self.exported.text(d)) for d in shape)})"
+
+    def symbols(self, values: Mapping[str, torch.Tensor]) -> dict[str, int]:
+        """The sizes that these inputs fix, as ``{"batch": 3}``; empty for a model traced at a fixed batch.
+
+        Parameters
+        ----------
+        values : mapping of str to Tensor
+            As from `flatten`.
+
+        Raises
+        ------
+        DataError
+            When two inputs disagree or a size lies outside what was exported.
+        """
+        exported = self.exported
+        dims = [(name, i, d) for name, node in exported.inputs.items() for i, d in enumerate(exported.shape(node))]
+        found: dict[str, int] = {}
+        first: dict[str, str] = {}
+        problems: list[str] = []
+        for text, symbol in exported.symbols.items():
+            for name, i, d in dims:
+                if d == symbol and name in values:
+                    size = int(values[name].shape[i])
+                    if found.setdefault(text, size) != size:
+                        problems.append(
+                            f"{name!r} has {text} {size}, but {first[text]!r} has {found[text]}; give one {text}"
+                        )
+                    first.setdefault(text, name)
+            low, high = exported.range_of(symbol)
+            if text not in found:
+                problems.append(f"no input gives {text}")
+            elif found[text] < low or (high is not None and found[text] > high):
+                problems.append(
+                    f"{first[text]!r} has {text} {found[text]}; the model was exported for {low} to {high or 'any'}"
+                )
+        if not problems:
+            for name, i, d in dims:
+                if name in values and exported.value(d, found) != values[name].shape[i]:
+                    problems.append(
+                        f"{name!r} has {values[name].shape[i]} in dimension {i}; expected {exported.text(d)} = "
+                        f"{exported.value(d, found)}"
+                    )
+        raise_all(problems, f"input of {self.name!r}")
+        return found
+
+    def unflatten(self, outputs: Mapping[str, torch.Tensor], symbols: Mapping[str, int] | None = None) -> Any:
+        """The model's own output structure, from its output tensors by name.
+
+        Parameters
+        ----------
+        outputs : mapping of str to Tensor
+            One for each of ``graph.outputs``; others are ignored. An input that the model hands through
+            goes by the input's name.
+        symbols : mapping of str to int, optional
+            Needed only by a model that returns sizes besides tensors.
+        """
+        missing = [t.name for t in self.graph.outputs if t.name not in outputs]
+        raise_all([f"output {name!r} is missing" for name in missing], f"outputs of {self.name!r}")
+        leaves = []
+        for result in self.exported.results:
+            if not isinstance(result, fx.Node):
+                leaves.append(result)
+            elif is_scalar(result.meta.get("val")):
+                expr = expression(result.meta["val"])
+                if symbols is None and getattr(expr, "free_symbols", None):
+                    raise DataError(
+                        f"the model returns the size {self.exported.text(expr)}; give `symbols` too", self.name
+                    )
+                leaves.append(self.exported.value(expr, symbols or {}))
+            else:
+                leaves.append(outputs[result.name])
+        return pytree.tree_unflatten(leaves, self.program.call_spec.out_spec)  # type: ignore[arg-type]
+
+    def example_inputs(self, batch: int | None = None) -> dict[str, torch.Tensor]:
+        """Tensors to run it on, by name: the example of the trace, its rows repeated to ``batch``.
+
+        Raises
+        ------
+        DataError
+            For another batch than the example's when the batch is fixed, or a batch below 1.
+        """
+        batch = self.graph.batch if batch is None else batch
+        if batch < 1:
+            raise DataError(f"batch is {batch}; give at least 1", self.name)
+        if "batch" not in self.exported.symbols and batch != self.graph.batch:
+            raise DataError(f"batch is {batch}, but it was traced at the fixed batch {self.graph.batch}", self.name)
+        given = self.program.example_inputs
+        if given is None:
+            raise DataError("the program was exported without example inputs; give inputs of your own", self.name)
+        values = {}
+        for (name, fixed), leaf in zip(self.exported.flat_inputs, pytree.tree_leaves(given), strict=True):
+            if fixed is None:
+                wanted = self.exported.shape(self.exported.inputs[name])
+                value = leaf.detach()
+                if wanted and self.exported.symbols.get("batch") == wanted[0]:
+                    value = value[torch.arange(batch) % len(value)]
+                values[name] = value.contiguous()
+        return values
+
+    def module(self) -> fx.GraphModule:
+        """The whole model as a GraphModule that takes what ``forward`` takes; made once."""
+        return self._module
+
+    @cached_property
+    def _module(self) -> fx.GraphModule:
+        with quiet():
+            return self.program.module(check_guards=False)  # type: ignore[return-value]
+
+    # -- other views -----------------------------------------------------------------------------
+
+    def at(self, granularity: Granularity) -> Traced:
+        """The same model with other layers."""
+        check_granularity(granularity)
+        if granularity == self.granularity:
+            return self
+        facts = run_fake(self.exported, self._example_symbols())
+        graph = build_graph(self.exported, facts, granularity, self.name, self.fingerprint, self.graph.batch)
+        return Traced(self.exported, graph, granularity, self.layouts)
+
+    def _example_symbols(self) -> dict[str, int]:
+        return self.symbols(self.example_inputs()) if self.exported.symbols else {}
+
+    # -- on disk ---------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a ``.pt2`` file, whole or not at all: the exported program with our layer graph beside it.
+
+        `torch.export.load` reads it too. Load such files from people you trust only: torch's loader can
+        run code that a file brings.
+        """
+        target = Path(path)
+        if target.suffix != ".pt2":
+            raise DataError("the name of a traced model ends in .pt2; rename it", str(target))
+        side = {
+            "kind": _KIND,
+            "schema": _SCHEMA,
+            "granularity": self.granularity,
+            "layouts": self.layouts,
+            "graph": self.graph.to_dict(),
+        }
+        try:
+            with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside, quiet():
+                whole = Path(beside, "model.pt2")
+                torch.export.save(self.program, whole, extra_files={_SIDE_FILE: json.dumps(side)})
+                os.replace(whole, target)
+        except OSError as e:
+            raise DataError(f"cannot be written: {e.strerror}. Nothing was changed there", str(target)) from e
+
+    def __reduce__(self) -> NoReturn:
+        raise DataError(
+            "a traced model is not pickled; write it with .save(path) and read it with load_traced(path)", self.name
+        )
+
+    def __repr__(self) -> str:
+        sizes = "dynamic batch" if "batch" in self.exported.symbols else f"fixed batch {self.graph.batch}"
+        return f"Traced({self.graph!r}, {self.granularity} granularity, {sizes}, fingerprint {self.fingerprint[:12]})"
+
+    def _repr_html_(self) -> str:
+        return f"<p><code>{html.escape(repr(self))}</code></p>{self.graph._repr_html_()}"
+
+
+def load_traced(
+    path: str | os.PathLike[str], *, granularity: Granularity | None = None, name: str | None = None
+) -> Traced:
+    """Read what `Traced.save` wrote, or any ``.pt2`` of `torch.export.save`.
+
+    Parameters
+    ----------
+    path : path
+        A file of this host that you trust as you trust code: torch's loader can run code from it.
+    granularity : str, optional
+        As saved, or ``"layer"`` for a file that splitplan did not write.
+    name : str, optional
+        As saved, or the file's name.
+
+    Raises
+    ------
+    DataError
+        When the file cannot be read, is damaged or is no exported program.
+    FingerprintError
+        When the weights or the structure are not those that were saved.
+    """
+    source = Path(path)
+    program, text = _read(source)
+    if text is None:
+        return from_program(program, granularity=granularity or "layer", name=name or source.stem)
+    try:
+        side = json.loads(text)
+    except json.JSONDecodeError as e:
+        raise DataError(f"its {_SIDE_FILE} is not valid JSON ({e}); save the model again", str(source)) from e
+    check_schema(side, _KIND, _SCHEMA, str(source))
+    exported = Exported(program)
+    graph = LayerGraph.from_dict(side["graph"], str(source))
+    found = fingerprint(exported)
+    if found != graph.fingerprint:
+        raise FingerprintError(
+            f"{source}: the model's fingerprint is {found[:12]}, but {graph.fingerprint[:12]} was saved; the file was "
+            "altered, or another torch reads it differently. Trace and save it again."
+        )
+    if name is not None:
+        graph = LayerGraph(name, graph.layers, graph.tensors, graph.parameter_bytes, found, graph.batch)
+    traced = Traced(exported, graph, side["granularity"], {k: tuple(v) for k, v in side["layouts"].items()})
+    return traced if granularity is None else traced.at(granularity)
+
+
+def _read(source: Path) -> tuple[ExportedProgram, str | None]:
+    try:
+        with zipfile.ZipFile(source) as archive:
+            ours = any(entry.endswith(f"/{_SIDE_FILE}") for entry in archive.namelist())
+    except OSError as e:
+        raise DataError(f"cannot be read: {e.strerror}", str(source)) from e
+    except zipfile.BadZipFile as e:
+        raise DataError("is no .pt2 file, or is cut short; save the model again", str(source)) from e
+    extra = {_SIDE_FILE: ""} if ours else {}
+    try:
+        with quiet():
+            program = torch.export.load(source, extra_files=extra)
+    except Exception as e:  # torch raises a dozen kinds for a damaged archive; each means the same to the user
+        raise DataError(
+            f"torch cannot load it ({type(e).__name__}: {first_line(e)}); save the model again", str(source)
+        ) from e
+    return program, extra.get(_SIDE_FILE)
+
+
+def from_program(
+    program: ExportedProgram, *, granularity: Granularity = "layer", name: str = "model", batch: int | None = None
+) -> Traced:
+    """Make a `Traced` of an exported program of your own (inference, exported from a model in eval mode).
+
+    Parameters
+    ----------
+    program : ExportedProgram
+        Made functional here if it is not.
+    batch : int, optional
+        The batch at which sizes are counted; the example's if not given.
+    """
+    check_granularity(granularity)
+    with quiet():
+        functional = program.run_decompositions({})
+    exported = Exported(functional)
+    symbols = {text: _example_size(exported, text) for text in exported.symbols}
+    if batch is not None and "batch" in symbols:
+        symbols["batch"] = batch
+    facts = run_fake(exported, symbols)
+    spread = facts
+    if "batch" in symbols:
+        # Strides of a dimension of size 1 say nothing, so layouts are read at 3; 1 is where exports go wrong.
+        low, high = exported.range_of(exported.symbols["batch"])
+        spread = run_fake(exported, symbols | {"batch": max(low, 3 if high is None else min(3, high))})
+        if symbols["batch"] != 1 and low == 1:
+            run_fake(exported, symbols | {"batch": 1})
+    leading = [facts.values[n].shape[0] for n in exported.inputs.values() if facts.values[n].dim()]
+    at = symbols.get("batch", leading[0] if leading else 1)
+    graph = build_graph(exported, facts, granularity, name, fingerprint(exported), at)
+    return Traced(exported, graph, granularity, _layouts(exported, spread))
+
+
+def _layouts(exported: Exported, facts: Facts) -> dict[str, tuple[int, ...]]:
+    found = {}
+    for node in (*exported.inputs.values(), *(n for n in exported.live if n in exported.data)):
+        if isinstance(facts.values[node], torch.Tensor):
+            order = facts.order(node)
+            if order is not None and order != tuple(range(len(order))):
+                found[node.name] = order
+    return found
+
+
+def _example_size(exported: Exported, text: str) -> int:
+    for node in exported.inputs.values():
+        for i, d in enumerate(exported.shape(node)):
+            if d == exported.symbols[text]:
+                return int(node.meta["val"].shape[i].node.hint)
+    raise TraceError(f"no input gives the size {text!r}; export the model again with its example inputs")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back the deprecation warnings that torch's exporter raises about its own code."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.")
+        yield
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"a {type(value).__name__}"
+
+
+def _plain(spec: pytree.TreeSpec) -> str:
+    return " ".join(str(spec).split())
