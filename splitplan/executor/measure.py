@@ -1,0 +1,150 @@
+"""The measuring process of the profiler: times every layer of a model here, and prints what it found as JSON lines.
+
+Run by `splitplan.executor.profiler` as ``python -m splitplan.executor.measure``, in a worker's environment, so that thread
+count and allocator are those of the workers that will run the plan.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    from splitplan.models.partition import Part
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to measure.
+
+    Parameters
+    ----------
+    model : str
+        A ``.pt2`` file.
+    granularity : str
+    torch_device : str
+    threads : int
+    budget_s : float
+        About how long to measure, warm-up left out.
+    least, most : int
+        Fewest and most rounds, whatever the budget.
+    """
+
+    model: str
+    granularity: str
+    torch_device: str
+    threads: int
+    budget_s: float
+    least: int
+    most: int
+
+    def to_json(self) -> str:
+        """For the command line."""
+        return json.dumps(asdict(self))
+
+
+def main(argv: list[str]) -> int:
+    """Measure the task in ``argv[0]``; one JSON line for each tenth of the way, then one with the result."""
+    import torch
+
+    from splitplan.models.partition import whole
+    from splitplan.models.traced import load_traced
+
+    task = Task(**json.loads(argv[0]))
+    torch.set_num_threads(task.threads)
+    traced = load_traced(task.model, granularity=task.granularity)  # type: ignore[arg-type]
+    part = whole(traced).to(task.torch_device)
+    inputs = {k: v.to(task.torch_device) for k, v in traced.example_inputs().items()}
+    result = measure(part, inputs, traced.symbols(inputs), task)
+    say({"result": result | about(task.torch_device)})
+    return 0
+
+
+def measure(part: Part, inputs: dict[str, torch.Tensor], symbols: dict[str, int], task: Task) -> dict[str, Any]:
+    """Median seconds and spread of each layer and of the whole.
+
+    Rounds of an uninstrumented run and an instrumented one take turns. A layer's time in a round is taken relative to the
+    whole runs before and after it, so that a machine whose speed drifts does not favour the layers that ran in a good moment;
+    the medians of these are scaled so that they sum to the median of the whole.
+
+    Returns
+    -------
+    dict
+        ``layers``: name → (median_s, interquartile range); ``whole_s``: (median, interquartile range); ``rounds``.
+    """
+    import torch
+
+    from splitplan.models.instrument import instrument
+
+    stamped = instrument(part)
+
+    def run_whole() -> float:
+        start = time.perf_counter()
+        part(inputs, symbols)
+        if task.torch_device.startswith("cuda"):
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    with torch.inference_mode():
+        run_whole()
+        stamped(inputs, symbols)
+        one = min(run_whole() for _ in range(3))
+        rounds = int(np.clip(task.budget_s / (2 * max(one, 1e-6)), task.least, task.most))
+        whole, layers = [run_whole()], []
+        for i in range(rounds):
+            layers.append(stamped(inputs, symbols)[1])
+            whole.append(run_whole())
+            if (i + 1) % max(1, rounds // 10) == 0:
+                say({"done": i + 1, "of": rounds})
+    around = (np.array(whole[:-1]) + np.array(whole[1:])) / 2
+    relative = np.array([[run[name] for name in part.layers] for run in layers]) / around[:, None]
+    quarter, median, three = np.percentile(relative, (25, 50, 75), axis=0)
+    low, middle, high = np.percentile(whole, (25, 50, 75))
+    factor = middle / max(median.sum(), 1e-12)
+    spread = factor * (three - quarter)
+    return {
+        "layers": {n: (float(m * factor), float(s)) for n, m, s in zip(part.layers, median, spread, strict=True)},
+        "whole_s": (float(middle), float(high - low)),
+        "rounds": rounds,
+    }
+
+
+def about(torch_device: str) -> dict[str, Any]:
+    """The machine and the versions that matter to a time."""
+    import torch
+
+    import splitplan
+
+    machine = f"{_processor()}, {platform.system()} {platform.release()}"
+    if torch_device.startswith("cuda"):
+        machine = f"{torch.cuda.get_device_name(torch_device)}, {machine}"
+    versions = {"splitplan": splitplan.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {"machine": machine, "versions": versions}
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def say(message: dict[str, Any]) -> None:
+    """One line of JSON to the profiler."""
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,99 @@
+"""The profiler measures what is here, models what is not, and says which is which."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import splitplan as sp
+from splitplan.errors import DataError, ExecutorError
+from splitplan.executor import measure, profiler
+
+
+@pytest.fixture(scope="module")
+def traced() -> sp.Traced:
+    return sp.trace(sp.zoo("tiny-cnn"), sp.zoo_example("tiny-cnn"), name="tiny-cnn")
+
+
+@pytest.fixture(scope="module")
+def system() -> sp.System:
+    return sp.System(device=sp.device("this-cpu", slowdown=4), server=sp.device("this-cpu"), link=sp.link("lte-2021"))
+
+
+@pytest.fixture(scope="module")
+def profile(traced: sp.Traced, system: sp.System) -> sp.Profile:
+    return sp.profile(traced, system, budget_s=0.2, progress=False)
+
+
+def test_every_layer_has_a_time_that_is_no_accident(traced: sp.Traced, profile: sp.Profile) -> None:
+    assert [x.name for x in profile.graph.layers] == [x.name for x in traced.graph.layers]
+    assert (profile.seconds("server") > 0).all()
+    assert profile.methods == {"device": "measured", "server": "measured"}
+    assert profile.origins["server"].versions["torch"]
+    assert "Linux" in profile.origins["server"].machine or profile.origins["server"].machine
+
+
+def test_a_duty_cycle_multiplies_one_measurement(profile: sp.Profile) -> None:
+    np.testing.assert_allclose(profile.seconds("device"), 4 * profile.seconds("server"), rtol=1e-12)
+    np.testing.assert_allclose(profile.spread("device"), 4 * profile.spread("server"), rtol=1e-12)
+    assert "4x" in profile.origins["device"].note
+
+
+def test_layers_sum_to_the_whole(profile: sp.Profile) -> None:
+    whole = float(profile.origins["server"].note.split("whole model ")[1].split(" s")[0])
+    assert math.isclose(profile.seconds("server").sum(), whole, rel_tol=1e-4)
+
+
+def test_what_is_not_here_is_modelled_and_says_so(traced: sp.Traced) -> None:
+    away = sp.System(device=sp.device("jetson-tx2"), server=sp.device("jetson-agx-xavier"), link=sp.link("lte-2021"))
+    p = sp.profile(traced, away, progress=False)
+    assert p.methods == {"device": "modelled", "server": "modelled"}
+    assert p.seconds("device", 114.75e6).sum() > p.seconds("device", 1300.5e6).sum() > p.seconds("server").sum()
+
+
+def test_a_device_that_is_neither_here_nor_described_is_an_error(traced: sp.Traced) -> None:
+    away = sp.System(device=sp.Device("mystery"), server=sp.device("this-cpu"), link=sp.link("lte-2021"))
+    with pytest.raises(DataError, match=r"mystery.*peak_flops"):
+        sp.profile(traced, away, progress=False)
+
+
+@pytest.mark.parametrize("options", [{"budget_s": math.nan}, {"budget_s": 0}, {"least": 0}, {"least": 9, "most": 3}])
+def test_bad_options(traced: sp.Traced, system: sp.System, options: dict[str, float]) -> None:
+    with pytest.raises(DataError, match=next(iter(options))):
+        sp.profile(traced, system, **options)
+
+
+def test_not_a_traced_model(system: sp.System) -> None:
+    with pytest.raises(DataError, match=r"splitplan\.trace"):
+        sp.profile(sp.zoo("tiny-cnn"), system)  # type: ignore[arg-type]
+
+
+def test_a_failing_measurement_tells_what_it_said(
+    traced: sp.Traced, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    missing = sp.System(device=sp.device("this-cpu"), server=sp.device("this-cpu"), link=sp.link("lte-2021"))
+
+    class Elsewhere(measure.Task):
+        def to_json(self) -> str:
+            return json.dumps(json.loads(super().to_json()) | {"model": str(tmp_path / "none.pt2")})
+
+    monkeypatch.setattr(profiler, "Task", Elsewhere)
+    with pytest.raises(ExecutorError, match=r"none\.pt2"):
+        sp.profile(traced, missing, budget_s=0.1)
+
+
+def test_progress_is_told(traced: sp.Traced, system: sp.System) -> None:
+    told: list[float] = []
+    sp.profile(traced, system, budget_s=0.1, progress=lambda what, share: told.append(share))
+    assert told[0] == 0.0 and told[-1] == pytest.approx(1.0, abs=0.2) and told == sorted(told)
+
+
+def test_saved_and_read_it_is_the_same(profile: sp.Profile, tmp_path: Path) -> None:
+    profile.save(tmp_path / "p.csv")
+    again = sp.Profile.read(tmp_path / "p.csv")
+    np.testing.assert_array_equal(again.seconds("device"), profile.seconds("device"))
+    assert again.graph == profile.graph and again.origins == profile.origins
