@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from splitplan.data.plan import SplitPlan
     from splitplan.data.profile import Origin, Profile
     from splitplan.data.system import System
+    from splitplan.data.users import User
     from splitplan.executor.app import App, deploy
     from splitplan.executor.profiler import profile
     from splitplan.executor.report import Report
-    from splitplan.formulations.allocation import RateAllocation, User
+    from splitplan.formulations.allocation import RateAllocation
     from splitplan.formulations.solution import Solution, Status, Termination
     from splitplan.formulations.split import SplitPoint
     from splitplan.models.graph import Layer, LayerGraph, Tensor
@@ -43,10 +44,11 @@ _WHERE = {
     "splitplan.data.plan": ("SplitPlan",),
     "splitplan.data.profile": ("Origin", "Profile"),
     "splitplan.data.system": ("System",),
+    "splitplan.data.users": ("User",),
     "splitplan.executor.app": ("App", "deploy"),
     "splitplan.executor.profiler": ("profile",),
     "splitplan.executor.report": ("Report",),
-    "splitplan.formulations.allocation": ("RateAllocation", "User"),
+    "splitplan.formulations.allocation": ("RateAllocation",),
     "splitplan.formulations.solution": ("Solution", "Status", "Termination"),
     "splitplan.formulations.split": ("SplitPoint",),
     "splitplan.models.graph": ("Layer", "LayerGraph", "Tensor"),

@@ -1,0 +1,114 @@
+"""Predicted against measured: one plan by its parts, or several plans beside each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from splitplan.errors import DataError
+from splitplan.plots.style import MEASURED, PREDICTED, WIDTH, new_figure, tidy
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def plot_report(table: pd.DataFrame, *, title: str = "") -> Figure:
+    """Draw predicted beside measured for each quantity of a report; a whisker reaches to the 95th percentile.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A row a quantity: ``quantity, unit, predicted, measured``, and if known ``p95``; missing values are left out.
+    title : str
+
+    Returns
+    -------
+    Figure
+        One panel a unit.
+
+    Raises
+    ------
+    DataError
+        A column that is missing, or nothing to draw.
+    """
+    _need(table, ("quantity", "unit", "predicted", "measured"), "table of a report")
+    table = table[table["predicted"].notna() | table["measured"].notna()]
+    if table.empty:
+        raise DataError("has neither a prediction nor a measurement", "table of a report")
+    units = list(dict.fromkeys(table["unit"]))
+    counts = [int((table["unit"] == u).sum()) for u in units]
+    figure = new_figure(WIDTH, 2.8)
+    axes = figure.subplots(1, len(units), width_ratios=[max(c, 1.6) for c in counts], squeeze=False)[0]
+    for ax, unit in zip(axes, units, strict=True):
+        rows = table[table["unit"] == unit]
+        scale, name = (1e3, "ms") if unit == "s" else (1.0, unit)
+        _pairs(ax, list(rows["quantity"]), *(scale * _column(rows, c) for c in ("predicted", "measured", "p95")))
+        ax.set_ylabel(name, fontsize=8)
+    axes[0].legend(fontsize=7, frameon=False, loc="upper right", borderaxespad=0)
+    if title:
+        figure.suptitle(title, fontsize=8, x=0.01, ha="left")
+    return figure
+
+
+def plot_plans(table: pd.DataFrame, *, title: str = "") -> Figure:
+    """Draw the latency of several plans, predicted beside measured.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A row a plan: ``plan, predicted_s, measured_s``, and if known ``p95_s``.
+    title : str
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    DataError
+        A column that is missing, or no rows.
+    """
+    _need(table, ("plan", "predicted_s", "measured_s"), "table of plans")
+    figure = new_figure(0.7 * WIDTH, 2.8)
+    ax = figure.add_subplot()
+    _pairs(ax, list(table["plan"]), *(1e3 * _column(table, c) for c in ("predicted_s", "measured_s", "p95_s")))
+    ax.set_ylabel("latency (ms)", fontsize=8)
+    ax.legend(fontsize=7, frameon=False, loc="upper right", borderaxespad=0)
+    if title:
+        ax.set_title(title, fontsize=9, loc="left")
+    return figure
+
+
+def _need(table: pd.DataFrame, columns: tuple[str, ...], where: str) -> None:
+    missing = [c for c in columns if c not in table]
+    if missing or table.empty:
+        raise DataError([f"has no column {c!r}" for c in missing] or "has no rows", where)
+
+
+def _column(rows: pd.DataFrame, name: str) -> Any:
+    if name not in rows:
+        return np.full(len(rows), np.nan)
+    return rows[name].to_numpy(dtype=float, na_value=np.nan)
+
+
+def _pairs(axes: Axes, names: list[str], predicted: Any, measured: Any, p95: Any) -> None:
+    x = np.arange(len(names), dtype=float)
+    axes.bar(x - 0.2, np.nan_to_num(predicted), 0.36, color=PREDICTED, label="predicted", linewidth=0)
+    axes.bar(x + 0.2, np.nan_to_num(measured), 0.36, color=MEASURED, label="measured (median, to 95 %)", linewidth=0)
+    known = np.isfinite(p95) & np.isfinite(measured)
+    if known.any():
+        reach = np.maximum(p95 - measured, 0.0)[known]
+        axes.errorbar(
+            x[known] + 0.2, measured[known], [np.zeros_like(reach), reach], fmt="none", ecolor="#222222", elinewidth=0.8, capsize=2
+        )  # fmt: skip
+    tops = np.nanmax(np.vstack([predicted, measured, p95, np.zeros(len(x))]), axis=0)
+    for i, top in enumerate(tops):
+        if predicted[i] > 0 and np.isfinite(measured[i]):
+            axes.text(x[i], top, f"{measured[i] / predicted[i] - 1:+.0%}", ha="center", va="bottom", fontsize=6.5)
+    axes.set_xticks(x, names, fontsize=7)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_ylim(0, 1.2 * max(float(tops.max()), 1e-12))
+    tidy(axes)

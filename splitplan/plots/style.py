@@ -1,0 +1,46 @@
+"""One look for all figures: colours that colour-blind readers can tell apart, sizes that fit a page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DEVICE, SERVER, UP, DOWN, INK, PALE = "#0072B2", "#D55E00", "#E69F00", "#F0E442", "#222222", "#BBBBBB"
+PREDICTED, MEASURED = "#999999", "#0072B2"
+WIDTH = 7.0
+"""Inches: the text width of a page."""
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure with constrained layout."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def tidy(axes: Axes, grid: str | None = "y") -> None:
+    """Remove the frame's upper and right sides and draw a faint grid below the data."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=7)
+    axes.set_axisbelow(True)
+    if grid:
+        axes.grid(axis=grid, color="#E6E6E6", linewidth=0.6)  # type: ignore[arg-type]  # "x", "y" or "both"
+
+
+def amount(value: float, unit: str) -> str:
+    """A number with an SI prefix, as 602 kB."""
+    for prefix, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= scale:
+            return f"{value / scale:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
+
+
+def shorten(text: str, most: int) -> str:
+    """The text, its middle left out when it is longer than ``most``."""
+    if len(text) <= most:
+        return text
+    head = (most - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
