@@ -35,6 +35,8 @@ class Task:
     threads : int
     budget_s : float
         About how long to measure, warm-up left out.
+    rest_s : float
+        Pause before each run.
     least, most : int
         Fewest and most rounds, whatever the budget.
     """
@@ -44,6 +46,7 @@ class Task:
     torch_device: str
     threads: int
     budget_s: float
+    rest_s: float
     least: int
     most: int
 
@@ -74,7 +77,8 @@ def measure(part: Part, inputs: dict[str, torch.Tensor], symbols: dict[str, int]
 
     Rounds of an uninstrumented run and an instrumented one take turns. A layer's time in a round is taken relative to the
     whole runs before and after it, so that a machine whose speed drifts does not favour the layers that ran in a good moment;
-    the medians of these are scaled so that they sum to the median of the whole.
+    the medians of these are scaled so that they sum to the median of the whole. Each run comes after a rest, as a frame does
+    that comes alone: caches are cold then.
 
     Returns
     -------
@@ -88,6 +92,7 @@ def measure(part: Part, inputs: dict[str, torch.Tensor], symbols: dict[str, int]
     stamped = instrument(part)
 
     def run_whole() -> float:
+        time.sleep(task.rest_s)
         start = time.perf_counter()
         part(inputs, symbols)
         if task.torch_device.startswith("cuda"):
@@ -98,9 +103,10 @@ def measure(part: Part, inputs: dict[str, torch.Tensor], symbols: dict[str, int]
         run_whole()
         stamped(inputs, symbols)
         one = min(run_whole() for _ in range(3))
-        rounds = int(np.clip(task.budget_s / (2 * max(one, 1e-6)), task.least, task.most))
+        rounds = int(np.clip(task.budget_s / (2 * max(one + task.rest_s, 1e-6)), task.least, task.most))
         whole, layers = [run_whole()], []
         for i in range(rounds):
+            time.sleep(task.rest_s)
             layers.append(stamped(inputs, symbols)[1])
             whole.append(run_whole())
             if (i + 1) % max(1, rounds // 10) == 0:

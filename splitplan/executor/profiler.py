@@ -33,6 +33,7 @@ def profile(
     system: System,
     *,
     budget_s: float = 10.0,
+    rest_s: float = 0.1,
     least: int = 7,
     most: int = 200,
     progress: bool | Progress | None = None,
@@ -49,6 +50,9 @@ def profile(
     system : System
     budget_s : float
         About how long to measure each kind of device.
+    rest_s : float
+        Pause before each run. A frame that comes alone finds cold caches and takes longer (here by some 10 %) than one in a
+        loop; so does one on a device slowed by a duty cycle. 0 measures back to back, as in a pipeline that never waits.
     least, most : int
         Fewest and most rounds, whatever the budget.
     progress : bool or callable, optional
@@ -69,7 +73,8 @@ def profile(
         raise DataError(
             f"got a {type(traced).__name__}; give what splitplan.trace or splitplan.load_traced returns", "profile"
         )
-    problems = [p for p in [number_problem("budget_s", budget_s, positive=True)] if p]
+    checked = (number_problem("budget_s", budget_s, positive=True), number_problem("rest_s", rest_s))
+    problems = [p for p in checked if p]
     problems += [] if 1 <= least <= most else [f"least={least}, most={most}: give 1 ≤ least ≤ most"]
     raise_all(problems, "profile")
     layers = [x.name for x in traced.graph.layers]
@@ -83,8 +88,8 @@ def profile(
                 continue
             key = (device.kind, device.threads)
             if key not in measured:
-                task = Task(str(path), traced.granularity, device.kind, device.threads, budget_s, least, most)
-                measured[key] = _measure(task, device, tell)
+                task = Task(str(path), traced.granularity, device.kind, device.threads, budget_s, rest_s, least, most)
+                measured[key] = _measure(task, device, tell) | {"rest_s": rest_s}
             result = measured[key]
             seconds, spread = (
                 device.slowdown * np.array(column)
@@ -97,7 +102,9 @@ def profile(
 
 def _origin(device: Device, result: dict[str, Any]) -> Origin:
     whole, spread = result["whole_s"]
-    notes = [f"whole model {whole:.6g} s, interquartile range {spread:.3g} s, before any slowdown"]
+    notes = [
+        f"whole model {whole:.6g} s, interquartile range {spread:.3g} s, before any slowdown, each run after a rest of {result['rest_s']:g} s"
+    ]
     notes += [device.emulated] if device.emulated else []
     notes += ["clocks other than the top one by the device's a/f + b"] if device.clock_hz else []
     return Origin(

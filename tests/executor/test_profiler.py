@@ -26,7 +26,7 @@ def system() -> sp.System:
 
 @pytest.fixture(scope="module")
 def profile(traced: sp.Traced, system: sp.System) -> sp.Profile:
-    return sp.profile(traced, system, budget_s=0.2, progress=False)
+    return sp.profile(traced, system, budget_s=0.2, rest_s=0, progress=False)
 
 
 def test_every_layer_has_a_time_that_is_no_accident(traced: sp.Traced, profile: sp.Profile) -> None:
@@ -61,7 +61,7 @@ def test_a_device_that_is_neither_here_nor_described_is_an_error(traced: sp.Trac
         sp.profile(traced, away, progress=False)
 
 
-@pytest.mark.parametrize("options", [{"budget_s": math.nan}, {"budget_s": 0}, {"least": 0}, {"least": 9, "most": 3}])
+@pytest.mark.parametrize("options", [{"budget_s": math.nan}, {"budget_s": 0}, {"rest_s": -1}, {"least": 0}, {"least": 9, "most": 3}])
 def test_bad_options(traced: sp.Traced, system: sp.System, options: dict[str, float]) -> None:
     with pytest.raises(DataError, match=next(iter(options))):
         sp.profile(traced, system, **options)
