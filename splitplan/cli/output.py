@@ -1,0 +1,121 @@
+"""How commands speak: tables and JSON on stdout, progress and errors on stderr, numbers with their units."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from splitplan.errors import DataError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script, nothing else, on stdout.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="FILE.pt2, zoo:NAME or package.module:factory.")]
+SystemOption = Annotated[Path, typer.Option("--system", help="TOML file of the places and links.", metavar="FILE.toml")]
+
+
+def out() -> Console:
+    """The console of results."""
+    return Console(highlight=False, soft_wrap=False)
+
+
+def err() -> Console:
+    """The console of progress and errors."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """A line of progress, on stderr, so that stdout stays a script's."""
+    err().print(text, markup=False)
+
+
+def say_error(text: str) -> None:
+    """One message on stderr."""
+    err().print(f"splitplan: {text}", markup=False, style="red")
+
+
+def print_json(data: Any) -> None:
+    """JSON on stdout; a number that JSON cannot hold is null."""
+    typer.echo(json.dumps(_plain(data), indent=1))
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {str(k): _plain(v) for k, v in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_plain(v) for v in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        return None
+    return data
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[str] = ()) -> Table:
+    """A rich table of text cells; the columns in ``numeric`` stand right."""
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(cell.replace("[", "\\[") for cell in row))
+    return made
+
+
+def seconds(value: float | None) -> str:
+    """Seconds in the unit that reads best."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    for unit, scale in (("s", 1.0), ("ms", 1e3)):
+        if abs(value) * scale >= 1:
+            return f"{value * scale:.4g} {unit}"
+    return f"{value * 1e6:.4g} µs" if value else "0"
+
+
+def amount(value: float, unit: str) -> str:
+    """A number with an SI prefix, as 12.3 MB."""
+    for prefix, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= scale:
+            return f"{value / scale:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """A spinner while something takes its time; a plain line where stderr is no terminal."""
+    console = err()
+    if console.is_terminal:
+        with console.status(text):
+            yield
+    else:
+        say(f"{text} …")
+        yield
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that its suffix names; whole or not at all."""
+    import io
+
+    from splitplan.models.graph import write_whole
+
+    buffer = io.BytesIO()
+    try:
+        figure.savefig(buffer, format=path.suffix.removeprefix(".") or "png", dpi=200, bbox_inches="tight")
+    except ValueError as e:
+        raise DataError(f"no figure can be written in this format: {e}", str(path)) from e
+    write_whole(path, buffer.getvalue())
+
+
+def make_folder(path: Path) -> Path:
+    """The folder, made if it is not there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise DataError(f"cannot be made: {e.strerror}", str(path)) from e
+    return path

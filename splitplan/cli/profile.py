@@ -1,0 +1,57 @@
+"""``splitplan profile``: seconds of each layer at each place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from splitplan.cli.output import Json, ModelArgument, SystemOption, out, print_json, say, seconds, table, working
+
+
+def profile(
+    model: ModelArgument,
+    system: SystemOption,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write it: .csv or .parquet.")
+    ] = None,
+    budget_s: Annotated[float, typer.Option(help="About how long to measure each kind of device.")] = 10.0,
+    json: Json = False,
+) -> None:
+    """Measure a model's layers where a place is this machine, and model them by its data where it is not."""
+    with working(f"tracing {model}"):
+        from splitplan.data.system import System
+        from splitplan.executor.profiler import profile as measure
+        from splitplan.models.load import load_model
+
+        where = System.read(system)
+        traced = load_model(model)
+    say(f"profiling {len(traced.graph)} layers at {', '.join(where.places)}")
+    found = measure(traced, where, budget_s=budget_s)
+    if output is not None:
+        found.save(output)
+    frame = found.summary()
+    if json:
+        print_json({"model": traced.name, "fingerprint": traced.fingerprint, "places": frame.to_dict("records")})
+        return
+    rows = [
+        (
+            r.place,
+            r.device,
+            "its own" if r.clock_hz != r.clock_hz else f"{r.clock_hz / 1e6:g} MHz",
+            seconds(r.total_s),
+            r.method + (f", slowed {r.slowdown:g}x" if r.slowdown > 1 else ""),
+        )
+        for r in frame.itertuples()
+    ]
+    title = f"{traced.name}: {len(traced.graph)} layers, batch {traced.graph.batch}"
+    out().print(table(title, ("place", "device", "clock", "all layers", "how"), rows, numeric=("all layers",)))
+    slow = found.to_frame().sort_values("median_s", ascending=False).drop_duplicates("layer").head(10)
+    rows = [
+        (r.layer, r.place, seconds(r.median_s), seconds(r.spread_s), str(int(r.samples))) for r in slow.itertuples()
+    ]
+    columns = ("slowest layers", "place", "median", "spread (IQR)", "samples")
+    out().print(table("", columns, rows, numeric=columns[2:]))
+    if output is not None:
+        say(f"written: {output}")
