@@ -48,18 +48,45 @@ class Spec:
     rounds: int = 7
 
 
-SPECS: dict[str, Spec] = {}
+Progress = Callable[[str], None]
 
 
-def register(spec: Spec) -> Spec:
-    """Add a spec to the registry; a name is given once."""
-    if spec.name in SPECS:
-        raise ValueError(f"benchmark {spec.name!r} is registered twice")
-    SPECS[spec.name] = spec
-    return spec
+@dataclass(frozen=True)
+class Study:
+    """A measurement that is no comparison of solvers: it makes a table of its own, and says in words what it shows.
+
+    Parameters
+    ----------
+    name, title, aim : str
+    measure : callable
+        (smoke, progress) → (table, what it shows).
+    """
+
+    name: str
+    title: str
+    aim: str
+    measure: Callable[[bool, Progress], tuple[pd.DataFrame, str]]
 
 
-def run(spec: Spec, *, smoke: bool = False, progress: Callable[[str], None] = lambda _: None) -> pd.DataFrame:
+ALL: dict[str, Spec | Study] = {}
+
+
+def register(what: Spec | Study) -> None:
+    """Add to the registry; a name is given once."""
+    if what.name in ALL:
+        raise ValueError(f"benchmark {what.name!r} is registered twice")
+    ALL[what.name] = what
+
+
+def measure(what: Spec | Study, *, smoke: bool, progress: Progress) -> tuple[pd.DataFrame, str]:
+    """Run it: its table, and what the table shows."""
+    if isinstance(what, Study):
+        return what.measure(smoke, progress)
+    note = f"Medians of {what.rounds} rounds in which contestants take turns; ratios are medians of the ratios round by round."
+    return run(what, smoke=smoke, progress=progress), note
+
+
+def run(spec: Spec, *, smoke: bool = False, progress: Progress = lambda _: None) -> pd.DataFrame:
     """Run a spec: one row a size and contestant, with the median of each phase, of the total, and the ratio to the baseline."""
     rows = []
     for size in spec.smoke if smoke else spec.sizes:

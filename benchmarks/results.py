@@ -15,7 +15,9 @@ FOLDER = Path(__file__).resolve().parents[1] / "docs" / "results"
 PACKAGES = ("torch", "highspy", "scipy", "pyomo", "cvxpy", "clarabel", "networkx", "pyzmq")
 
 
-def write(name: str, title: str, aim: str, table: pd.DataFrame, command: str, notes: str = "", folder: Path = FOLDER) -> Path:
+def write(
+    name: str, title: str, aim: str, table: pd.DataFrame, command: str, notes: str = "", folder: Path = FOLDER
+) -> Path:
     """Write a table as Markdown, with what was asked for, the command, the commit, the machine and its load."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.md"
@@ -23,13 +25,13 @@ def write(name: str, title: str, aim: str, table: pd.DataFrame, command: str, no
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
     ).stdout.strip()
     versions = ", ".join(f"{p} {version(p)}" for p in PACKAGES)
+    where = f"{os.cpu_count()} cores ({_processor()}), load {os.getloadavg()[0]:.1f} at the end"
     text = [
         f"# {title}",
         "",
         f"Aim: {aim}.",
         "",
-        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, commit {commit or '(none)'}, {os.cpu_count()} cores "
-        f"({_processor()}), load {os.getloadavg()[0]:.1f} before the end, Python {platform.python_version()}, {versions}.",
+        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, commit {commit or '(none)'}, {where}, Python {platform.python_version()}, {versions}.",
         "",
         markdown(table),
         "",
@@ -41,6 +43,7 @@ def write(name: str, title: str, aim: str, table: pd.DataFrame, command: str, no
 
 def markdown(table: pd.DataFrame) -> str:
     """A table in Markdown, numbers to four digits."""
+
     def cell(value: object) -> str:
         if isinstance(value, float):
             return "" if value != value else f"{value:.4g}"
