@@ -74,7 +74,12 @@ def pack(name: str, tensor: torch.Tensor, wire: Wire = "fp32") -> tuple[dict[str
                 f"tensor {name!r}: values up to {data.abs().max().item():.3g} do not fit {coded}; use a wider wire"
             )
         data = narrow
-    return head, memoryview(data.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return head, _bytes_of(data)
+
+
+def _bytes_of(data: torch.Tensor) -> memoryview:
+    flat: Any = data.contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(flat)
 
 
 def _quantise(name: str, data: torch.Tensor) -> tuple[torch.Tensor, float, float]:
@@ -124,7 +129,7 @@ def unpack(head: dict[str, Any], data: memoryview) -> torch.Tensor:
     count = math.prod(head["shape"])
     raw = torch.empty(count, dtype=torch.uint8 if coded == torch.bool else coded)
     if count:
-        memoryview(raw.view(torch.uint8).numpy())[:] = data
+        _bytes_of(raw)[:] = data
     if coded == torch.bool:
         raw = raw != 0  # a byte other than 0 and 1 in a bool tensor is undefined behaviour
     if "scale" in head:

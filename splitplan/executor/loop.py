@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -88,8 +89,9 @@ class Loop:
         """Until `stop`, or until a handler raises."""
         try:
             while not self._stop:
-                wait_s = min((t[0] for t in self._timers), default=float("inf")) - time.monotonic()
-                for ready, _ in self._poller.poll(None if wait_s == float("inf") else max(0, wait_s * 1e3)):
+                due_s = min((t[0] for t in self._timers), default=None)
+                wait_ms = None if due_s is None else max(0, math.ceil((due_s - time.monotonic()) * 1e3))
+                for ready, _ in self._poller.poll(wait_ms):
                     if ready == self._read:
                         os.read(self._read, 4096)
                     else:
@@ -108,12 +110,13 @@ class Loop:
                 os.close(self._write)
 
 
-def prepare(socket: zmq.Socket[bytes]) -> None:
+def prepare(socket: zmq.Socket[bytes], address: str) -> None:
     """Options that every socket here has: nothing lingers, nothing is silently dropped for being much, sizes are bounded."""
     socket.linger = 0
     socket.sndhwm = socket.rcvhwm = 0  # frames in flight are bounded by the protocol's users
     socket.set(zmq.MAXMSGSIZE, MAX_TENSOR_BYTES)
-    socket.set(zmq.IPV6, 1)
+    if not address.removeprefix("tcp://")[:1].isdigit():  # an IPv4 address would come back as an IPv6 one
+        socket.set(zmq.IPV6, 1)
 
 
 def receive(socket: zmq.Socket[bytes], extra: int = 0) -> Parts:

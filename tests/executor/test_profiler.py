@@ -61,7 +61,9 @@ def test_a_device_that_is_neither_here_nor_described_is_an_error(traced: sp.Trac
         sp.profile(traced, away, progress=False)
 
 
-@pytest.mark.parametrize("options", [{"budget_s": math.nan}, {"budget_s": 0}, {"rest_s": -1}, {"least": 0}, {"least": 9, "most": 3}])
+@pytest.mark.parametrize(
+    "options", [{"budget_s": math.nan}, {"budget_s": 0}, {"rest_s": -1}, {"least": 0}, {"least": 9, "most": 3}]
+)
 def test_bad_options(traced: sp.Traced, system: sp.System, options: dict[str, float]) -> None:
     with pytest.raises(DataError, match=next(iter(options))):
         sp.profile(traced, system, **options)

@@ -71,12 +71,12 @@ def test_int8_keeps_the_ends_and_constants() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_int8_refuses_what_has_no_scale(bad: float) -> None:
-    with pytest.raises(WireError, match="'x'.*wider wire"):
+    with pytest.raises(WireError, match=r"'x'.*wider wire"):
         frame({"x": torch.tensor([1.0, bad])}, "int8")
 
 
 def test_fp16_refuses_to_overflow_but_carries_infinities() -> None:
-    with pytest.raises(WireError, match="1e\\+05.*do not fit float16"):
+    with pytest.raises(WireError, match=r"1e\+05.*do not fit float16"):
         frame({"x": torch.tensor([1e5])}, "fp16")
     assert torch.equal(round_trip(torch.tensor([float("inf"), 1.0]), "fp16"), torch.tensor([float("inf"), 1.0]))
 
@@ -84,7 +84,7 @@ def test_fp16_refuses_to_overflow_but_carries_infinities() -> None:
 def test_conjugates_and_foreign_layouts() -> None:
     value = torch.randn(3, dtype=torch.complex64).conj()
     assert torch.equal(wire.decode(frame({"x": value})).tensors["x"], value)
-    with pytest.raises(WireError, match="'x'.*cannot cross"):
+    with pytest.raises(WireError, match=r"'x'.*cannot cross"):
         frame({"x": torch.eye(3).to_sparse()})
 
 

@@ -1,0 +1,649 @@
+"""Running a plan: the user's end. Starts the workers, hands them frames, answers every one, and reports.
+
+app (this process) → device worker → server worker. The workers are processes of their own, also when all is on one machine,
+so that thread counts and allocator are theirs and never a notebook's.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+import zmq
+
+from splitplan.data.plan import SplitPlan, wire_bytes
+from splitplan.data.profile import Profile
+from splitplan.data.system import System
+from splitplan.errors import ExecutorError, FingerprintError, HandshakeError, SplitplanError, raise_all
+from splitplan.executor import keys as key_files
+from splitplan.executor.report import FrameRecord, Report, count, make_rows
+from splitplan.executor.roles import CHECK_TOLERANCE
+from splitplan.executor.session import Session, error_of
+from splitplan.executor.shaper import Shaper
+from splitplan.executor.spawn import WorkerProcess
+from splitplan.executor.split import run_whole
+from splitplan.executor.wire import Message, encode, pack_all
+from splitplan.executor.worker import WorkerOptions
+from splitplan.models.trace import Traced
+
+MAX_RESTARTS = 10
+_PATIENCE_S = 10.0
+_SOCKET_PATH = 90  # the kernel's limit is 104 (macOS) to 108 bytes
+
+
+def deploy(
+    traced: Traced,
+    plan: SplitPlan,
+    system: System,
+    *,
+    profile: Profile | None = None,
+    hosts: Mapping[str, str] | None = None,
+    keys: str | Path | None = None,
+    emulate: bool | None = None,
+    depth: int = 8,
+    check: bool = True,
+    heartbeat_s: float = 1.0,
+    frame_timeout_s: float | None = None,
+    start_timeout_s: float = 120.0,
+    max_restarts: int = MAX_RESTARTS,
+) -> App:
+    """Start running a plan.
+
+    Parameters
+    ----------
+    traced : Traced
+    plan : SplitPlan
+        For this model; its ``predicted`` is what the report compares with.
+    system : System
+        Two places, ``device`` and ``server``, and the link between them.
+    profile : Profile, optional
+        Only to be named in the report.
+    hosts : mapping of str to str, optional
+        Addresses of workers that run already, as ``{"server": "tcp://host:5555"}``; a place without one gets a local worker.
+    keys : path, optional
+        Directory of keys (`splitplan.executor.keys`): encrypts what goes over TCP. Needed for hosts beyond this machine.
+    emulate : bool, optional
+        Whether the link is shaped to the system's and local workers are slowed to the system's devices. By default when
+        both workers are local.
+    depth : int
+        Frames under way at once; `App.submit` waits while there are so many.
+    check : bool
+        Run the example split and whole, compare, and refuse to serve when they differ by more than rounding.
+    heartbeat_s : float
+        A peer not heard of for three of these is gone.
+    frame_timeout_s : float, optional
+        A frame that the server has not answered by then is finished on the device. By default 30 s and what ``depth``
+        frames take on the link.
+    start_timeout_s : float
+        For each worker to get ready, and for the check.
+    max_restarts : int
+        How often each local worker is started again.
+
+    Raises
+    ------
+    DataError, FingerprintError
+        The plan is not for this model or system.
+    HandshakeError
+        The workers do not fit together: version, weights, keys; or the split does not compute what the model does.
+    ExecutorError
+        A worker cannot be started or reached.
+    """
+    app = App(
+        traced, plan, system, profile=profile, hosts=hosts, keys=keys, emulate=emulate, depth=depth,
+        heartbeat_s=heartbeat_s, frame_timeout_s=frame_timeout_s, start_timeout_s=start_timeout_s, max_restarts=max_restarts,
+    )  # fmt: skip
+    try:
+        app._start(check)
+    except BaseException:
+        app.close(wait=False)
+        raise
+    return app
+
+
+@dataclass
+class _Entry:
+    """A frame that has been accepted and not yet answered."""
+
+    future: Future[Any]
+    inputs: dict[str, torch.Tensor]
+    submitted_s: float
+    single: bool
+    stream: int | None
+    check: bool = False
+
+
+class App:
+    """A plan that runs; made by `deploy`, used as a context manager.
+
+    Attributes
+    ----------
+    pids : dict of str to int
+        Process ids of the local workers.
+    """
+
+    def __init__(
+        self,
+        traced: Traced,
+        plan: SplitPlan,
+        system: System,
+        *,
+        profile: Profile | None,
+        hosts: Mapping[str, str] | None,
+        keys: str | Path | None,
+        emulate: bool | None,
+        depth: int,
+        heartbeat_s: float,
+        frame_timeout_s: float | None,
+        start_timeout_s: float,
+        max_restarts: int,
+    ) -> None:
+        self._hosts = dict(hosts or {})
+        _check_arguments(self._hosts, depth, heartbeat_s, frame_timeout_s, start_timeout_s)
+        plan.check(traced.graph)
+        self.traced, self.plan, self.system = traced, plan, system
+        link = system.link
+        self._offloads = bool(plan.server_layers) or plan.result == "server"
+        self._emulate = emulate if emulate is not None else not self._hosts
+        self._profile, self._heartbeat_s, self._max_restarts = profile, heartbeat_s, max_restarts
+        self._start_timeout_s = start_timeout_s
+        self._up = (
+            Shaper(link.rate_up_bps, link.up_delay_s, link.overhead, link.header_bytes) if self._emulate else None
+        )
+        self._down = (
+            Shaper(link.rate_down_bps, link.down_delay_s, link.overhead, link.header_bytes) if self._emulate else None
+        )
+        self.frame_timeout_s = frame_timeout_s or 30.0 + depth * self._least_latency_s()
+        self._keys = key_files.load(keys) if keys is not None else None
+        self._keys_directory = str(Path(keys).expanduser()) if keys is not None else None
+        self._token, self._plan_id = uuid.uuid4().hex, uuid.uuid4().hex
+        self._lock = threading.Lock()
+        self._pending: dict[int, _Entry] = {}
+        self._ids, self._streams = itertools.count(), itertools.count()
+        self._slots = threading.BoundedSemaphore(depth)
+        self._depth = depth
+        self._frames: list[FrameRecord] = []
+        self._notes: list[str] = []
+        self._surplus = 0
+        self._compared: dict[str, float] = {}
+        self._abouts: dict[str, dict[str, Any]] = {}
+        self._workers: dict[str, WorkerProcess] = {}
+        self._session: Session | None = None
+        self._closed, self._local = False, ""
+        self._stir = threading.Event()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._directory: Path | None = None
+        self._keeper = threading.Thread(target=self._keep, name="splitplan keeper", daemon=True)
+
+    # -- use -------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """One frame: the model's inputs in, the model's own output structure out."""
+        return self.submit(*args, **kwargs).result()
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Hand a frame over; waits while ``depth`` frames are under way. Inputs are copied, so they may be reused at once."""
+        return self._submit(self.traced.flatten(*args, **kwargs), None)
+
+    def stream(self, items: Iterable[Any], depth: int | None = None) -> Iterator[Any]:
+        """Results of many frames, in order, several under way at once. An item is one input, or a tuple of all inputs.
+
+        Parameters
+        ----------
+        items : iterable
+        depth : int, optional
+            Frames under way at once; at most `deploy`'s, and that by default.
+        """
+        number, most = next(self._streams), min(depth or self._depth, self._depth)
+        under_way: deque[Future[Any]] = deque()
+        for item in items:
+            if len(under_way) >= most:
+                yield under_way.popleft().result()
+            under_way.append(self._submit(self.traced.flatten(*(item if isinstance(item, tuple) else (item,))), number))
+        while under_way:
+            yield under_way.popleft().result()
+
+    def report(self) -> Report:
+        """What it has been like so far."""
+        with self._lock:
+            frames, notes = tuple(self._frames), tuple(dict.fromkeys([*self._facts(), *self._notes]))
+        counts = count(frames)
+        counts |= {f"restarts_{k}": float(w.starts - 1) for k, w in self._workers.items()}
+        counts["surplus_answers_dropped"] = float(self._surplus)
+        counts |= self._compared
+        return Report(self.plan, tuple(make_rows(self.plan, self.system, frames)), counts, notes, frames)
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids of the local workers, by place."""
+        return {k: pid for k, w in self._workers.items() if (pid := w.pid) is not None}
+
+    def close(self, wait: bool = True) -> None:
+        """Stop the workers and remove what was made.
+
+        Parameters
+        ----------
+        wait : bool
+            Answer first what has been accepted; otherwise those frames get an `ExecutorError`.
+        """
+        if self._closed:
+            return
+        if wait:
+            for entry in list(self._pending.values()):
+                entry.future.exception()
+        self._closed = True
+        atexit.unregister(self._at_exit)
+        self._stir.set()
+        if self._keeper.is_alive() and self._keeper is not threading.current_thread():
+            self._keeper.join()
+        if self._session is not None:
+            self._session.close()
+        for worker in self._workers.values():
+            worker.stop()
+        self._fail_all(ExecutorError("the app was closed before this frame was answered"))
+        self._context.destroy(linger=0)
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def __enter__(self) -> App:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(wait=kind is None)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else self._local or "running"
+        return f"App({self.plan.model!r}: {self.plan.describe()}; {state})"
+
+    def _repr_html_(self) -> str:
+        return self.report()._repr_html_()
+
+    # -- starting --------------------------------------------------------------------------------
+
+    def _start(self, check: bool) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="splitplan-"))
+        atexit.register(self._at_exit)
+        places = [p for p in ("device", "server") if p not in self._hosts and (p == "device" or self._offloads)]
+        path = self._model_file() if places else ""
+        for place in places:
+            options = WorkerOptions(path, self._address(place), self._keys_directory, **self._device_options(place))
+            self._workers[place] = WorkerProcess(place, options, self._directory / f"{place}.log", self._stir.set)
+        deadline = time.monotonic() + self._start_timeout_s
+        for worker in self._workers.values():
+            worker.spawn()
+        for place, worker in self._workers.items():
+            self._abouts[place] = worker.wait_ready(deadline)
+            # A port that was chosen is kept, so that a restarted worker is found where it was.
+            self._hosts[place] = self._abouts[place]["address"]
+            worker.options = WorkerOptions(**{**vars(worker.options), "listen": self._hosts[place]})
+        sees_server = self._connect(_PATIENCE_S)
+        if self._offloads and not sees_server:
+            raise ExecutorError(
+                f"the server worker at {self._hosts['server']} cannot be reached from the device worker within {_PATIENCE_S:g} s; "
+                "is it running there, and may the device connect to it?"
+            )
+        self._keeper.start()
+        if check:
+            self._run_check()
+
+    def _model_file(self) -> str:
+        assert self._directory is not None
+        path = self._directory / "model.pt2"
+        self.traced.save(path)
+        return str(path)
+
+    def _address(self, place: str) -> str:
+        assert self._directory is not None
+        path = self._directory / f"{place}.sock"
+        if (place == "device" or self._keys is None) and len(str(path)) <= _SOCKET_PATH:
+            return f"ipc://{path}"
+        if self._keys is None:
+            self._notes.append(
+                f"{place} worker: {path.parent} is too long a path for a socket; TCP on loopback was used instead"
+            )
+        return "tcp://127.0.0.1:0"
+
+    def _device_options(self, place: str) -> dict[str, Any]:
+        device = self.system.places[place]
+        return {
+            "threads": device.threads,
+            "torch_device": device.kind,
+            "slowdown": device.slowdown if self._emulate else 1.0,
+            "owned": str(self._directory),
+        }
+
+    def _connect(self, patience_s: float) -> bool:
+        """A session with the device worker, told the plan; returns whether it sees the server."""
+        session = Session(
+            self._context, self._hosts["device"], self._keys, name="the device worker", token=self._token,
+            heartbeat_s=self._heartbeat_s, on_message=self._message, on_lost=lambda _: self._stir.set(),
+        )  # fmt: skip
+        try:
+            about = session.open(patience_s)
+            if about["fingerprint"] != self.plan.fingerprint:
+                raise HandshakeError(
+                    f"the device worker at {self._hosts['device']} has a model of fingerprint {about['fingerprint'][:12]}, the plan is "
+                    f"for {self.plan.fingerprint[:12]}: structure, weights or granularity differ; give it the same model"
+                )
+            if about["granularity"] != self.traced.granularity:
+                raise HandshakeError(
+                    f"the device worker at {self._hosts['device']} has {about['granularity']} granularity, this model "
+                    f"{self.traced.granularity}; start it with --granularity {self.traced.granularity}"
+                )
+            body = {
+                "plan_id": self._plan_id,
+                "plan": self.plan.to_dict(),
+                "role": "device",
+                "up": _link_body(self._up),
+                "down": _link_body(self._down),
+                "server": self._hosts.get("server"),
+                "heartbeat_s": self._heartbeat_s,
+                "frame_timeout_s": self.frame_timeout_s,
+                "patience_s": patience_s,
+            }
+            answer = session.request("configure", body, self._start_timeout_s, "configured")
+        except BaseException:
+            session.close()
+            raise
+        self._abouts["device"] = about
+        with self._lock:
+            self._session = session
+            for frame_id, entry in self._pending.items():
+                self._send(session, frame_id, entry)
+        return bool(answer.body["sees_server"])
+
+    def _least_latency_s(self) -> float:
+        """What a frame takes on the emulated link at least, and what is predicted of it all."""
+        graph, plan = self.traced.graph, self.plan
+        up = [*graph.boundary(plan.server_layers)]
+        size = sum(wire_bytes(t.size_bytes, t.dtype, plan.wire) for t in [*up, *graph.outputs])
+        on_link = sum(s.occupies_s(size) + s.delay_s for s in (self._up, self._down) if s is not None)
+        return max(on_link, plan.predicted.get("latency_s", 0.0))
+
+    def _run_check(self) -> None:
+        future = self._submit(self.traced.example_inputs(), None, check=True)
+        try:
+            found = future.result(self._start_timeout_s)
+        except TimeoutError as e:
+            raise ExecutorError(
+                f"the example was not answered within start_timeout_s = {self._start_timeout_s:g} s; give more, or check=False"
+            ) from e
+        alone, compared = found
+        if alone:
+            raise ExecutorError(f"the example could not be run split: {alone}")
+        if compared["crossing_relative"] > CHECK_TOLERANCE:
+            raise HandshakeError(
+                f"the example's result through both workers differs from the same computed in one by {compared['crossing_relative']:.2g} "
+                f"of the largest output (allowed: {CHECK_TOLERANCE:g}); the workers compute differently: same torch on both?"
+            )
+        if self.plan.wire == "fp32" and compared["whole_relative"] > CHECK_TOLERANCE:
+            raise HandshakeError(
+                f"the example's split result differs from the whole model's by {compared['whole_relative']:.2g} of the largest output "
+                f"(allowed: {CHECK_TOLERANCE:g}); please report this model"
+            )
+        self._compared = {
+            "largest_output_difference": compared["whole_absolute"],
+            "largest_output_difference_relative": compared["whole_relative"],
+        }
+        self._notes.append(
+            "the example's split result is bit-equal to the whole model's"
+            if compared["whole_equal"]
+            else f"the example's split result differs from the whole model's by {compared['whole_absolute']:.3g} "
+            f"({compared['whole_relative']:.2g} of the largest output; wire {self.plan.wire})"
+        )
+
+    # -- frames ----------------------------------------------------------------------------------
+
+    def _submit(self, inputs: dict[str, torch.Tensor], stream: int | None, check: bool = False) -> Future[Any]:
+        copies = {k: v.detach().clone() for k, v in inputs.items()}
+        while not self._slots.acquire(timeout=0.2):
+            self._refuse_if_closed()
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()  # an accepted frame is answered, so it cannot be cancelled
+        with self._lock:
+            if self._closed:
+                self._slots.release()
+            self._refuse_if_closed()
+            single = not self._pending
+            for other in self._pending.values():
+                other.single = False
+            frame_id = next(self._ids)
+            entry = self._pending[frame_id] = _Entry(future, copies, time.monotonic(), single, stream, check)
+            if self._local:
+                self._stir.set()
+            elif self._session is not None:
+                self._send(self._session, frame_id, entry)
+        return future
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise ExecutorError("the app is closed; deploy the plan again")
+
+    def _send(self, session: Session, frame_id: int, entry: _Entry) -> None:
+        body = {"plan_id": self._plan_id, "frame_id": frame_id, "symbols": {}, "check": entry.check}
+        session.send(encode("frame", body, pack_all(entry.inputs)))
+
+    def _message(self, message: Message) -> None:
+        body = message.body
+        with self._lock:
+            entry = self._pending.pop(body["frame_id"], None)
+            self._surplus += entry is None
+        if entry is None:
+            return
+        if message.kind == "error":
+            self._settle(entry, error=error_of(body, "the device worker"))
+        elif entry.check:
+            self._settle(entry, value=(body["alone"], body["compared"]))
+        else:
+            self._answer(body["frame_id"], entry, message.tensors, body["times"], body["alone"])
+
+    def _answer(
+        self, frame_id: int, entry: _Entry, outputs: dict[str, torch.Tensor], times: dict[str, float], alone: str
+    ) -> None:
+        done = time.monotonic()
+        try:
+            value = self.traced.unflatten(outputs, self.traced.symbols(entry.inputs))
+        except SplitplanError as e:
+            self._settle(entry, error=e)
+            return
+        record = FrameRecord(frame_id, entry.submitted_s, done, entry.single, entry.stream, alone, times)
+        with self._lock:
+            self._frames.append(record)
+            if alone:
+                self._notes.append(f"a frame was finished without the server: {alone}")
+        self._settle(entry, value=value)
+
+    def _settle(self, entry: _Entry, value: Any = None, error: BaseException | None = None) -> None:
+        self._slots.release()
+        if error is not None:
+            entry.future.set_exception(error)
+        else:
+            entry.future.set_result(value)
+
+    def _fail_all(self, error: SplitplanError) -> None:
+        with self._lock:
+            left = list(self._pending.values())
+            self._pending.clear()
+        for entry in left:
+            self._settle(entry, error=error)
+
+    # -- the keeper: starts again what died, and computes here when nothing else is left -----------
+
+    def _keep(self) -> None:
+        while not self._closed:
+            self._stir.wait()
+            self._stir.clear()
+            if self._closed:
+                return
+            try:
+                self._mend()
+            except Exception as e:  # noqa: BLE001  whatever it is, accepted frames must be answered
+                self._go_local(f"{type(e).__name__}: {e}")
+            if self._local:
+                self._compute_here()
+
+    def _mend(self) -> None:
+        dead = [w for w in self._workers.values() if not w.running and w.starts <= self._max_restarts]
+        for worker in dead:
+            self._note(f"the {worker.name} worker died and was started again")
+            self._pause(min(2.0, 0.05 * 2 ** max(0, worker.starts - 3)))
+            worker.spawn()
+        for worker in dead:
+            try:
+                worker.wait_ready(time.monotonic() + self._start_timeout_s)
+            except ExecutorError as e:
+                self._note(f"the {worker.name} worker could not be started again: {e}")
+                worker.stop()
+                self._stir.set()
+        if self._session is not None and self._session.lost and not self._local:
+            self._reconnect(self._session)
+
+    def _reconnect(self, lost: Session) -> None:
+        reason = lost.lost or ""
+        self._note(f"the device worker was lost ({reason}); frames it had not answered were given to it again")
+        with self._lock:
+            self._session = None
+        lost.close()
+        worker = self._workers.get("device")
+        for attempt in range(self._max_restarts + 1):
+            if self._closed:
+                return
+            if worker is not None and not worker.running:
+                if worker.starts > self._max_restarts:
+                    break
+                self._pause(min(2.0, 0.1 * 2**attempt))
+                worker.spawn()
+                worker.wait_ready(time.monotonic() + self._start_timeout_s)
+            try:
+                self._connect(_PATIENCE_S if not self._offloads else min(_PATIENCE_S, 1.0 + 2 * self._heartbeat_s))
+            except (HandshakeError, FingerprintError) as e:
+                self._go_local(str(e))
+                return
+            except ExecutorError as e:
+                reason = str(e)
+                self._pause(min(2.0, 0.1 * 2**attempt))
+            else:
+                return
+        self._go_local(reason)
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self._closed and time.monotonic() < end:
+            time.sleep(0.02)
+
+    def _go_local(self, reason: str) -> None:
+        with self._lock:
+            self._local = "the whole model runs in this process"
+        self._note(
+            f"the device worker is gone for good ({reason}); frames were computed by the whole model in this process"
+        )
+
+    def _compute_here(self) -> None:
+        while not self._closed:
+            with self._lock:
+                if not self._pending:
+                    return
+                frame_id = next(iter(self._pending))
+                entry = self._pending.pop(frame_id)
+            if entry.check:
+                self._settle(entry, value=("no device worker", None))
+                continue
+            begin = time.monotonic()
+            try:
+                outputs = run_whole(self.traced, entry.inputs)
+            except Exception as e:  # noqa: BLE001  whatever the model raises is the user's to see
+                self._settle(entry, error=e)
+                continue
+            times = {"here_s": time.monotonic() - begin}
+            self._answer(frame_id, entry, outputs, times, "computed by the whole model in the app's process")
+
+    # -- reporting -------------------------------------------------------------------------------
+
+    def _note(self, text: str) -> None:
+        with self._lock:
+            self._notes.append(text)
+
+    def _facts(self) -> list[str]:
+        facts = []
+        link = self.system.link
+        if self._offloads and self._emulate:
+            facts.append(
+                f"emulated link: {link.rate_up_bps / 1e6:g} Mbit/s up, {link.rate_down_bps / 1e6:g} down, "
+                f"delays {link.up_delay_s * 1e3:g} and {link.down_delay_s * 1e3:g} ms; messages also crossed the real way below it"
+            )
+        elif self._offloads:
+            facts.append("the link was not emulated")
+        for place, about in self._abouts.items():
+            slowed = f", emulated: slowed {about['slowdown']:g}x by a duty cycle" if about["slowdown"] > 1 else ""
+            facts.append(
+                f"{place}: torch {about['torch']} on {about['torch_device']}, {about['threads']} thread(s){slowed}"
+            )
+        if not any(a["torch_device"].startswith("cuda") for a in self._abouts.values()):
+            facts.append("never run on cuda")
+        if self.plan.clock_hz is not None:
+            facts.append(
+                f"the plan's clock of {self.plan.clock_hz / 1e6:g} MHz was not set: no clock was governed in this run"
+            )
+        if self._offloads and self.plan.result != "device":
+            facts.append(
+                "the result belongs elsewhere than on the device; it was brought back beside the link to be handed over"
+            )
+        uncertain = [f.times["clock_uncertainty_s"] for f in self._frames if f.times.get("clock_uncertainty_s")]
+        if uncertain:
+            facts.append(
+                f"two machines: up and down are told apart to ±{min(uncertain) * 1e3:.2g} ms (clock offset from pings)"
+            )
+        if self._profile is not None:
+            facts.append("profile: " + ", ".join(f"{p} {m}" for p, m in self._profile.methods.items()))
+        return facts
+
+    def _at_exit(self) -> None:
+        self.close(wait=False)
+
+
+def _link_body(shaper: Shaper | None) -> dict[str, float] | None:
+    if shaper is None:
+        return None
+    return {
+        "rate_bps": shaper.rate_bps,
+        "delay_s": shaper.delay_s,
+        "overhead": shaper.overhead,
+        "header_bytes": shaper.header_bytes,
+    }
+
+
+def _check_arguments(
+    hosts: Mapping[str, str], depth: int, heartbeat_s: float, frame_timeout_s: float | None, start_timeout_s: float
+) -> None:
+    problems = [
+        f"hosts: there is no place {p!r}; places are device and server" for p in hosts if p not in ("device", "server")
+    ]
+    problems += [
+        f"hosts[{p!r}] is {a!r}; give tcp://host:port or ipc://path"
+        for p, a in hosts.items()
+        if not str(a).startswith(("tcp://", "ipc://"))
+    ]
+    if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= 512:
+        problems.append(f"depth is {depth!r}; give a whole number from 1 to 512")
+    for name, value in (
+        ("heartbeat_s", heartbeat_s),
+        ("frame_timeout_s", frame_timeout_s),
+        ("start_timeout_s", start_timeout_s),
+    ):
+        if value is not None and not 0 < value < 1e6:
+            problems.append(f"{name} is {value!r}; give a positive number of seconds")
+    raise_all(problems, "deploy")

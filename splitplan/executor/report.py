@@ -1,0 +1,263 @@
+"""What a run was like: predicted beside measured, and everything that was not as it seems (emulated, modelled, restarted)."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from splitplan.data.plan import SplitPlan
+from splitplan.data.system import System
+from splitplan.errors import DataError
+from splitplan.formulations.costs import SplitCosts, SplitTotals
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from splitplan.data.profile import Profile
+
+
+@dataclass(frozen=True)
+class FrameRecord:
+    """One answered frame.
+
+    Parameters
+    ----------
+    frame_id : int
+    submitted_s, done_s : float
+        On this process's monotonic clock.
+    single : bool
+        Whether no other frame was under way at the same time.
+    stream : int or None
+        Which call of ``stream`` it belonged to.
+    alone : str
+        Why it was finished without the server; empty when it was not.
+    times : dict of str to float
+        ``device_s, up_s, server_s, down_s``, waits ``device_wait_s, up_wait_s, server_wait_s, down_wait_s``, ``up_bytes``,
+        ``down_bytes``, ``header_bytes``; those that the frame went through.
+    """
+
+    frame_id: int
+    submitted_s: float
+    done_s: float
+    single: bool
+    stream: int | None
+    alone: str
+    times: dict[str, float]
+
+    @property
+    def latency_s(self) -> float:
+        """From submission to answer."""
+        return self.done_s - self.submitted_s
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantity: predicted beside measured (median, 95th percentile, over n frames)."""
+
+    quantity: str
+    unit: str
+    predicted: float | None
+    measured: float | None
+    p95: float | None
+    n: int
+    how: str
+
+    @property
+    def ratio(self) -> float | None:
+        """Measured over predicted."""
+        if self.predicted is None or self.measured is None or not self.predicted:
+            return None
+        return self.measured / self.predicted
+
+
+@dataclass(frozen=True)
+class Report:
+    """Predicted beside measured.
+
+    Parameters
+    ----------
+    plan : SplitPlan
+    rows : tuple of Row
+        Latency and its pieces, throughput, energy.
+    counts : dict of str to float
+        Frames answered, finished locally, restarts, bytes sent and received, largest output difference …
+    notes : tuple of str
+        What was emulated, what ran where, what went wrong.
+    frames : tuple of FrameRecord
+    """
+
+    plan: SplitPlan
+    rows: tuple[Row, ...]
+    counts: dict[str, float]
+    notes: tuple[str, ...]
+    frames: tuple[FrameRecord, ...] = field(repr=False, default=())
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a quantity: ``quantity, unit, predicted, measured, p95, ratio, n, how``."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "quantity": [r.quantity for r in self.rows],
+                "unit": [r.unit for r in self.rows],
+                "predicted": pd.array([r.predicted for r in self.rows], dtype="Float64"),
+                "measured": pd.array([r.measured for r in self.rows], dtype="Float64"),
+                "p95": pd.array([r.p95 for r in self.rows], dtype="Float64"),
+                "ratio": pd.array([r.ratio for r in self.rows], dtype="Float64"),
+                "n": [r.n for r in self.rows],
+                "how": [r.how for r in self.rows],
+            }
+        )
+
+    def frames_to_frame(self) -> pd.DataFrame:
+        """One row a frame, with all its times."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "frame_id": r.frame_id,
+                "submitted_s": r.submitted_s,
+                "latency_s": r.latency_s,
+                "single": r.single,
+                "alone": r.alone,
+                **r.times,
+            }
+            for r in self.frames
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as for JSON; frames are left out (`frames_to_frame` has them)."""
+        return {
+            "kind": "splitplan.Report",
+            "plan": self.plan.to_dict(),
+            "rows": [{**vars(r), "ratio": r.ratio} for r in self.rows],
+            "counts": dict(self.counts),
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        lines = [str(self.plan), f"{'':12} {'predicted':>12} {'measured':>12} {'ratio':>7} {'p95':>12} {'n':>5}"]
+        for r in self.rows:
+            cells = [_number(v, r.unit) for v in (r.predicted, r.measured)]
+            ratio = "" if r.ratio is None else f"{r.ratio:.3f}"
+            lines.append(
+                f"{r.quantity:12} {cells[0]:>12} {cells[1]:>12} {ratio:>7} {_number(r.p95, r.unit):>12} {r.n:>5}  {r.how}".rstrip()
+            )
+        lines += [f"{k}: {v:g}" for k, v in self.counts.items()]
+        return "\n".join([*lines, *(f"- {note}" for note in self.notes)])
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{c}</th>" for c in ("", "predicted", "measured", "ratio", "p95", "n", ""))
+        body = "".join(
+            "<tr>"
+            + "".join(
+                f"<td>{html.escape(c)}</td>"
+                for c in (
+                    r.quantity,
+                    _number(r.predicted, r.unit),
+                    _number(r.measured, r.unit),
+                    "" if r.ratio is None else f"{r.ratio:.3f}",
+                    _number(r.p95, r.unit),
+                    str(r.n),
+                    r.how,
+                )
+            )
+            + "</tr>"
+            for r in self.rows
+        )
+        notes = "".join(
+            f"<li>{html.escape(n)}</li>" for n in (*(f"{k}: {v:g}" for k, v in self.counts.items()), *self.notes)
+        )
+        return f"<p>{html.escape(str(self.plan))}</p><table><tr>{head}</tr>{body}</table><ul>{notes}</ul>"
+
+
+def _number(value: float | None, unit: str) -> str:
+    if value is None:
+        return ""
+    if unit == "s":
+        return f"{value * 1e3:.2f} ms"
+    return f"{value:.4g} {unit}"
+
+
+PIECES = ("device", "up", "server", "down")
+
+
+def make_rows(plan: SplitPlan, system: System, frames: Sequence[FrameRecord]) -> list[Row]:
+    """The table of a run.
+
+    The pieces are service times: waiting in queues is left out, so that frames of a stream count too. The total is of
+    frames that were alone in the system, as the prediction is; when there were none, of all.
+    """
+    whole = [f for f in frames if not f.alone]
+    rows = []
+    for piece in PIECES:
+        values = [f.times[f"{piece}_s"] for f in whole if f"{piece}_s" in f.times]
+        rows.append(_row(piece, "s", plan.predicted.get(f"{piece}_s"), values, ""))
+    single = [f.latency_s for f in whole if f.single]
+    how = "" if single or not whole else "with waiting: no frame was alone in the system"
+    rows.append(_row("latency", "s", plan.predicted.get("latency_s"), single or [f.latency_s for f in whole], how))
+    rows.append(_throughput(plan, frames))
+    rows.append(_energy(plan, system, whole))
+    return rows
+
+
+def _row(quantity: str, unit: str, predicted: float | None, values: Sequence[float], how: str) -> Row:
+    if not values:
+        return Row(quantity, unit, predicted, None, None, 0, how or "no frame went this way")
+    return Row(quantity, unit, predicted, float(np.median(values)), float(np.quantile(values, 0.95)), len(values), how)
+
+
+def _throughput(plan: SplitPlan, frames: Sequence[FrameRecord]) -> Row:
+    period_s = plan.predicted.get("period_s")
+    predicted = 1 / period_s if period_s else None
+    streams: dict[int, list[float]] = {}
+    for f in frames:
+        if f.stream is not None:
+            streams.setdefault(f.stream, []).append(f.done_s)
+    runs = sorted(streams.values(), key=lambda done: len(done))
+    longest = sorted(runs[-1]) if runs else []
+    if len(longest) < 3:
+        return Row("throughput", "1/s", predicted, None, None, 0, "nothing was streamed")
+    rate = (len(longest) - 1) / (longest[-1] - longest[0])
+    return Row("throughput", "1/s", predicted, rate, None, len(longest), "first to last answer of the longest stream")
+
+
+def _energy(plan: SplitPlan, system: System, frames: Sequence[FrameRecord]) -> Row:
+    predicted, how = plan.predicted.get("energy_j"), "modelled from measured times and bytes"
+    try:
+        # The curve needs no profile: times are the measured ones.
+        costs = SplitCosts(cast("Profile", None), system, plan.wire, plan.result, clock_hz=plan.clock_hz)
+        energy: Callable[[SplitTotals], Any] = costs.energy.of
+    except DataError as e:
+        return Row("energy", "J", predicted, None, None, 0, f"not modelled: {e}")
+    factor = 8 * system.link.overhead
+
+    def totals(t: dict[str, float]) -> SplitTotals:
+        returns = plan.result == "device" and "down_s" in t
+        down_bits = factor * t.get("down_bytes", 0.0) if returns else 0.0
+        return SplitTotals(
+            t.get("device_s", 0.0),
+            t.get("server_s", 0.0),
+            factor * t.get("up_bytes", 0.0),
+            down_bits,
+            float("up_s" in t),
+            float(returns),
+        )
+
+    return _row("energy", "J", predicted, [float(energy(totals(f.times))) for f in frames], how)
+
+
+def count(frames: Sequence[FrameRecord]) -> dict[str, float]:
+    """Counts over frames."""
+    sums = {k: math.fsum(f.times.get(k, 0.0) for f in frames) for k in ("up_bytes", "header_bytes", "down_bytes")}
+    return {
+        "frames": float(len(frames)),
+        "finished_locally": float(sum(bool(f.alone) for f in frames)),
+        "bytes_sent": sums["up_bytes"] + sums["header_bytes"],
+        "bytes_received": sums["down_bytes"],
+    }

@@ -1,0 +1,292 @@
+"""The inside of a worker: its socket, its clients and its compute thread."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+
+from splitplan.data.plan import SplitPlan
+from splitplan.errors import ExecutorError, HandshakeError, SplitplanError, WireError
+from splitplan.executor import keys as key_files
+from splitplan.executor.loop import Loop, prepare, receive
+from splitplan.executor.relay import Relay
+from splitplan.executor.roles import FINISH_FIRST, DeviceRole, Parts, ServerRole, error_parts
+from splitplan.executor.session import UNKNOWN_PLAN, clock_name, versions
+from splitplan.executor.split import Compute, Split
+from splitplan.executor.wire import Message, decode, encode
+from splitplan.executor.worker import WorkerOptions
+from splitplan.models.load import load_model
+
+MAX_CLIENTS = 64
+MAX_PLANS = 64
+MAX_IN_FLIGHT = 1024
+_IDLE_S = 60.0
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"splitplan worker: {text}\n")
+    sys.stderr.flush()
+
+
+class _Peers:
+    """Answers pyzmq's authenticator: keys are read at each knock, so that a new peer needs no restart. Ours may come in too."""
+
+    def __init__(self, keys: key_files.Keys) -> None:
+        self._keys = keys
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Whether a client with this public key may come in."""
+        from zmq.utils import z85
+
+        try:
+            return z85.encode(key) in (self._keys.public, *key_files.read_peers(self._keys.directory).values())
+        except HandshakeError as e:
+            _say(str(e))
+            return False
+
+
+class Client:
+    """One session: who it is, the plans it has told of, how much it has in flight."""
+
+    def __init__(self, service: Service, token: str) -> None:
+        self._service, self.token = service, token
+        self.identity: bytes = b""
+        self.plans: dict[str, DeviceRole | ServerRole] = {}
+        self.relays: dict[str, Relay] = {}
+        self.in_flight, self.heard_s, self.gone = 0, time.monotonic(), False
+        self.compute = service.compute
+
+    def submit(self, order: int, job: Callable[[], None]) -> None:
+        """Have the compute thread do a job, unless this client is gone by then."""
+        self._service.jobs.put((order, next(self._service.numbers), lambda: None if self.gone else job()))
+
+    def reply(self, parts: Parts) -> None:
+        """Send to this client."""
+        self._service.send(self.identity, parts)
+
+    def close(self) -> None:
+        """Drop what it has waiting, and its ways to servers."""
+        self.gone = True
+        for role in self.plans.values():
+            role.close()
+        for relay in self.relays.values():
+            relay.close()
+
+
+class Service:
+    """A worker that has its model and its address; `run` serves until `stop`."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        torch.set_num_threads(options.threads)
+        torch.set_num_interop_threads(1)
+        self.options = options
+        self.compute = Compute(options.torch_device, options.slowdown)
+        self._keys = self._read_keys()
+        self.traced = load_model(options.model, granularity=options.granularity)
+        self._clients: dict[str, Client] = {}
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._loop = Loop("splitplan worker")
+        self._socket = self._listen()
+        self._loop.watch(self._socket, self._read)
+        self.jobs: queue.PriorityQueue[tuple[int, int, Callable[[], None]]] = queue.PriorityQueue()
+        self.numbers = itertools.count()
+        self._about = {
+            "fingerprint": self.traced.graph.fingerprint,
+            "model": self.traced.graph.name,
+            "granularity": self.traced.granularity,
+            **versions(),
+            "clock": clock_name(),
+            "torch_device": options.torch_device,
+            "threads": options.threads,
+            "slowdown": options.slowdown,
+        }
+        self.ready = {
+            "ready": True,
+            "address": self._socket.get_string(zmq.LAST_ENDPOINT),
+            "pid": os.getpid(),
+            **self._about,
+        }
+
+    def _read_keys(self) -> key_files.Keys | None:
+        if self.options.keys is None:
+            return None
+        directory = Path(self.options.keys).expanduser()
+        if not directory.exists():
+            key_files.make(directory)
+            _say(f"made keys in {directory}; give public.key there to the other machine")
+        found = key_files.load(directory)
+        if not found.peers and self.options.owned is None:
+            _say(f"nobody may come in yet; copy public keys of clients to {directory / 'peers'}/NAME.key")
+        return found
+
+    def _listen(self) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.ROUTER)
+        prepare(socket, self.options.listen)
+        socket.router_handover = True
+        if self._keys and not self.options.listen.startswith("ipc://"):
+            self._gate = ThreadAuthenticator(self._context)
+            self._gate.start()
+            self._gate.configure_curve_callback("*", _Peers(self._keys))
+            socket.curve_server = True
+            socket.curve_publickey, socket.curve_secretkey = self._keys.public, self._keys.secret
+            socket.zap_domain = b"splitplan"
+        try:
+            socket.bind(self.options.listen)
+        except zmq.ZMQError as e:
+            raise ExecutorError(f"cannot listen on {self.options.listen}: {e}; choose another address or port") from e
+        return socket
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        threading.Thread(target=self._compute, name="splitplan compute", daemon=True).start()
+        self._loop.run()
+        for client in self._clients.values():
+            client.close()
+        # Sockets of other threads may be in use; the process ends here, and with it all of them.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+    def stop(self) -> None:
+        """End `run`, from any thread or a signal handler."""
+        self._loop.stop()
+
+    def _compute(self) -> None:
+        while True:
+            job = self.jobs.get()[2]
+            try:
+                job()
+            except Exception:  # noqa: BLE001  a defect of the worker: die loudly, so that the app starts another and no frame hangs
+                traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(1)
+
+    # -- the socket ------------------------------------------------------------------------------
+
+    def send(self, identity: bytes, parts: Parts) -> None:
+        """Send to a client, from any thread; one that is gone gets nothing."""
+        self._loop.post(lambda: self._send(identity, parts))
+
+    def _send(self, identity: bytes, parts: Parts) -> None:
+        self._socket.send_multipart([identity, *parts], zmq.DONTWAIT, copy=False)
+
+    def _read(self) -> None:
+        while True:
+            try:
+                parts = receive(self._socket, extra=1)
+            except zmq.Again:
+                return
+            except WireError:
+                continue  # read to its end and dropped; whom to answer was cut off with it
+            identity = bytes(parts[0])
+            try:
+                self._take(identity, decode(parts[1:]), time.monotonic())
+            except SplitplanError as e:
+                self._send(identity, error_parts(e, None, None))
+
+    def _take(self, identity: bytes, message: Message, now: float) -> None:
+        body = message.body
+        if message.kind == "ping":
+            client = self._clients.get(body["session"])
+            if client is not None:
+                client.heard_s = now
+            pong = {"sent_s": body["sent_s"], "here_s": time.monotonic(), "known": client is not None}
+            self._send(identity, encode("pong", pong))
+        elif message.kind == "hello":
+            self._greet(identity, body["session"])
+        elif message.kind == "bye":
+            if (client := self._clients.pop(body["session"], None)) is not None:
+                client.close()
+        elif message.kind == "configure":
+            client = self._client(identity)
+            client.submit(FINISH_FIRST, lambda: self._configure(client, body))
+        elif message.kind == "frame":
+            self._frame(identity, message, now)
+        else:
+            raise WireError(f"a worker is never sent a {message.kind}")
+
+    def _client(self, identity: bytes) -> Client:
+        for client in self._clients.values():
+            if client.identity == identity:
+                client.heard_s = time.monotonic()
+                return client
+        raise HandshakeError("no session is open on this connection; send hello first")
+
+    def _greet(self, identity: bytes, token: str) -> None:
+        now = time.monotonic()
+        if (old := self._clients.pop(token, None)) is not None:
+            old.close()
+        if len(self._clients) >= MAX_CLIENTS:
+            idle = min(self._clients.values(), key=lambda c: c.heard_s)
+            if now - idle.heard_s < _IDLE_S:
+                raise ExecutorError(
+                    f"this worker serves {MAX_CLIENTS} clients already; close one, or start another worker"
+                )
+            self._clients.pop(idle.token).close()
+        client = self._clients[token] = Client(self, token)
+        client.identity = identity
+        self._send(identity, encode("welcome", self._about))
+
+    def _frame(self, identity: bytes, message: Message, now: float) -> None:
+        plan_id, frame_id = message.body["plan_id"], message.body["frame_id"]
+        client = next((c for c in self._clients.values() if c.identity == identity), None)
+        role = client.plans.get(plan_id) if client else None
+        if role is None:
+            body = {
+                "plan_id": plan_id,
+                "frame_id": frame_id,
+                "what": UNKNOWN_PLAN,
+                "message": "no such plan was configured",
+            }
+            self._send(identity, encode("error", body))
+            return
+        if self.jobs.qsize() >= MAX_IN_FLIGHT:
+            raise_ = ExecutorError(f"{MAX_IN_FLIGHT} frames wait here already; send fewer at once")
+            self._send(identity, error_parts(raise_, plan_id, frame_id))
+            return
+        assert client is not None
+        client.heard_s = now
+        role.frame(message, now)
+
+    # -- on the compute thread -------------------------------------------------------------------
+
+    def _configure(self, client: Client, body: dict[str, Any]) -> None:
+        plan_id = body["plan_id"]
+        try:
+            sees_server = self._make_role(client, plan_id, body)
+        except Exception as e:  # noqa: BLE001  a plan that cannot be built is the client's to know; the worker goes on
+            client.reply(error_parts(e, plan_id, None))
+            return
+        client.reply(encode("configured", {"plan_id": plan_id, "sees_server": sees_server}))
+
+    def _make_role(self, client: Client, plan_id: str, body: dict[str, Any]) -> bool:
+        if plan_id not in client.plans and len(client.plans) >= MAX_PLANS:
+            raise ExecutorError(f"a session may hold {MAX_PLANS} plans")
+        split = Split(self.traced, SplitPlan.from_dict(body["plan"]), self.options.torch_device)
+        if body["role"] == "server":
+            client.plans[plan_id] = ServerRole(client, split, plan_id, body)
+            return True
+        relay, sees_server = None, False
+        if body["server"] is not None and split.offloads:
+            address = body["server"]
+            if address not in client.relays:
+                client.relays[address] = Relay(
+                    self._context, address, self._keys, token=client.token,
+                    fingerprint=self.traced.graph.fingerprint, granularity=self.traced.granularity, heartbeat_s=body["heartbeat_s"],
+                )  # fmt: skip
+            relay = client.relays[address]
+            sees_server = relay.add_plan(plan_id, {**body, "role": "server", "server": None}, body["patience_s"])
+        client.plans[plan_id] = DeviceRole(client, split, plan_id, body, relay)
+        return sees_server

@@ -1,0 +1,210 @@
+"""Plans that run: split equals whole, whatever the cut, the wire and the order; and what is refused before it runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from splitplan.data.link import Radio
+from splitplan.data.plan import SplitPlan
+from splitplan.data.system import System
+from splitplan.errors import DataError, ExecutorError, FingerprintError, HandshakeError
+from splitplan.executor.app import deploy
+from splitplan.executor.split import run_whole
+from splitplan.models.trace import Traced, trace
+
+from .conftest import EXAMPLE, Small, cut, frames, same
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+def expected(traced: Traced, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    values = traced.flatten(x)
+    return traced.unflatten(run_whole(traced, values), traced.symbols(values))
+
+
+def test_a_stream_over_a_cut_in_the_middle(small: Traced, pair: System) -> None:
+    inputs = frames(24)
+    with deploy(small, cut(small, 2), pair) as app:
+        assert set(app.pids) == {"device", "server"}
+        results = list(app.stream(inputs, depth=4))
+        assert all(same(got, expected(small, x)) for got, x in zip(results, inputs, strict=True))
+        alone = app(inputs[0])
+        assert same(alone, expected(small, inputs[0]))
+        report = app.report()
+    assert report.counts["frames"] == 25 and report.counts["finished_locally"] == 0
+    assert report.counts["largest_output_difference"] == 0.0
+    rows = {r.quantity: r for r in report.rows}
+    assert rows["device"].n == rows["server"].n == rows["up"].n == rows["down"].n == 25
+    assert rows["latency"].n == 1 and rows["throughput"].n == 24
+    assert rows["energy"].measured is None and "not modelled" in rows["energy"].how
+    assert all(f.times["up_s"] >= 0 and f.times["down_s"] >= 0 for f in report.frames)
+    assert "bit-equal" in str(report) and "never run on cuda" in str(report) and "emulated link" in str(report)
+    assert list(report.to_frame()["quantity"]) == list(rows)
+    assert len(report.frames_to_frame()) == 25
+    assert json.loads(json.dumps(report.to_dict()))["counts"]["frames"] == 25
+    assert "<table" in report._repr_html_()
+
+
+@pytest.mark.parametrize("head", [0, 99])
+def test_all_on_one_side(small: Traced, pair: System, head: int) -> None:
+    plan = cut(small, head)
+    x = frames(1)[0]
+    with deploy(small, plan, pair) as app:
+        assert set(app.pids) == ({"device", "server"} if plan.server_layers else {"device"})
+        assert same(app(x), expected(small, x))
+        report = app.report()
+    rows = {r.quantity: r for r in report.rows}
+    assert (rows["up"].measured is not None) == bool(plan.server_layers)
+
+
+@pytest.mark.parametrize(("precision", "close"), [("fp16", 2e-3), ("int8", 5e-2)])
+def test_a_narrow_wire_is_applied_and_its_cost_is_told(
+    small: Traced, pair: System, precision: str, close: float
+) -> None:
+    plan = cut(small, 1, wire=precision)
+    with deploy(small, plan, pair) as app:
+        got, whole = app(EXAMPLE), expected(small, EXAMPLE)
+        report = app.report()
+    scale = max(float(v.abs().max()) for v in whole.values())
+    gap = max(float((got[k] - whole[k]).abs().max()) for k in whole)
+    assert 0 < gap <= close * scale
+    assert report.counts["largest_output_difference"] == pytest.approx(gap)
+    crossing = sum(t.size_bytes for t in small.graph.boundary(plan.server_layers))
+    assert report.frames[0].times["up_bytes"] == crossing / {"fp16": 2, "int8": 4}[precision]
+
+
+def test_values_that_do_not_fit_the_wire_are_finished_on_the_device(small: Traced, pair: System) -> None:
+    x = EXAMPLE * 1e7
+    with deploy(small, cut(small, 1, wire="fp16"), pair) as app:
+        assert same(app(x), expected(small, x))
+        report = app.report()
+    assert report.counts["finished_locally"] == 1 and "do not fit float16" in str(report)
+
+
+@pytest.mark.parametrize("result", ["server", "anywhere"])
+def test_a_result_that_belongs_elsewhere_is_still_handed_over(small: Traced, pair: System, result: str) -> None:
+    with deploy(small, cut(small, 2, result=result), pair) as app:
+        assert same(app(EXAMPLE), expected(small, EXAMPLE))
+        assert "belongs elsewhere" in str(app.report())
+
+
+def test_the_emulated_link_takes_its_time_and_energy_is_modelled(small: Traced, pair: System) -> None:
+    radio = Radio(up_w_per_bps=1e-7, down_w_per_bps=1e-7, base_w=0.5)
+    link = pair.link.but(rate_bps=2e6, delay_up_s=0.05, delay_down_s=0.03, radio=radio)
+    device = pair.device.but(slowdown=3.0, active_power_w=(2.0,), idle_power_w=1.0)
+    system = System(device=device, server=pair.server, link=link)
+    plan = cut(small, 1, predicted={"up_s": 1.0, "latency_s": 1.0})
+    with deploy(small, plan, system) as app:
+        app(EXAMPLE)
+        report = app.report()
+    times = report.frames[0].times
+    # These bounds are the emulation's own floor: a machine that is busy can only exceed them.
+    assert times["up_s"] >= 8 * times["up_bytes"] / 2e6 + 0.05 - 1e-3
+    assert times["down_s"] >= 0.03 - 1e-3
+    rows = {r.quantity: r for r in report.rows}
+    assert rows["energy"].measured is not None and rows["energy"].measured > 0
+    assert rows["up"].ratio == rows["up"].measured
+    assert "slowed 3x" in str(report)
+
+
+def test_submit_copies_and_checks_its_input(small: Traced, pair: System) -> None:
+    with deploy(small, cut(small, 2), pair) as app:
+        x = EXAMPLE.clone()
+        future = app.submit(x)
+        x.zero_()
+        assert same(future.result(60), expected(small, EXAMPLE))
+        with pytest.raises(DataError, match="expected float32"):
+            app.submit(torch.zeros(1, 4, 16, 16))
+        with pytest.raises(DataError):
+            app.submit("picture")
+        assert not future.cancel()
+    with pytest.raises(ExecutorError, match="closed; deploy"):
+        app(EXAMPLE)
+    app.close()
+
+
+def test_frames_under_way_at_close_are_answered(small: Traced, pair: System) -> None:
+    with deploy(small, cut(small, 2), pair) as app:
+        futures = [app.submit(EXAMPLE) for _ in range(5)]
+    assert all(same(f.result(0), expected(small, EXAMPLE)) for f in futures)
+
+
+def test_leaving_by_an_exception_does_not_wait(small: Traced, pair: System) -> None:
+    slow = System(device=pair.device, server=pair.server, link=pair.link.but(rate_bps=1e3))
+    made = []
+
+    def interrupted() -> None:
+        with deploy(small, cut(small, 2), slow, check=False) as app:
+            made.append(app.submit(EXAMPLE))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with pytest.raises(ExecutorError, match="closed before"):
+        made[0].result(0)
+
+
+def test_what_cannot_run_is_refused_first(small: Traced, pair: System) -> None:
+    other = trace(Small(seed=1).eval(), EXAMPLE, name="small")
+    with pytest.raises(FingerprintError):
+        deploy(small, cut(other, 2), pair)
+    plan = cut(small, 2)
+    lost = SplitPlan(plan.model, plan.fingerprint, plan.device_layers[1:], plan.server_layers)
+    with pytest.raises(DataError, match="not placed"):
+        deploy(small, lost, pair)
+    with pytest.raises(DataError, match="no place 'cloud'"):
+        deploy(small, plan, pair, hosts={"cloud": "tcp://127.0.0.1:1"})
+    with pytest.raises(DataError) as caught:
+        deploy(small, plan, pair, hosts={"server": "somewhere"}, depth=0, heartbeat_s=0)
+    assert len(caught.value.problems) == 3
+    with pytest.raises(DataError, match="has no link"):
+        deploy(small, plan, System(device=pair.device))
+    with pytest.raises(HandshakeError, match="no such key"):
+        deploy(small, plan, pair, keys="/nonexistent/keys")
+
+
+def test_a_model_that_fails_on_an_input_fails_that_frame_only(pair: System) -> None:
+    class Picky(torch.nn.Module):
+        def forward(self, x: torch.Tensor, i: torch.Tensor) -> torch.Tensor:
+            return torch.relu(torch.relu(x).index_select(1, i))
+
+    x, good, bad = torch.arange(6.0).reshape(2, 3), torch.tensor([0, 2]), torch.tensor([0, 9])
+    traced = trace(Picky().eval(), (x, good), dynamic_batch=False)
+    for head in (0, len(traced.graph.layers)):
+        with deploy(traced, cut(traced, head), pair) as app:
+            with pytest.raises(ExecutorError, match="ndex"):
+                app(x, bad)
+            assert torch.equal(app(x, good), x[:, good])
+
+
+def test_a_host_that_is_not_there(small: Traced, pair: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("splitplan.executor.app._PATIENCE_S", 2.0)
+    with pytest.raises(ExecutorError, match=r"127\.0\.0\.1:9 cannot be reached"):
+        deploy(small, cut(small, 2), pair, hosts={"server": "tcp://127.0.0.1:9"})
+
+
+def test_from_a_cell_without_a_main_guard(tmp_path: Path) -> None:
+    script = """
+import torch, splitplan as sp
+model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)).eval()
+x = torch.ones(1, 4)
+traced = sp.trace(model, x)
+names = [l.name for l in traced.graph.layers]
+plan = sp.SplitPlan.for_cut(traced.graph, names[1:])
+system = sp.System(device=sp.device("this-cpu"), server=sp.device("this-cpu"), link=sp.link("loopback"))
+app = sp.deploy(traced, plan, system)
+print(torch.equal(app(x), model(x)), app.pids["device"], app.pids["server"])
+"""
+    # No close and no `with`: the interpreter's end must take the workers along.
+    done = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True, timeout=200, check=False)
+    assert done.stdout.startswith("True "), done.stderr
+    assert "Traceback" not in done.stderr
+    from .conftest import gone
+
+    assert all(gone(int(pid)) for pid in done.stdout.split()[1:])
