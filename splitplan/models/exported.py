@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
-import sympy
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch import fx
 from torch.export import ExportedProgram
@@ -80,26 +80,28 @@ class Exported:
         return tuple(n for n in self.program.graph.nodes if n in needed and n.op == "call_function")
 
     @cached_property
+    def position(self) -> dict[fx.Node, int]:
+        """Place of each live node in execution order."""
+        return {node: i for i, node in enumerate(self.live)}
+
+    @cached_property
     def by_name(self) -> dict[str, fx.Node]:
+        """Every node of the program."""
         return {n.name: n for n in self.program.graph.nodes}
 
     @cached_property
     def inputs(self) -> dict[str, fx.Node]:
         """The placeholders of the tensors that the caller gives, used or not, in flat order."""
-        return {n: self.by_name[n] for n, fixed in self._user_inputs if fixed is None}
+        return {n: self.by_name[n] for n, fixed in self.flat_inputs if fixed is None}
 
     @cached_property
-    def _user_inputs(self) -> tuple[tuple[str, ConstantArgument | None], ...]:
+    def flat_inputs(self) -> tuple[tuple[str, ConstantArgument | None], ...]:
         """Name and, where the exporter fixed it, the constant, of every flat input."""
         return tuple(
             (spec.arg.name, spec.arg if isinstance(spec.arg, ConstantArgument) else None)
             for spec in self.program.graph_signature.input_specs
             if spec.kind is InputKind.USER_INPUT
         )
-
-    @property
-    def flat_inputs(self) -> tuple[tuple[str, ConstantArgument | None], ...]:
-        return self._user_inputs
 
     @cached_property
     def weights(self) -> dict[fx.Node, str]:
@@ -109,7 +111,7 @@ class Exported:
     @cached_property
     def tensors(self) -> dict[str, torch.Tensor]:
         """Each weight once, by name."""
-        return {name: tensor for name, tensor in self._weights.values()}
+        return dict(self._weights.values())
 
     @cached_property
     def _weights(self) -> dict[fx.Node, tuple[str, torch.Tensor]]:
@@ -149,6 +151,7 @@ class Exported:
         return {text: symbol for symbol, text in named.items()}
 
     def shape(self, node: fx.Node) -> tuple[Dim, ...]:
+        """The sizes of a node's tensor, numbers or expressions."""
         return tuple(simplify(d) for d in node.meta["val"].shape)
 
     def text(self, dim: Dim) -> int | str:
@@ -219,7 +222,7 @@ class Exported:
             val = node.meta.get("val")
             numbers = [val] if is_scalar(val) else [d for t in tensors_in(val) for d in t.shape]
             for number in numbers:
-                strange = getattr(expression(number), "free_symbols", set()) - known
+                strange: set[Any] = getattr(expression(number), "free_symbols", set()) - known
                 if not strange:
                     continue
                 if node.op == "placeholder":
@@ -264,4 +267,5 @@ def _draws_nothing(node: fx.Node) -> bool:
 
 
 def names(nodes: Iterable[fx.Node]) -> tuple[str, ...]:
+    """The names of nodes, in order."""
     return tuple(n.name for n in nodes)

@@ -66,7 +66,7 @@ def _operator(target: Any) -> str:
     if isinstance(target, torch._ops.OpOverload):
         return f"{target._schema.name}.{target._overloadname}"
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return str(target.name())
+        return str(target._name)
     return f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', type(target).__name__)}"
 
 
@@ -74,5 +74,5 @@ def hash_tensor(tensor: torch.Tensor) -> str:
     """SHA-256 over a tensor's dtype, shape and content, whatever its memory layout or device."""
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
     plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
-    digest.update(memoryview(plain.view(torch.uint8).numpy()))
+    digest.update(plain.view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -42,9 +43,9 @@ class Instrumented:
         stamps = made[count:]
         if self.part.device.type == "cuda":
             stamps[-1].synchronize()
-            seconds = [a.elapsed_time(b) / 1e3 for a, b in zip(stamps[:-1], stamps[1:], strict=True)]
+            seconds = [a.elapsed_time(b) / 1e3 for a, b in pairwise(stamps)]
         else:
-            seconds = [b - a for a, b in zip(stamps[:-1], stamps[1:], strict=True)]
+            seconds = [b - a for a, b in pairwise(stamps)]
         return outputs, dict(zip(self.part.layers, seconds, strict=True))
 
 
@@ -58,6 +59,6 @@ def instrument(part: Part) -> Instrumented:
 
 
 def _cuda_stamp() -> Any:
-    event = torch.cuda.Event(enable_timing=True)
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     event.record()
     return event

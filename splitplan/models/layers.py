@@ -40,6 +40,7 @@ _KINDS = {
 
 
 def check_granularity(granularity: str) -> None:
+    """Refuse an unknown granularity; lists the known ones."""
     if granularity not in get_args(Granularity):
         raise UnknownNameError("granularity", granularity, get_args(Granularity))
 
@@ -55,8 +56,7 @@ def free_before(exported: Exported, nodes: Iterable[fx.Node], done: set[fx.Node]
         done.add(node)
         found.append(node)
         waiting += node.all_input_nodes
-    at = {n: i for i, n in enumerate(exported.live)}
-    return sorted(found, key=at.__getitem__)
+    return sorted(found, key=exported.position.__getitem__)
 
 
 def build_graph(

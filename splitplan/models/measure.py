@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -39,7 +39,8 @@ class Facts:
         value: torch.Tensor = self.values[node]
         if value.is_contiguous():
             return None
-        return tuple(sorted(range(value.dim()), key=lambda d: (-value.stride(d), d)))
+        strides: tuple[int, ...] = value.stride()
+        return tuple(sorted(range(value.dim()), key=lambda d: (-strides[d], d)))
 
     def storages(self, node: fx.Node) -> dict[int, int]:
         """Bytes of each piece of memory that a node's value lies in; views share one."""
@@ -69,7 +70,7 @@ def run_fake(exported: Exported, symbols: Mapping[str, int]) -> Facts:
         for node in exported.live:
             args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
             try:
-                values[node] = node.target(*args, **kwargs)
+                values[node] = cast(Callable[..., Any], node.target)(*args, **kwargs)
             except (RuntimeError, ValueError, TypeError, UnsupportedFakeTensorException) as e:
                 sizes = ", ".join(f"{k}={v}" for k, v in symbols.items()) or "the traced sizes"
                 raise TraceError(
@@ -100,7 +101,7 @@ _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
     """The fused attention of the CPU has no formula in torch and would count as nothing."""
-    return int(sdpa_flop_count(query, key, value))
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
 def memory_of_layers(

@@ -46,6 +46,7 @@ class ValueSpec:
 
     @property
     def torch_dtype(self) -> torch.dtype:
+        """The dtype as torch names it."""
         found = getattr(torch, self.dtype)
         assert isinstance(found, torch.dtype)
         return found

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812  (the name that everyone knows it by)
+from torch.nn import functional as F
 
 
 class TinyCNN(nn.Module):
@@ -22,7 +22,7 @@ class TinyCNN(nn.Module):
         )
         self.head = nn.Linear(wide, classes)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # noqa: D102
         y: torch.Tensor = self.head(self.features(x).mean((2, 3)))
         return y
 
@@ -36,7 +36,7 @@ class TinyMLP(nn.Module):
             nn.Linear(features, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes)
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # noqa: D102
         y: torch.Tensor = self.layers(x)
         return y
 
@@ -55,7 +55,7 @@ class TinyBranch(nn.Module):
         self.norm = nn.BatchNorm2d(2 * channels)
         self.head = nn.Linear(2 * channels, classes)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # noqa: D102
         start = F.relu(self.stem(x))
         y = start
         for one, three in zip(self.one, self.three, strict=True):
@@ -91,7 +91,7 @@ class TinyTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # noqa: D102
         y: torch.Tensor = self.head(self.norm(self.blocks(x)).mean(1))
         return y
 

@@ -123,14 +123,13 @@ class Traced:
 
     @property
     def _in_spec(self) -> pytree.TreeSpec:
-        spec = self.program.call_spec.in_spec
-        assert spec is not None  # every program that torch exports or loads has one
+        spec: pytree.TreeSpec = self.program.call_spec.in_spec
         return spec
 
     @cached_property
     def _forward_names(self) -> tuple[str, ...]:
         """Names of ``forward``'s arguments in the order of the example."""
-        return tuple(self.program.module_call_graph[0].signature.forward_arg_names or ())  # type: ignore[union-attr]
+        return tuple(self.program.module_call_graph[0].signature.forward_arg_names or ())
 
     @cached_property
     def _argument_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -224,7 +223,7 @@ class Traced:
                 leaves.append(self.exported.value(expr, symbols or {}))
             else:
                 leaves.append(outputs[result.name])
-        return pytree.tree_unflatten(leaves, self.program.call_spec.out_spec)  # type: ignore[arg-type]
+        return pytree.tree_unflatten(leaves, self.program.call_spec.out_spec)
 
     def example_inputs(self, batch: int | None = None) -> dict[str, torch.Tensor]:
         """Tensors to run it on, by name: the example of the trace, its rows repeated to ``batch``.
@@ -259,7 +258,7 @@ class Traced:
     @cached_property
     def _module(self) -> fx.GraphModule:
         with quiet():
-            return self.program.module(check_guards=False)  # type: ignore[return-value]
+            return self.program.module(check_guards=False)
 
     # -- other views -----------------------------------------------------------------------------
 
@@ -439,6 +438,7 @@ def quiet() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 

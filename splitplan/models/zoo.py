@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from splitplan.errors import DataError, MissingPackageError, UnknownNameError
 from splitplan.models.tiny import TINY
@@ -56,12 +56,8 @@ def zoo(name: str, *, seed: int = 0, **options: Any) -> nn.Module:
         Naming the extra that brings what the model needs.
     """
     entry = _entry(name)
-    before = random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        # Libraries draw initial weights as they build; these are replaced below, and nobody's stream moves.
-        torch.manual_seed(seed)
+    with _NoDraws():
         model = entry.build(**{**entry.options, **options})
-    random.setstate(before)
     model.eval().requires_grad_(False)
     _fill(model, seed)
     _calibrate(model, name, seed)
@@ -111,6 +107,17 @@ def _entry(name: str) -> _Entry:
     return _ZOO[name]
 
 
+class _NoDraws(TorchFunctionMode):
+    """Skips the random weights that libraries draw while they build: all are drawn anew, and it takes seconds."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 # -- weights -------------------------------------------------------------------------------------------
 
 
@@ -143,11 +150,11 @@ def _drawn(
         fan_in = shape[0] if type(module).__name__ == "Conv1D" else math.prod(shape[1:])
         return _uniform(shape, math.sqrt(3 * gain / fan_in), generator)
     drawn = _uniform(shape, 0.1, generator)
-    return drawn + 1 if name == "weight" else drawn
+    return drawn.add_(1) if name == "weight" else drawn
 
 
 def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> torch.Tensor:
-    return (torch.rand(shape, generator=generator) * 2 - 1) * bound
+    return torch.rand(shape, generator=generator).mul_(2).sub_(1).mul_(bound)
 
 
 def _calibrate(model: nn.Module, name: str, seed: int) -> None:
@@ -158,9 +165,7 @@ def _calibrate(model: nn.Module, name: str, seed: int) -> None:
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if norms:
-        entry = _entry(name)
-        size = min(entry.shape[1], 128) if len(entry.shape) == 3 else None
-        inputs = zoo_example(name, batch=4, seed=seed + 1, size=size).double()
+        inputs = zoo_example(name, batch=2, seed=seed + 1).double()
         momenta = [m.momentum for m in norms]
         model.double()
         for norm in norms:
@@ -207,14 +212,14 @@ def _declare_torchvision_operators() -> None:
     assert spec is not None and spec.submodule_search_locations is not None
     for library in sorted(Path(spec.submodule_search_locations[0]).glob("_C*.so")):
         try:
-            torch.ops.load_library(str(library))
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
         except OSError:
             continue
         if hasattr(torch.ops.torchvision, "nms"):
             return
-    declared = torch.library.Library("torchvision", "DEF")
+    declared = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
-        declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
     _KEEP.append(declared)
 
 
@@ -226,7 +231,7 @@ class Logits(nn.Module):
         self.model = model
         self.call = call
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:  # noqa: D102
         logits: torch.Tensor = self.model(input_ids=input_ids, return_dict=False, **self.call)[0]
         return logits
 
@@ -288,9 +293,7 @@ _ZOO: dict[str, _Entry] = {
             "intermediate_size": 128,
         },
     ),
-    "gpt2-tiny": _Entry(
-        _GPT2, (16,), tokens=512, options={"vocab_size": 512, "n_embd": 64, "n_layer": 2, "n_head": 4}
-    ),
+    "gpt2-tiny": _Entry(_GPT2, (16,), tokens=512, options={"vocab_size": 512, "n_embd": 64, "n_layer": 2, "n_head": 4}),
     "llama-tiny": _Entry(
         _LLAMA,
         (16,),
