@@ -6,7 +6,7 @@ Every other module of this room asks here and never looks into a graph signature
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -55,6 +55,7 @@ class Exported:
     """
 
     program: ExportedProgram
+    _shapes: dict[fx.Node, tuple[Dim, ...]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self._refuse_mutation()
@@ -152,7 +153,9 @@ class Exported:
 
     def shape(self, node: fx.Node) -> tuple[Dim, ...]:
         """The sizes of a node's tensor, numbers or expressions."""
-        return tuple(simplify(d) for d in node.meta["val"].shape)
+        if node not in self._shapes:
+            self._shapes[node] = tuple(simplify(d) for d in node.meta["val"].shape)
+        return self._shapes[node]
 
     def text(self, dim: Dim) -> int | str:
         """A size as users read it: a number, or an expression of `symbols`."""

@@ -19,8 +19,9 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from splitplan.errors import DataError, FingerprintError, TraceError, raise_all
-from splitplan.models.exported import Exported, expression, is_scalar
+from splitplan.errors import DataError, FingerprintError, TraceError
+from splitplan.models.call import Call
+from splitplan.models.exported import Exported
 from splitplan.models.fingerprint import fingerprint
 from splitplan.models.graph import LayerGraph, check_schema
 from splitplan.models.layers import Granularity, build_graph, check_granularity
@@ -63,6 +64,7 @@ class Traced:
         self.layouts = dict(layouts)
         self.name = graph.name
         self.fingerprint = graph.fingerprint
+        self._call = Call(exported, graph.name)
 
     # -- in and out ------------------------------------------------------------------------------
 
@@ -77,81 +79,7 @@ class Traced:
             For a missing, surplus or misplaced argument, a wrong shape or dtype, or another constant
             than the one that was traced.
         """
-        leaves = self._leaves(args, kwargs)
-        problems: list[str] = []
-        values: dict[str, torch.Tensor] = {}
-        for (name, fixed), leaf in zip(self.exported.flat_inputs, leaves, strict=True):
-            if fixed is not None:
-                if type(leaf) is not type(fixed.value) or leaf != fixed.value:
-                    problems.append(
-                        f"{name!r} is {_short(leaf)}; the model was traced with {fixed.value!r} fixed: trace again"
-                    )
-            elif not isinstance(leaf, torch.Tensor):
-                problems.append(f"{name!r} is {_short(leaf)}; a tensor is expected")
-            else:
-                values[name] = leaf
-                problems += self._misfit(name, leaf)
-        if not problems:
-            try:
-                self.symbols(values)
-            except DataError as e:
-                problems += e.problems
-        raise_all(problems, f"input of {self.name!r}")
-        return {name: value.detach().contiguous() for name, value in values.items()}
-
-    def _leaves(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        positional, by_keyword = self._argument_names
-        where = f"input of {self.name!r}"
-        expected = f"expected {', '.join((*positional, *by_keyword)) or 'no argument'}"
-        if not by_keyword and not kwargs and len(args) != len(positional):
-            raise DataError(f"{len(args)} arguments were given; {expected}", where)
-        order = self._forward_names or positional
-        if len(args) > len(order):
-            raise DataError(f"{len(args)} arguments were given by position; {expected}", where)
-        given = dict(zip(order, args, strict=False))
-        problems = [f"argument {k!r} is given twice" for k in kwargs if k in given]
-        given |= kwargs
-        wanted = (*positional, *by_keyword)
-        problems += [f"argument {k!r} is missing; {expected}" for k in wanted if k not in given]
-        problems += [f"argument {k!r} is not one that was traced; {expected}" for k in given if k not in wanted]
-        raise_all(problems, where)
-        call = (tuple(given[k] for k in positional), {k: given[k] for k in by_keyword})
-        leaves, spec = pytree.tree_flatten(call)
-        if spec != self._in_spec:
-            raise DataError(f"the nesting of the arguments is {_plain(spec)}; expected {_plain(self._in_spec)}", where)
-        return leaves
-
-    @property
-    def _in_spec(self) -> pytree.TreeSpec:
-        spec: pytree.TreeSpec = self.program.call_spec.in_spec
-        return spec
-
-    @cached_property
-    def _forward_names(self) -> tuple[str, ...]:
-        """Names of ``forward``'s arguments in the order of the example."""
-        return tuple(self.program.module_call_graph[0].signature.forward_arg_names or ())
-
-    @cached_property
-    def _argument_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        args, kwargs = self._in_spec.children()
-        count = args.num_children
-        known = self._forward_names[:count]
-        return known + tuple(f"argument {i}" for i in range(len(known), count)), tuple(kwargs.context)
-
-    def _misfit(self, name: str, tensor: torch.Tensor) -> list[str]:
-        node = self.exported.inputs[name]
-        dims = self.exported.shape(node)
-        dtype = node.meta["val"].dtype
-        wanted = f"{_dtype(dtype)} of shape {self._shape_text(dims)}"
-        fits = tensor.dim() == len(dims) and all(
-            not isinstance(d, int) or d == s for d, s in zip(dims, tensor.shape, strict=False)
-        )
-        if fits and tensor.dtype == dtype:
-            return []
-        return [f"{name!r} is {_dtype(tensor.dtype)} of shape {self._shape_text(tensor.shape)}; expected {wanted}"]
-
-    def _shape_text(self, shape: Any) -> str:
-        return f"({', '.join(str(self.exported.text(d)) for d in shape)})"
+        return self._call.flatten(args, kwargs)
 
     def symbols(self, values: Mapping[str, torch.Tensor]) -> dict[str, int]:
         """The sizes that these inputs fix, as ``{"batch": 3}``; empty for a model traced at a fixed batch.
@@ -166,36 +94,7 @@ class Traced:
         DataError
             When two inputs disagree or a size lies outside what was exported.
         """
-        exported = self.exported
-        dims = [(name, i, d) for name, node in exported.inputs.items() for i, d in enumerate(exported.shape(node))]
-        found: dict[str, int] = {}
-        first: dict[str, str] = {}
-        problems: list[str] = []
-        for text, symbol in exported.symbols.items():
-            for name, i, d in dims:
-                if d == symbol and name in values:
-                    size = int(values[name].shape[i])
-                    if found.setdefault(text, size) != size:
-                        problems.append(
-                            f"{name!r} has {text} {size}, but {first[text]!r} has {found[text]}; give one {text}"
-                        )
-                    first.setdefault(text, name)
-            low, high = exported.range_of(symbol)
-            if text not in found:
-                problems.append(f"no input gives {text}")
-            elif found[text] < low or (high is not None and found[text] > high):
-                problems.append(
-                    f"{first[text]!r} has {text} {found[text]}; the model was exported for {low} to {high or 'any'}"
-                )
-        if not problems:
-            for name, i, d in dims:
-                if name in values and exported.value(d, found) != values[name].shape[i]:
-                    problems.append(
-                        f"{name!r} has {values[name].shape[i]} in dimension {i}; expected {exported.text(d)} = "
-                        f"{exported.value(d, found)}"
-                    )
-        raise_all(problems, f"input of {self.name!r}")
-        return found
+        return self._call.symbols(values)
 
     def unflatten(self, outputs: Mapping[str, torch.Tensor], symbols: Mapping[str, int] | None = None) -> Any:
         """The model's own output structure, from its output tensors by name.
@@ -207,23 +106,13 @@ class Traced:
             goes by the input's name.
         symbols : mapping of str to int, optional
             Needed only by a model that returns sizes besides tensors.
+
+        Raises
+        ------
+        DataError
+            When an output is missing, or ``symbols`` where they are needed.
         """
-        missing = [t.name for t in self.graph.outputs if t.name not in outputs]
-        raise_all([f"output {name!r} is missing" for name in missing], f"outputs of {self.name!r}")
-        leaves = []
-        for result in self.exported.results:
-            if not isinstance(result, fx.Node):
-                leaves.append(result)
-            elif is_scalar(result.meta.get("val")):
-                expr = expression(result.meta["val"])
-                if symbols is None and getattr(expr, "free_symbols", None):
-                    raise DataError(
-                        f"the model returns the size {self.exported.text(expr)}; give `symbols` too", self.name
-                    )
-                leaves.append(self.exported.value(expr, symbols or {}))
-            else:
-                leaves.append(outputs[result.name])
-        return pytree.tree_unflatten(leaves, self.program.call_spec.out_spec)
+        return self._call.unflatten(outputs, symbols)
 
     def example_inputs(self, batch: int | None = None) -> dict[str, torch.Tensor]:
         """Tensors to run it on, by name: the example of the trace, its rows repeated to ``batch``.
@@ -441,16 +330,3 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _dtype(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"a {type(value).__name__}"
-
-
-def _plain(spec: pytree.TreeSpec) -> str:
-    return " ".join(str(spec).split())
