@@ -8,11 +8,12 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from splitplan.cli.output import make_folder, out, save_figure, say, seconds, table, working
+from splitplan.errors import ExecutorError
 
 if TYPE_CHECKING:
     from splitplan.data.profile import Profile
@@ -105,7 +106,10 @@ def measure(traced: Traced, system: System, sizes: Sizes, folder: Path) -> Profi
 
     found = profile(traced, system, budget_s=sizes.budget_s)
     found.save(folder / "profile.csv")
-    rows = [(r.place, seconds(r.total_s), r.method, f"{r.slowdown:g}x") for r in found.summary().itertuples()]
+    rows = [
+        (r["place"], seconds(r["total_s"]), r["method"], f"{r['slowdown']:g}x")
+        for r in found.summary().to_dict("records")
+    ]
     out().print(table("", ("place", "all layers", "how", "slowed"), rows, numeric=("all layers", "slowed")))
     return found
 
@@ -161,22 +165,24 @@ def finish(traced: Traced, problem: SplitPoint, reports: dict[str, Report], fold
 
     from splitplan.plots.report import plot_plans, plot_report
 
-    frame = pd.DataFrame([{"plan": name, **_latency(report)} for name, report in reports.items()])
+    latencies = {name: _latency(report) for name, report in reports.items()}
+    frame = pd.DataFrame([{"plan": name, **latency} for name, latency in latencies.items()])
     link = problem.system.link
     title = f"{traced.name}, device {problem.system.device.slowdown:g}x slower, {link.rate_up_bps / 1e6:g} Mbit/s, {link.rtt_s * 1e3:g} ms"
     save_figure(plot_plans(frame, title=title), folder / "demo.png")
     save_figure(plot_report(reports["best split"].to_frame(), title=f"{title}: best split"), folder / "report.png")
-    least = float(frame.loc[frame["plan"] != "best split", "measured_s"].min())
+    measured = {name: latency["measured_s"] for name, latency in latencies.items()}
+    least = min(measured["device only"], measured["server only"])
     rows = [
         (
-            r.plan,
-            seconds(r.predicted_s),
-            seconds(r.measured_s),
-            seconds(r.p95_s),
-            f"{r.measured_s / r.predicted_s - 1:+.1%}" if r.predicted_s else "–",
-            f"{r.measured_s / least:.2f}",
+            name,
+            seconds(x["predicted_s"]),
+            seconds(x["measured_s"]),
+            seconds(x["p95_s"]),
+            f"{x['measured_s'] / x['predicted_s'] - 1:+.1%}",
+            f"{x['measured_s'] / least:.2f}",
         )
-        for r in frame.itertuples()
+        for name, x in latencies.items()
     ]
     columns = ("plan", "predicted", "measured", "p95", "error", "of the better baseline")
     out().print()
@@ -188,6 +194,8 @@ def finish(traced: Traced, problem: SplitPoint, reports: dict[str, Report], fold
     )
 
 
-def _latency(report: Report) -> dict[str, Any]:
+def _latency(report: Report) -> dict[str, float]:
     (row,) = (r for r in report.rows if r.quantity == "latency")
+    if row.predicted is None or row.measured is None or row.p95 is None:
+        raise ExecutorError(f"no frame of this plan was answered: {report.plan}")
     return {"predicted_s": row.predicted, "measured_s": row.measured, "p95_s": row.p95}

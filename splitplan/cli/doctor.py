@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def doctor(json: Json = False) -> None:
     """Check this installation and this machine. Exit code 1 when something of the core does not work."""
     with working("looking"):
-        found = {
+        found: dict[str, Any] = {
             "splitplan": version("splitplan"),
             "python": f"{platform.python_version()} ({sys.executable})",
             "machine": machine(),
@@ -47,16 +47,16 @@ def doctor(json: Json = False) -> None:
 def show(found: dict[str, Any], healthy: bool) -> None:
     """The findings as tables."""
     out().print(f"splitplan {found['splitplan']}, Python {found['python']}\n{found['machine']}\n", markup=False)
-    rows = [(p["name"], p["version"] or "not installed", p["extra"], p["cure"]) for p in found["packages"]]
-    out().print(table("Packages", ("package", "version", "for", "to install"), rows))
-    rows = [(s["solver"], s["problem"], "works" if s["works"] else "FAILS", s["detail"]) for s in found["solvers"]]
+    installed = [(p["name"], p["version"] or "not installed", p["extra"], p["cure"]) for p in found["packages"]]
+    out().print(table("Packages", ("package", "version", "for", "to install"), installed))
+    solved = [(s["solver"], s["problem"], "works" if s["works"] else "FAILS", s["detail"]) for s in found["solvers"]]
     out().print()
     out().print(
-        table("Solvers, each on a problem of three layers or three users", ("solver", "problem", "", "detail"), rows)
+        table("Solvers, each on a problem of three layers or three users", ("solver", "problem", "", "detail"), solved)
     )
-    rows = [(m["what"], "yes" if m["can"] else "no", m["detail"]) for m in found["measures"]]
+    able = [(m["what"], "yes" if m["can"] else "no", m["detail"]) for m in found["measures"]]
     out().print()
-    out().print(table("What this machine can measure and emulate", ("what", "", "detail"), rows))
+    out().print(table("What this machine can measure and emulate", ("what", "", "detail"), able))
     out().print()
     out().print("The core works." if healthy else "Something of the core does not work: see above.", style="bold")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -37,19 +38,20 @@ def profile(
         return
     rows = [
         (
-            r.place,
-            r.device,
-            "its own" if r.clock_hz != r.clock_hz else f"{r.clock_hz / 1e6:g} MHz",
-            seconds(r.total_s),
-            r.method + (f", slowed {r.slowdown:g}x" if r.slowdown > 1 else ""),
+            r["place"],
+            r["device"],
+            "its own" if math.isnan(r["clock_hz"]) else f"{r['clock_hz'] / 1e6:g} MHz",
+            seconds(r["total_s"]),
+            r["method"] + (f", slowed {r['slowdown']:g}x" if r["slowdown"] > 1 else ""),
         )
-        for r in frame.itertuples()
+        for r in frame.to_dict("records")
     ]
     title = f"{traced.name}: {len(traced.graph)} layers, batch {traced.graph.batch}"
     out().print(table(title, ("place", "device", "clock", "all layers", "how"), rows, numeric=("all layers",)))
     slow = found.to_frame().sort_values("median_s", ascending=False).drop_duplicates("layer").head(10)
     rows = [
-        (r.layer, r.place, seconds(r.median_s), seconds(r.spread_s), str(int(r.samples))) for r in slow.itertuples()
+        (r["layer"], r["place"], seconds(r["median_s"]), seconds(r["spread_s"]), f"{r['samples']:.0f}")
+        for r in slow.to_dict("records")
     ]
     columns = ("slowest layers", "place", "median", "spread (IQR)", "samples")
     out().print(table("", columns, rows, numeric=columns[2:]))

@@ -25,7 +25,7 @@ from splitplan.errors import DataError
 if TYPE_CHECKING:
     from splitplan.executor.app import App
     from splitplan.executor.report import Report
-    from splitplan.models.trace import Traced
+    from splitplan.models.traced import Traced
 
 
 def run(
@@ -91,13 +91,13 @@ def read_hosts(pairs: list[str]) -> dict[str, str]:
 
 
 def example_call(traced: Traced) -> tuple[Any, ...]:
-    """The example of the trace as a call of the model: its arguments by position."""
-    given = traced.program.example_inputs
-    if given is None:
-        raise DataError(
-            "the program was exported without example inputs, so there is nothing to run it on", traced.name
-        )
-    args, kwargs = given
+    """The example of the trace as a call of the model, at the trace's batch: its arguments by position."""
+    values = traced.example_inputs()
+    spec = traced.program.call_spec.in_spec
+    assert spec is not None  # every program that torch exports or loads has one
+    args, kwargs = spec.unflatten(
+        values[name] if fixed is None else fixed.value for name, fixed in traced.exported.flat_inputs
+    )
     return (*args, *kwargs.values())
 
 

@@ -44,7 +44,7 @@ def trace(
 
         traced = load_model(
             model,
-            granularity=None if granularity is None else granularity.value,  # type: ignore[arg-type]  # same words
+            granularity=None if granularity is None else granularity.value,
             dynamic_batch=not static_batch,
             batch=batch,
         )
@@ -67,14 +67,14 @@ def show_graph(graph: LayerGraph, most: int | None = 40) -> None:
     rows = [
         (
             str(i),
-            r.layer,
-            r.kind,
-            amount(r.work_flops, "FLOP"),
-            r.output_shape,
-            amount(r.output_bytes, "B"),
-            amount(r.parameter_bytes, "B"),
+            r["layer"],
+            r["kind"],
+            amount(r["work_flops"], "FLOP"),
+            r["output_shape"],
+            amount(r["output_bytes"], "B"),
+            amount(r["parameter_bytes"], "B"),
         )
-        for i, r in enumerate(frame.itertuples(), 1)
+        for i, r in enumerate(frame.to_dict("records"), 1)
     ]
     if most is not None and len(rows) > most:
         half = most // 2

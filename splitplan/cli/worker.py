@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from splitplan.cli.output import say
+from splitplan.cli.trace import GranularityName
 
 
 def worker(
@@ -25,7 +26,7 @@ def worker(
     torch_device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     slowdown: Annotated[float, typer.Option(help="Emulates a device so many times slower, by resting.")] = 1.0,
     granularity: Annotated[
-        str | None, typer.Option(help="Of the layer graph. [default: layer, or the file's own]")
+        GranularityName | None, typer.Option(help="Of the layer graph. [default: layer, or the file's own]")
     ] = None,
     owned: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -40,7 +41,18 @@ def worker(
         return
     from splitplan.executor.worker import WorkerOptions, run_worker
 
-    run_worker(WorkerOptions(model, listen, keys, threads, torch_device, slowdown, granularity, owned))
+    run_worker(
+        WorkerOptions(
+            model,
+            listen,
+            keys,
+            threads,
+            torch_device,
+            slowdown,
+            None if granularity is None else granularity.value,
+            owned,
+        )
+    )
 
 
 def show_keys(directory: Path) -> None:
@@ -50,10 +62,11 @@ def show_keys(directory: Path) -> None:
     if (directory / "public.key").exists():
         pair = keys.load(directory)
         peers = sorted(keys.read_peers(directory))
-        say(f"{directory} has a pair of keys, and {len(peers)} peers" + (f": {', '.join(peers)}" if peers else ""))
+        say(f"{directory} has a pair of keys, and knows {', '.join(peers) or 'nobody yet'}")
     else:
         pair = keys.make(directory)
         say(f"made a pair of keys in {directory}")
     say(
-        f"give {pair.directory / 'public.key'} to the other machine, as peers/NAME.key in its directory; keep secret.key here"
+        f"give {pair.directory / 'public.key'} to the other machine, as peers/NAME.key in its directory of keys; "
+        "for a worker's key NAME is its host, as in tcp://HOST:PORT. secret.key stays here"
     )

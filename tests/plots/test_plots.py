@@ -1,0 +1,230 @@
+"""Figures: they hold what the table says, at any size, without pyplot's state; bad tables are errors with a cure."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+import splitplan as sp
+from splitplan.errors import DataError
+from splitplan.plots.cuts import plot_cuts
+from splitplan.plots.graph import plot_graph
+from splitplan.plots.layout import lanes, ranks
+from splitplan.plots.report import plot_plans, plot_report
+
+
+def chain(count: int, skip: int = 3) -> sp.LayerGraph:
+    """A chain with a shortcut over every ``skip`` layers, as residual networks have."""
+    names = [f"layer{1 + 4 * i // count}.{i}.conv" for i in range(count)]
+    tensors = [sp.Tensor("x", "input", (names[0],), 6e5)]
+    for i, name in enumerate(names):
+        readers = names[i + 1 : i + 2] + (names[i + skip : i + skip + 1] if i % skip == 0 else [])
+        tensors.append(sp.Tensor(f"t{i}", name, tuple(dict.fromkeys(readers)), 8e5 / (1 + i), is_output=i == count - 1))
+    return sp.LayerGraph(
+        "net", tuple(sp.Layer(n, "conv2d", 1e6 * (i + 1), module=n) for i, n in enumerate(names)), tuple(tensors)
+    )
+
+
+def drawn(figure: Figure) -> bytes:
+    """The figure as PNG; drawing runs the layout, so that what cannot be drawn fails."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    assert buffer.getvalue().startswith(b"\x89PNG")
+    return buffer.getvalue()
+
+
+def texts(figure: Figure) -> str:
+    from matplotlib.text import Text
+
+    return "\n".join(t.get_text() for t in figure.findobj(Text))
+
+
+def cuts(count: int) -> pd.DataFrame:
+    k = np.arange(count + 1)
+    table = pd.DataFrame(
+        {
+            "after": ["(input)", *(f"layer{i}" for i in range(count))],
+            "device_s": 0.3 * k / count,
+            "up_s": 0.25 * np.exp(-4 * k / count),
+            "server_s": 0.08 * (1 - k / count),
+            "down_s": 0.01 * (k < count),
+        }
+    )
+    table["latency_s"] = table[["device_s", "up_s", "server_s", "down_s"]].sum(axis=1)
+    return table
+
+
+def test_plots_leave_pyplot_alone() -> None:
+    code = (
+        "import sys, splitplan.plots.graph as g, splitplan.plots.cuts, splitplan.plots.report\n"
+        "from splitplan.plots.style import new_figure\nnew_figure(2, 2).savefig('/dev/null', format='png')\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\nassert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# -- graph ------------------------------------------------------------------------------------------
+
+
+def test_small_graph_names_every_layer_and_the_bytes_that_cross(diamond: sp.LayerGraph) -> None:
+    figure = diamond.plot({"c", "d"})
+    drawn(figure)
+    shown = texts(figure)
+    for word in (
+        "input",
+        "conv2d",
+        "relu",
+        "2 kB",
+        "800 B",
+        "device: 2 layers",
+        "server: 2 layers",
+        "crosses the link",
+    ):
+        assert word in shown
+
+
+def test_graph_without_a_cut_speaks_of_no_server(diamond: sp.LayerGraph) -> None:
+    figure = plot_graph(diamond)
+    drawn(figure)
+    assert "server" not in texts(figure)
+
+
+@pytest.mark.parametrize("count", [1, 24, 25, 200, 500])
+def test_any_size_can_be_drawn(count: int) -> None:
+    graph = chain(count)
+    half = {x.name for x in graph.layers[count // 2 :]}
+    figure = plot_graph(graph, half)
+    drawn(figure)
+    width, height = figure.get_size_inches()
+    assert width <= 12
+    assert height <= 15
+
+
+def test_large_graph_shows_the_bytes_of_the_cut() -> None:
+    graph = chain(120)
+    far = [x.name for x in graph.layers[60:]]
+    crossing = sum(t.size_bytes for t in graph.boundary(far))
+    shown = texts(plot_graph(graph, far))
+    assert f"cut after {graph.layers[59].name}: {crossing / 1e3:.3g} kB" in shown
+    assert "layer4" in shown
+
+
+def test_unknown_layer_in_the_cut(diamond: sp.LayerGraph) -> None:
+    with pytest.raises(DataError, match=r"layer 'z' is not in the graph"):
+        plot_graph(diamond, {"z"})
+
+
+@given(
+    st.integers(2, 14).flatmap(
+        lambda n: st.tuples(st.just(n), st.sets(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1))))
+    )
+)
+@settings(max_examples=200)
+def test_layout_puts_no_two_layers_in_one_place(drawn_dag: tuple[int, set[tuple[int, int]]]) -> None:
+    count, pairs = drawn_dag
+    edges = sorted({(min(p), max(p)) for p in pairs if p[0] != p[1]})
+    rank = ranks(count, edges)
+    assert all(rank[a] < rank[b] for a, b in edges)
+    lane = lanes(rank, edges)
+    assert len(set(zip(rank, lane, strict=True))) == count
+    for r in set(rank):
+        row = sorted(lane[i] for i in range(count) if rank[i] == r)
+        assert all(b - a >= 1 for a, b in pairwise(row))
+
+
+# -- cuts -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 8, 60, 400])
+def test_cuts_mark_the_least_latency(count: int) -> None:
+    table = cuts(count)
+    figure = plot_cuts(table, title="net")
+    drawn(figure)
+    assert f"least latency: {table['latency_s'].min() * 1e3:.3g} ms" in texts(figure)
+    assert len(figure.axes[0].patches) == 4 * (count + 1)
+    assert len(figure.axes) == 1
+
+
+def test_cuts_with_energy_and_a_plan_that_is_a_prefix() -> None:
+    table = cuts(10).assign(energy_j=np.linspace(2.0, 1.0, 11), is_plan=False)
+    table.loc[4, "is_plan"] = True
+    extra = table.iloc[[4]].assign(after="(plan)")
+    figure = plot_cuts(pd.concat([table, extra], ignore_index=True))
+    drawn(figure)
+    assert "least energy: 1 J" in texts(figure)
+    assert "the plan (no prefix)" not in texts(figure)
+    assert len(figure.axes[0].patches) == 4 * 11
+
+
+def test_a_plan_that_is_no_prefix_stands_apart() -> None:
+    table = cuts(10).assign(is_plan=False)
+    extra = table.iloc[[4]].assign(after="(plan)", is_plan=True, device_s=0.05)
+    figure = plot_cuts(pd.concat([table, extra], ignore_index=True))
+    drawn(figure)
+    assert "the plan (no prefix)" in texts(figure)
+    assert len(figure.axes[0].patches) == 4 * 12
+
+
+def test_the_formulations_table_fits(diamond_profile: sp.Profile, system: sp.System) -> None:
+    solution = sp.SplitPoint(diamond_profile, system).solve()
+    figure = solution.plot()
+    drawn(figure)
+    assert "device energy" in texts(figure)
+
+
+def test_cuts_need_their_columns() -> None:
+    with pytest.raises(DataError) as caught:
+        plot_cuts(cuts(3).drop(columns=["up_s", "latency_s"]))
+    assert len(caught.value.problems) == 2
+    with pytest.raises(DataError, match=r"no rows"):
+        plot_cuts(cuts(3).iloc[:0])
+
+
+# -- report -----------------------------------------------------------------------------------------
+
+REPORT = pd.DataFrame(
+    {
+        "quantity": ["latency", "device", "up", "throughput", "energy"],
+        "unit": ["s", "s", "s", "1/s", "J"],
+        "predicted": pd.array([0.2, 0.1, None, 10.0, 0.5], dtype="Float64"),
+        "measured": pd.array([0.21, 0.1, None, 9.0, None], dtype="Float64"),
+        "p95": pd.array([0.25, None, None, None, None], dtype="Float64"),
+    }
+)
+
+
+def test_report_has_a_panel_for_each_unit() -> None:
+    figure = plot_report(REPORT, title="net")
+    drawn(figure)
+    shown = texts(figure)
+    assert [ax.get_ylabel() for ax in figure.axes] == ["ms", "1/s", "J"]
+    assert "+5%" in shown
+    assert "-10%" in shown
+    assert "\nup\n" not in shown
+
+
+def test_report_without_anything() -> None:
+    with pytest.raises(DataError, match=r"neither a prediction nor a measurement"):
+        plot_report(REPORT.assign(predicted=None, measured=None))
+    with pytest.raises(DataError, match=r"no column 'unit'"):
+        plot_report(REPORT.drop(columns="unit"))
+
+
+def test_plans_beside_each_other() -> None:
+    table = pd.DataFrame({"plan": ["device only", "split"], "predicted_s": [0.3, 0.2], "measured_s": [0.33, 0.19]})
+    figure = plot_plans(table, title="net")
+    drawn(figure)
+    shown = texts(figure)
+    assert "+10%" in shown
+    assert "-5%" in shown
+    bars = [p.get_height() for p in figure.axes[0].patches]
+    assert bars == pytest.approx([300, 200, 330, 190])
