@@ -157,6 +157,10 @@ class Exported:
             self._shapes[node] = tuple(simplify(d) for d in node.meta["val"].shape)
         return self._shapes[node]
 
+    def strides(self, node: fx.Node) -> tuple[Dim, ...]:
+        """How a node's tensor lies in memory, in elements, numbers or expressions."""
+        return tuple(simplify(d) for d in node.meta["val"].stride())
+
     def text(self, dim: Dim) -> int | str:
         """A size as users read it: a number, or an expression of `symbols`."""
         if isinstance(dim, int):

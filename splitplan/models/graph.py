@@ -412,7 +412,9 @@ def _number_problems(graph: LayerGraph) -> list[str]:
 
 def number_problem(where: str, value: object, *, positive: bool = False) -> str | None:
     """What is wrong with a number that must be finite and not negative (or positive), or None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, (bool, str, bytes)):
+        return f"{where} is {value!r}; give a number"
+    if not isinstance(value, (int, float)):
         try:
             value = float(value)  # type: ignore[arg-type]  # numpy scalars and the like
         except (TypeError, ValueError):

@@ -34,14 +34,6 @@ class Facts:
         """Bytes of a node's tensor as it crosses: every element once, expanded views written out."""
         return float(sum(t.numel() * t.element_size() for t in tensors_in(self.values[node])))
 
-    def order(self, node: fx.Node) -> tuple[int, ...] | None:
-        """Dimensions from outermost to innermost in memory; None for a plain row-major tensor."""
-        value: torch.Tensor = self.values[node]
-        if value.is_contiguous():
-            return None
-        strides: tuple[int, ...] = value.stride()
-        return tuple(sorted(range(value.dim()), key=lambda d: (-strides[d], d)))
-
     def storages(self, node: fx.Node) -> dict[int, int]:
         """Bytes of each piece of memory that a node's value lies in; views share one."""
         return {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors_in(self.values[node])}

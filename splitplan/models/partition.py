@@ -42,6 +42,7 @@ class ValueSpec:
     shape: tuple[int | str, ...]
     is_output: bool = False
     dims: tuple[Any, ...] = field(default=(), repr=False, compare=False)
+    strides: tuple[Any, ...] = field(default=(), repr=False, compare=False)
     exported: Exported | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -56,6 +57,18 @@ class ValueSpec:
         if self.exported is None:
             return tuple(int(d) for d in self.shape)
         return tuple(int(self.exported.value(d, symbols)) for d in self.dims)
+
+    def layout(self, symbols: Mapping[str, int]) -> tuple[int, ...] | None:
+        """The strides that the tensor has in the unsplit model; None where it is row-major there too."""
+        if self.exported is None:
+            return None
+        strides = tuple(int(self.exported.value(d, symbols)) for d in self.strides)
+        step = 1
+        plain = True
+        for size, stride in zip(reversed(self.concrete(symbols)), reversed(strides), strict=True):
+            plain &= size == 1 or stride == step
+            step *= size
+        return None if plain else strides
 
 
 def validate(spec: ValueSpec, tensor: object, symbols: Mapping[str, int], device: torch.device | None = None) -> None:
@@ -85,6 +98,29 @@ def _validate(spec: ValueSpec, tensor: object, shape: tuple[int, ...], device: t
         )
 
 
+def lay_out(tensor: torch.Tensor, strides: Sequence[int]) -> torch.Tensor:
+    """A copy with the given strides, gaps and repetitions included.
+
+    Kernels choose their algorithm by the layout, so results agree with the unsplit model's to the last bit only
+    when a value lies in memory as it does there.
+    """
+    once = tensor
+    for dim, stride in enumerate(strides):
+        if stride == 0:
+            once = once.narrow(dim, 0, 1)
+    laid = torch.empty_strided(once.shape, strides, dtype=tensor.dtype, device=tensor.device)
+    return laid.copy_(once).expand(tensor.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """What the symbols of one call mean for a part."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    layouts: tuple[tuple[int, ...] | None, ...]
+    numbers: tuple[Any, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """One piece of a model that runs in one place.
@@ -111,9 +147,7 @@ class Part:
     device: torch.device
     traced: Traced = field(repr=False)
     numbers: tuple[fx.Node, ...] = field(repr=False, default=())
-    _known: dict[tuple[tuple[str, int], ...], tuple[tuple[tuple[int, ...], ...], tuple[Any, ...]]] = field(
-        repr=False, default_factory=dict
-    )
+    _known: dict[tuple[tuple[str, int], ...], _Sizes] = field(repr=False, default_factory=dict)
 
     def __call__(self, values: Mapping[str, torch.Tensor], symbols: Mapping[str, int]) -> dict[str, torch.Tensor]:
         """Run it.
@@ -134,20 +168,20 @@ class Part:
         return {spec.name: value for spec, value in zip(self.outputs, made, strict=True)}
 
     def arguments(self, values: Mapping[str, torch.Tensor], symbols: Mapping[str, int]) -> list[Any]:
-        """Checked positional arguments of ``module``."""
-        shapes, numbers = self._sizes(symbols)
+        """Checked positional arguments of ``module``, laid out in memory as in the unsplit model."""
+        sizes = self._sizes(symbols)
         found: list[Any] = []
-        for spec, shape in zip(self.inputs, shapes, strict=True):
+        for spec, shape, strides in zip(self.inputs, sizes.shapes, sizes.layouts, strict=True):
             value = values.get(spec.name)
             if value is None:
                 wanted = ", ".join(s.name for s in self.inputs)
                 raise BoundaryError(f"value {spec.name!r} is missing; the part on {self.place!r} takes {wanted}")
             _validate(spec, value, shape, self.device)
-            found.append(value)
-        found.extend(numbers)
+            found.append(value if strides is None else lay_out(value, strides))
+        found.extend(sizes.numbers)
         return found
 
-    def _sizes(self, symbols: Mapping[str, int]) -> tuple[tuple[tuple[int, ...], ...], tuple[Any, ...]]:
+    def _sizes(self, symbols: Mapping[str, int]) -> _Sizes:
         key = tuple(symbols.items())
         if key not in self._known:
             exported = self.traced.exported
@@ -156,8 +190,9 @@ class Part:
                 raise BoundaryError(f"{'; '.join(missing)}: give what Traced.symbols(inputs) returns")
             if len(self._known) >= 256:
                 self._known.clear()
-            self._known[key] = (
+            self._known[key] = _Sizes(
                 tuple(spec.concrete(symbols) for spec in self.inputs),
+                tuple(spec.layout(symbols) for spec in self.inputs),
                 tuple(exported.value(expression(n.meta["val"]), symbols) for n in self.numbers),
             )
         return self._known[key]
@@ -282,7 +317,15 @@ def _part(traced: Traced, place: str, layers: tuple[str, ...], device: torch.dev
         node = exported.by_name[name]
         dims = exported.shape(node)
         tensor = tensors[name]
-        return ValueSpec(name, tensor.dtype, tuple(map(exported.text, dims)), tensor.is_output, dims, exported)
+        return ValueSpec(
+            name,
+            tensor.dtype,
+            tuple(map(exported.text, dims)),
+            tensor.is_output,
+            dims,
+            exported.strides(node),
+            exported,
+        )
 
     tensors = {t.name: t for t in traced.graph.tensors}
     inputs = tuple(
@@ -336,18 +379,14 @@ def assemble(
     exported = traced.exported
     root, graph = nn.Module(), fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
-    arrived: dict[fx.Node, fx.Node] = {}
     for spec in inputs:
-        arrived[exported.by_name[spec.name]] = graph.placeholder(spec.name)
+        env[exported.by_name[spec.name]] = graph.placeholder(spec.name)
     for node in numbers:
         env[node] = graph.placeholder(node.name)
 
     def look(node: fx.Node) -> fx.Node:
         if node not in env:
-            if node in arrived:
-                env[node] = _restore(graph, arrived[node], traced.layouts.get(node.name))
-            else:
-                env[node] = graph.get_attr(_hold(root, exported, node, device))
+            env[node] = graph.get_attr(_hold(root, exported, node, device))
         return env[node]
 
     stamps = [graph.call_function(stamp)] if stamp else []
@@ -363,17 +402,6 @@ def assemble(
     made = [graph.call_method("contiguous", (look(exported.by_name[spec.name]),)) for spec in outputs]
     graph.output((*made, *stamps))
     return fx.GraphModule(root, graph, class_name="Part")
-
-
-def _restore(graph: fx.Graph, node: fx.Node, order: tuple[int, ...] | None) -> fx.Node:
-    """Give an arrived row-major tensor the memory layout that it has in the unsplit model.
-
-    Kernels choose their algorithm by layout, so results agree to the last bit only then.
-    """
-    if order is None:
-        return node
-    permuted = graph.call_method("contiguous", (graph.call_method("permute", (node, order)),))
-    return graph.call_method("permute", (permuted, tuple(order.index(d) for d in range(len(order)))))
 
 
 def _hold(root: nn.Module, exported: Exported, node: fx.Node, device: torch.device) -> str:

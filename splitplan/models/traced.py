@@ -25,7 +25,7 @@ from splitplan.models.exported import Exported
 from splitplan.models.fingerprint import fingerprint
 from splitplan.models.graph import LayerGraph, check_schema
 from splitplan.models.layers import Granularity, build_graph, check_granularity
-from splitplan.models.measure import Facts, run_fake
+from splitplan.models.measure import run_fake
 
 _SIDE_FILE = "splitplan.json"
 _KIND, _SCHEMA = "splitplan.Traced", 1
@@ -45,9 +45,6 @@ class Traced:
         Functional. Its weights are the model's own tensors, not copies.
     fingerprint : str
         Hex; of structure and weights.
-    layouts : dict of str to tuple of int
-        For values that the model does not hold row-major: their dimensions from outermost to innermost
-        in memory. A value crosses row-major; whoever receives it restores this.
     """
 
     def __init__(
@@ -55,13 +52,11 @@ class Traced:
         exported: Exported,
         graph: LayerGraph,
         granularity: Granularity,
-        layouts: Mapping[str, tuple[int, ...]],
     ) -> None:
         self.exported = exported
         self.program: ExportedProgram = exported.program
         self.graph = graph
         self.granularity: Granularity = granularity
-        self.layouts = dict(layouts)
         self.name = graph.name
         self.fingerprint = graph.fingerprint
         self._call = Call(exported, graph.name)
@@ -158,7 +153,7 @@ class Traced:
             return self
         facts = run_fake(self.exported, self._example_symbols())
         graph = build_graph(self.exported, facts, granularity, self.name, self.fingerprint, self.graph.batch)
-        return Traced(self.exported, graph, granularity, self.layouts)
+        return Traced(self.exported, graph, granularity)
 
     def _example_symbols(self) -> dict[str, int]:
         return self.symbols(self.example_inputs()) if self.exported.symbols else {}
@@ -178,7 +173,6 @@ class Traced:
             "kind": _KIND,
             "schema": _SCHEMA,
             "granularity": self.granularity,
-            "layouts": self.layouts,
             "graph": self.graph.to_dict(),
         }
         try:
@@ -242,7 +236,7 @@ def load_traced(
         )
     if name is not None:
         graph = LayerGraph(name, graph.layers, graph.tensors, graph.parameter_bytes, found, graph.batch)
-    traced = Traced(exported, graph, side["granularity"], {k: tuple(v) for k, v in side["layouts"].items()})
+    traced = Traced(exported, graph, side["granularity"])
     return traced if granularity is None else traced.at(granularity)
 
 
@@ -285,27 +279,16 @@ def from_program(
     if batch is not None and "batch" in symbols:
         symbols["batch"] = batch
     facts = run_fake(exported, symbols)
-    spread = facts
     if "batch" in symbols:
-        # Strides of a dimension of size 1 say nothing, so layouts are read at 3; 1 is where exports go wrong.
+        # A size that the exporter took for a constant shows here, and 1 is where that happens.
         low, high = exported.range_of(exported.symbols["batch"])
-        spread = run_fake(exported, symbols | {"batch": max(low, 3 if high is None else min(3, high))})
-        if symbols["batch"] != 1 and low == 1:
-            run_fake(exported, symbols | {"batch": 1})
+        for size in {1, 3} - {symbols["batch"]}:
+            if low <= size and (high is None or size <= high):
+                run_fake(exported, symbols | {"batch": size})
     leading = [facts.values[n].shape[0] for n in exported.inputs.values() if facts.values[n].dim()]
     at = symbols.get("batch", leading[0] if leading else 1)
     graph = build_graph(exported, facts, granularity, name, fingerprint(exported), at)
-    return Traced(exported, graph, granularity, _layouts(exported, spread))
-
-
-def _layouts(exported: Exported, facts: Facts) -> dict[str, tuple[int, ...]]:
-    found = {}
-    for node in (*exported.inputs.values(), *(n for n in exported.live if n in exported.data)):
-        if isinstance(facts.values[node], torch.Tensor):
-            order = facts.order(node)
-            if order is not None and order != tuple(range(len(order))):
-                found[node.name] = order
-    return found
+    return Traced(exported, graph, granularity)
 
 
 def _example_size(exported: Exported, text: str) -> int:

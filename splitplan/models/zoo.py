@@ -239,6 +239,8 @@ class Logits(nn.Module):
 def _transformers(config: str, model: str, **call: Any) -> Callable[..., nn.Module]:
     def build(**options: Any) -> nn.Module:
         _need("transformers", "transformers")
+        if importlib.util.find_spec("torchvision") is not None:
+            _declare_torchvision_operators()  # transformers imports torchvision where it is installed
         library = importlib.import_module("transformers")
         return Logits(getattr(library, model)(getattr(library, config)(**options)), **call)
 
