@@ -62,7 +62,7 @@ class User:
     def of(cls, name: str, plan: SplitPlan, **changes: Any) -> User:
         """The user whose cut is ``plan``, from what the plan predicts; ``changes`` set any field."""
         p = plan.predicted
-        missing = [k for k in ("up_bytes", "server_s", "device_s", "down_s") if k not in p]
+        missing = [k for k in ("up_bytes", "up_delay_s", "server_s", "device_s", "down_s") if k not in p]
         if missing:
             raise DataError(
                 f"predicts no {', '.join(missing)}; take the plan of a solved SplitPoint", f"plan for {plan.model!r}"
@@ -71,7 +71,7 @@ class User:
             "upload_bytes": p["up_bytes"],
             "server_work": p["server_s"],
             "device_s": p["device_s"],
-            "fixed_s": p["down_s"],
+            "fixed_s": p["up_delay_s"] + p["down_s"],
         }
         return cls(name, **(given | changes))
 

@@ -61,6 +61,11 @@ class Formulation(ABC):
         """Unit of the objective."""
 
     @property
+    def smallest(self) -> float:
+        """Costs below this are compared by their difference, not their ratio."""
+        return 1e-12
+
+    @property
     def slot_parameters(self) -> tuple[str, ...]:
         """Names that `with_slot` and ``Compiled.step`` take."""
         return ()
@@ -204,7 +209,7 @@ def conclude(
             + (f". Its log ends: {found.log[-300:]}" if found.log else "")
         )
     audit: Audit = registry.load("splitplan.audits", problem.kind)(problem, found.plan, found.duals)
-    scale = max(abs(audit.objective), 1e-12)
+    scale = max(abs(audit.objective), problem.smallest)
     if audit.violations:
         raise AuditError(
             f"{solver.name} returned a plan that breaks: {'; '.join(audit.violations)}. Please report this"

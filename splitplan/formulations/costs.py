@@ -163,21 +163,29 @@ class SplitCosts:
         return Linear(down_bits=per_bit, down_messages=8.0 * link.header_bytes * per_bit)
 
     @cached_property
+    def waiting(self) -> Linear:
+        """Seconds of a frame's latency in which the device does not compute."""
+        delays = Linear(up_messages=self.system.link.up_delay_s, down_messages=self.system.link.down_delay_s)
+        return self.uplink + self.server + self.downlink + delays
+
+    @cached_property
     def latency(self) -> Linear:
         """Seconds from a frame's input to its result, alone in the system: device, way up, server, way back in turn."""
-        delays = Linear(up_messages=self.system.link.up_delay_s, down_messages=self.system.link.down_delay_s)
-        return self.device + self.uplink + self.server + self.downlink + delays
+        return self.device + self.waiting
 
     @cached_property
     def energy(self) -> Linear:
-        """Joules that one frame costs the device: E = P_idle·latency + (P(f) − P_idle)·busy + P_radio·(sending, receiving)."""
+        """Joules that one frame costs the device: P(f) while it computes, P_idle while it waits, the radio while it works.
+
+        That is P_idle·latency + (P(f) − P_idle)·busy + P_radio·(sending, receiving), put so that nothing cancels.
+        """
         device, link = self.system.device, self.system.link
         radio, idle_w = link.needs_radio, device.idle_w
         sending_w = radio.up_w_per_bps * link.rate_up_bps + radio.base_w
         receiving_w = radio.down_w_per_bps * link.rate_down_bps + radio.base_w
         return (
-            idle_w * self.latency
-            + (device.power_w(self.clock_hz) - idle_w) * self.device
+            device.power_w(self.clock_hz) * self.device
+            + idle_w * self.waiting
             + sending_w * self.uplink
             + receiving_w * self.downlink
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
@@ -25,7 +25,9 @@ OBJECTIVES = ("latency", "energy", "period", "memory")
 UNITS = {"latency": "s", "energy": "J", "period": "s", "memory": "bytes"}
 KEYS = {"latency": "latency_s", "energy": "energy_j", "period": "period_s", "memory": "memory_bytes"}
 SCALE = 1e4
-"""The objective is scaled so that the cheaper of the two one-sided plans costs this: solver tolerances are absolute."""
+"""The objective is scaled so that a good plan costs about this: solver tolerances are absolute."""
+SAMPLED = 33
+"""Most cuts that are priced to find that good plan."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +103,8 @@ class SplitPoint(Formulation):
             )
         for name in ("pin_device", "pin_server"):
             value = getattr(self, name)
+            if not isinstance(value, Collection):
+                raise DataError(f"{name} is {value!r}; give layer names", "SplitPoint")
             set_(self, name, (value,) if isinstance(value, str) else tuple(value))
         raise_all(self._problems(), f"SplitPoint for {self.profile.graph.name!r}")
         set_(
@@ -115,15 +119,21 @@ class SplitPoint(Formulation):
                 self.system.device.check_clock(self.clock_hz),
             ),
         )
-        if "energy" in self.measures:
-            self.costs.energy  # noqa: B018  (a device or link without power data is an error now, not in the solver)
 
     def _problems(self) -> list[str]:
         problems = check_places(self.profile, self.system)
-        weights = {self.objective: 1.0} if isinstance(self.objective, str) else dict(self.objective)
+        if not problems:
+            problems += self._power_and_clock_problems()
+        weights: dict[Any, Any] = {}
+        if isinstance(self.objective, str):
+            weights = {self.objective: 1.0}
+        elif isinstance(self.objective, Mapping):
+            weights = dict(self.objective)
+        else:
+            problems.append(f"objective is {self.objective!r}; give one of {', '.join(OBJECTIVES)}, or weights of them")
         problems += [f"unknown objective {k!r}; known: {', '.join(OBJECTIVES)}" for k in weights if k not in OBJECTIVES]
         problems += [p for k, v in weights.items() if (p := number_problem(f"weight of {k!r}", v))]
-        if not problems and not sum(weights.values()):
+        if not problems and not any(weights.values()):
             problems.append("all weights of the objective are 0; give at least one positive weight")
         for name, zero_ok in (
             ("deadline_s", 0),
@@ -147,6 +157,27 @@ class SplitPoint(Formulation):
                 f"pin_device and pin_server contradict each other at {', '.join(map(repr, names[:5]))}: what feeds a layer of "
                 "pin_device must stay, what a layer of pin_server feeds must go; unpin one"
             )
+        return problems
+
+    def _power_and_clock_problems(self) -> list[str]:
+        """Why the device has no times at the clock, or no power when energy is asked for."""
+        device, problems = self.system.device, list[str]()
+
+        def tried(action: Callable[[], object]) -> None:
+            try:
+                action()
+            except DataError as e:
+                problems.extend(f"{e.where}: {p}" for p in e.problems)
+
+        clock = self.clock_hz
+        if clock is not None and (bad := number_problem("clock_hz", clock, positive=True)):
+            return [bad]
+        tried(lambda: self.profile.seconds("device", device.check_clock(clock)))
+        asks = self.objective if isinstance(self.objective, (str, Mapping)) else ()
+        if self.energy_budget_j is not None or "energy" in ([asks] if isinstance(asks, str) else asks):
+            tried(lambda: device.power_w(None))
+            tried(lambda: device.idle_w)
+            tried(lambda: self.system.link.needs_radio)
         return problems
 
     @cached_property
@@ -206,11 +237,42 @@ class SplitPoint(Formulation):
         return frozenset(self._pins[0]), frozenset(self._pins[1])
 
     @cached_property
+    def _sampled(self) -> tuple[float, float, float | None]:
+        """Of some prefix cuts: the least positive objective (within the limits if any is), the largest, the least within."""
+        n, (stay, go) = len(self.profile.graph), self._pins
+        x = np.arange(n) >= np.unique(np.linspace(0, n, SAMPLED).round())[:, None]
+        x[:, sorted(stay)], x[:, sorted(go)] = False, True
+        costs = self.score(x)
+        within = np.ones(len(x), bool)
+        for what, limit in self.limits.values():
+            within &= costs[KEYS[what]] <= limit
+        least, most = 0.0, float(costs["objective"].max())
+        for choice in (~within, within):
+            if np.any(positive := costs["objective"][choice & (costs["objective"] > 0)]):
+                least = float(positive.min())
+        return least, most, float(costs["objective"][within].min()) if within.any() else None
+
+    @property
+    def known(self) -> float | None:
+        """The objective of some plan within the limits, when a look at the prefix cuts shows one: no optimum costs more."""
+        return self._sampled[2]
+
+    @cached_property
     def scale(self) -> float:
-        """Factor that brings the cheaper one-sided plan's objective to `SCALE`."""
-        sides = self.score(np.array([np.zeros(len(self.profile.graph), bool), np.ones(len(self.profile.graph), bool)]))
-        reference = float(min(sides["objective"]))
-        return SCALE / reference if reference > 0 else 1.0
+        """Factor that brings a good plan's objective to `SCALE`; 1 when all that were sampled cost nothing."""
+        least = self._sampled[0]
+        return SCALE / least if least else 1.0
+
+    def scaled_for(self, objective: float) -> SplitPoint:
+        """The same problem, its `scale` such that a plan of this objective costs `SCALE`."""
+        same = replace(self)
+        same.__dict__["scale"] = SCALE / objective
+        return same
+
+    @property
+    def smallest(self) -> float:
+        """A unit of the scaled objective (solvers' tolerances are absolute), or the rounding of the largest costs."""
+        return max(1.0 / self.scale, 1e-12 * self._sampled[1])
 
     # -- plain arithmetic ----------------------------------------------------------------------------
 
@@ -224,7 +286,8 @@ class SplitPoint(Formulation):
         Returns
         -------
         dict of str to array, shape (placements,)
-            ``objective, latency_s, device_s, up_s, server_s, down_s, period_s, memory_bytes`` and, when asked of, ``energy_j``.
+            ``objective, latency_s, device_s, up_s, server_s, down_s, period_s, memory_bytes``, ``up_delay_s`` (part of
+            ``up_s``), ``up_bytes`` (on the wire, header included) and, when asked of, ``energy_j``.
         """
         c, x = self.costs, np.asarray(on_server, bool)
         totals = c.totals(x)
@@ -236,7 +299,8 @@ class SplitPoint(Formulation):
             "server_s": stages["server"],
             "down_s": stages["downlink"] + self.system.link.down_delay_s * totals.down_messages,
             "period_s": np.max(list(stages.values()), axis=0),
-            "up_bytes": totals.up_bits / 8,
+            "up_delay_s": self.system.link.up_delay_s * totals.up_messages,
+            "up_bytes": totals.up_bits / 8 + self.system.link.header_bytes * totals.up_messages,
             "memory_bytes": self._memory(x),
         }
         if "energy" in self.measures or self._has_power:

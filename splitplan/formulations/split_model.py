@@ -12,6 +12,9 @@ from splitplan.models.graph import INPUT
 if TYPE_CHECKING:
     from splitplan.formulations.split import SplitPoint
 
+ROUNDING = 1e-10
+"""Slack of a limit, relative: a plan that meets it exactly must not be lost to the rounding of a sum."""
+
 
 def build(problem: SplitPoint) -> pyo.ConcreteModel:
     """The whole problem as a list of its parts."""
@@ -107,10 +110,13 @@ def expression(m: pyo.ConcreteModel, problem: SplitPoint, cost: Linear, factor: 
     device, server, up, down, ups, downs = (factor * w for w in cost.weights)
     terms: list[Any] = []
     if device or server:
-        terms += [
-            float(device * a) * (1 - m.x[v]) + float(server * b) * m.x[v]
-            for v, (a, b) in enumerate(zip(c.device_s, c.server_s, strict=True))
-        ]
+        stay, go = problem.pinned
+        for v, (a, b) in enumerate(zip(c.device_s, c.server_s, strict=True)):
+            if v in stay or v in go:
+                # A constant, not a + (b − a): what a pinned layer does not cost must leave no rounding.
+                terms.append(float(device * a) if v in stay else float(server * b))
+            else:
+                terms.append(float(device * a) * (1 - m.x[v]) + float(server * b) * m.x[v])
     if up:
         terms += [float(up * bits) * m.y[k] for k, bits in enumerate(c.up_bits)]
     if down:
@@ -130,13 +136,22 @@ def memory(m: pyo.ConcreteModel, problem: SplitPoint) -> Any:
 
 
 def memory_unit(problem: SplitPoint) -> float:
-    """Bytes that one unit of M stands for: the objective's own scale, or the limit when only that speaks of memory."""
-    return 1.0 / problem.scale if "memory" in problem.weights else max(problem.limits["device_memory_bytes"][1], 1.0)
+    """Bytes that one unit of M stands for, see `unit_of`."""
+    return unit_of(problem, "memory", "device_memory_bytes")
 
 
 def period_unit(problem: SplitPoint) -> float:
-    """Seconds that one unit of T stands for: the objective's own scale, or the limit when only that speaks of the period."""
-    return 1.0 / problem.scale if "period" in problem.weights else problem.limits["period_limit_s"][1]
+    """Seconds that one unit of T stands for, see `unit_of`."""
+    return unit_of(problem, "period", "period_limit_s")
+
+
+def unit_of(problem: SplitPoint, what: str, limit: str) -> float:
+    """The smaller of what costs 1 in the scaled objective and the limit: HiGHS keeps a row to 1e-9 absolute, so the
+    coefficients of T and M must not be larger than 1 where they are used.
+    """
+    units = [1.0 / (problem.scale * problem.weights[what])] if what in problem.weights else []
+    units += [max(problem.limits[limit][1], 1e-12)] if limit in problem.limits else []
+    return min(units)
 
 
 def constraint_period(m: pyo.ConcreteModel, problem: SplitPoint) -> None:
@@ -160,16 +175,18 @@ def constraint_memory(m: pyo.ConcreteModel, problem: SplitPoint) -> None:
 
 def constraint_limits(m: pyo.ConcreteModel, problem: SplitPoint) -> None:
     """(8) each measure ≤ its limit, divided by the limit."""
+    # One, as a variable: a limit on what no variable changes any more (all layers pinned) is a row like any other.
+    m.one = pyo.Var(bounds=(1, 1), doc="one")
     m.limit = pyo.ConstraintList(doc="limits")
-    m.limit_names = []
-    for name, (what, limit) in problem.limits.items():
+    for what, limit in problem.limits.values():
+        size = max(limit, 1.0) if what == "memory" else limit  # a limit of 0 bytes is measured in bytes
         if what == "memory":
-            m.limit.add(memory(m, problem) * (memory_unit(problem) / max(limit, 1.0)) <= limit / max(limit, 1.0))
+            used = memory(m, problem) * (memory_unit(problem) / size)
         elif what == "period":
-            m.limit.add(m.T * period_unit(problem) / limit <= 1)
+            used = m.T * (period_unit(problem) / size)
         else:
-            m.limit.add(expression(m, problem, getattr(problem.costs, what), 1.0 / limit) <= 1)
-        m.limit_names.append(name)
+            used = expression(m, problem, getattr(problem.costs, what), 1.0 / size)
+        m.limit.add(used <= (limit / size + ROUNDING) * m.one)
 
 
 def objective(m: pyo.ConcreteModel, problem: SplitPoint) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from splitplan.errors import DataError, FingerprintError
 from splitplan.formulations.solution import Audit
-from splitplan.models.graph import INPUT
 
 if TYPE_CHECKING:
     from splitplan.data.plan import SplitPlan
@@ -53,14 +52,13 @@ def audit_split(problem: SplitPoint, plan: SplitPlan, duals: dict[str, Any]) -> 
     if problem.result == "server":
         sent += [t for t in graph.outputs if t.producer not in far and t not in sent]
     back = [t for t in graph.outputs if t.producer in far] if problem.result == "device" else []
-    up_payload = math.fsum(_on_wire(t.size_bytes, t.dtype, problem.wire) for t in sent)
+    payload = {t.name: _on_wire(t.size_bytes, t.dtype, problem.wire) for t in sent}
     if problem.input_bytes is not None:
-        born = [t for t in graph.tensors if t.producer == INPUT]
-        whole = math.fsum(_on_wire(t.size_bytes, t.dtype, problem.wire) for t in born)
-        for t in sent:
-            if t.producer == INPUT:
-                share = _on_wire(t.size_bytes, t.dtype, problem.wire) / whole if whole else 1 / len(born)
-                up_payload += problem.input_bytes * share - _on_wire(t.size_bytes, t.dtype, problem.wire)
+        born = {t.name: _on_wire(t.size_bytes, t.dtype, problem.wire) for t in graph.inputs}
+        whole = math.fsum(born.values())
+        for name in born.keys() & payload.keys():
+            payload[name] = problem.input_bytes * (born[name] / whole if whole else 1 / len(born))
+    up_payload = math.fsum(payload.values())
     down_payload = math.fsum(_on_wire(t.size_bytes, t.dtype, problem.wire) for t in back)
     up_busy = 8 * (up_payload * link.overhead + (link.header_bytes if sent else 0)) / link.rate_up_bps
     down_busy = 8 * (down_payload * link.overhead + (link.header_bytes if back else 0)) / link.rate_down_bps
@@ -76,7 +74,7 @@ def audit_split(problem: SplitPoint, plan: SplitPlan, duals: dict[str, Any]) -> 
         terms["energy_j"] = math.fsum(
             [
                 device.power_w(clock) * device_s,
-                device.idle_w * (terms["latency_s"] - device_s),
+                device.idle_w * math.fsum([up_busy, server_s, down_busy, delay]),
                 (radio.up_w_per_bps * link.rate_up_bps + radio.base_w) * up_busy,
                 (radio.down_w_per_bps * link.rate_down_bps + radio.base_w) * down_busy,
             ]

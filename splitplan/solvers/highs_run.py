@@ -120,6 +120,9 @@ class Engine:
         self.option("random_seed", 0)
         self.option("mip_rel_gap", gap)
         self.option("mip_abs_gap", 0.0)
+        self.option(
+            "small_matrix_value", 1e-12
+        )  # the default drops coefficients up to 1e-9, which many layers add up to
         self.option("primal_feasibility_tolerance", 1e-9)
         self.option("dual_feasibility_tolerance", 1e-9)
         self.option("mip_feasibility_tolerance", 1e-9)
@@ -152,7 +155,8 @@ class Engine:
             ]
         if self.highs.passModel(lp) == highspy.HighsStatus.kError:
             raise SolverError(
-                "HiGHS refused the model: a number in it is not finite or a bound is crossed. Please report this"
+                "HiGHS refused the model: a number in it is not finite, larger than 1e15 times a good plan's cost, or a bound "
+                "is crossed. Check the units of times, sizes and rates; else please report this"
             )
 
     def patch(self, a: Arrays) -> None:

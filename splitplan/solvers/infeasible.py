@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from splitplan.formulations.split import UNITS
 from splitplan.solvers.arrays import to_arrays
 from splitplan.solvers.highs_run import solve_arrays
+from splitplan.solvers.reduce import reduced
 
 if TYPE_CHECKING:
     from splitplan.formulations.split import SplitPoint
@@ -49,7 +50,7 @@ def explain(problem: SplitPoint) -> tuple[str, ...]:
             lines.append(f"{name}={limit:g}: cannot be met{under}, whatever {name} is")
         else:
             lines.append(
-                f"{name}={limit:g}: the least {what} possible{under} is {value:.6g} {unit}; raise {name} to at least that"
+                f"{name}={limit:g}: the least {what} possible{under} is {rounded_up(value)} {unit}; raise {name} to at least that"
             )
     if problem.pin_device or problem.pin_server:
         lines.append(
@@ -58,11 +59,17 @@ def explain(problem: SplitPoint) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def rounded_up(value: float) -> str:
+    """Six digits, never below the value: who does as the message says must succeed."""
+    text = f"{value:.6g}"
+    return text if float(text) >= value else f"{value * (1 + 5e-6):.6g}"
+
+
 def least(problem: SplitPoint, keep: list[str], what: str = "latency") -> float | None:
     """The least of a measure under some of the limits, or None when they cannot be met together."""
     dropped: dict[str, Any] = {name: None for name in problem.limits if name not in keep}
     relaxed = replace(problem, objective=what, **dropped)
-    outcome = solve_arrays(to_arrays(relaxed.build()))
+    outcome = solve_arrays(to_arrays(reduced(relaxed).build()))
     if outcome.values is None:
         return None
     return relaxed.evaluate(relaxed.read(outcome.values))["objective"]

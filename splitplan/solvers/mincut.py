@@ -177,6 +177,8 @@ def minimum_cut(tail: np.ndarray, head: np.ndarray, capacity: np.ndarray, source
         gained = result.flow_value > 0 or value < best_value
         if value < best_value:
             best_value, best_side = value, side
+        elif not np.isfinite(best_value):
+            break  # the flow filled an infinite arc
         left = max(best_value - flow, 0.0)
         if not gained or left <= 1e-15 * best_value:
             break

@@ -1,0 +1,89 @@
+"""What follows from the limits and from a plan at hand, so that a solver with absolute tolerances meets no huge numbers."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from splitplan.errors import DataError
+from splitplan.formulations.costs import Linear
+from splitplan.models.graph import INPUT
+
+if TYPE_CHECKING:
+    from splitplan.formulations.split import SplitPoint
+
+MARGIN = 1 + 1e-6
+"""A layer is pinned only when it breaks a budget by more than this factor: far beyond rounding and tolerances."""
+
+
+def reduced(problem: SplitPoint) -> SplitPoint:
+    """The same problem with more pins and smaller numbers, for a model; its plans are to be priced by ``problem``.
+
+    A layer is pinned when it costs more on one side, alone, than a limit or a known plan allows. The bits of a tensor whose
+    crossing costs more than that are cut down to just as unaffordable. No plan that is within the limits and at least as good
+    as the known one is lost: every cost is a sum of terms that are not negative, so one term above the budget breaks it.
+    Budgets that contradict each other (nothing is feasible then) leave the pins as they are, for the solver to prove.
+
+    Parameters
+    ----------
+    problem : SplitPoint
+
+    Returns
+    -------
+    SplitPoint
+        With the same ``scale``.
+    """
+    graph, costs = problem.profile.graph, problem.costs
+    stay, go = (set(p) for p in problem.pinned)
+    bits = {"up_bits": costs.up_bits.copy(), "down_bits": costs.down_bits.copy()}
+    apart: list[tuple[int | None, int]] = []  # pairs (producer, consumer) that no message can afford to part
+    for cost, budget in budgets(problem):
+        most = budget * MARGIN
+        go |= set(np.flatnonzero(cost.device_s * costs.device_s > most).tolist())
+        stay |= set(np.flatnonzero(cost.server_s * costs.server_s > most).tolist())
+        for k in np.flatnonzero(cost.up_bits * costs.up_bits > most):
+            t = graph.tensors[k]
+            producer = None if t.producer == INPUT else graph.index[t.producer]
+            apart += [(producer, graph.index[w]) for w in t.consumers]
+            if t.is_output and problem.result == "server" and producer is not None:
+                go.add(producer)
+        for k in np.flatnonzero(cost.down_bits * costs.down_bits > most):
+            if graph.tensors[k].producer != INPUT:
+                stay.add(graph.index[graph.tensors[k].producer])
+        for name, weight in (("up_bits", cost.up_bits), ("down_bits", cost.down_bits)):
+            if weight > 0 and budget > 0:
+                np.minimum(bits[name], 2 * most / weight, out=bits[name])
+    for v, w in apart:
+        if v is None or v in stay:
+            stay.add(w)
+        elif w in go:
+            go.add(v)
+    names = [layer.name for layer in graph.layers]
+    smaller = replace(problem)
+    if not stay & go:
+        near, far = [names[v] for v in sorted(stay)], [names[v] for v in sorted(go)]
+        with suppress(DataError):  # their consequences contradict each other
+            smaller = replace(problem, pin_device=near, pin_server=far)
+    smaller.costs.__dict__.update(bits)
+    smaller.__dict__["scale"] = problem.scale
+    return smaller
+
+
+def budgets(problem: SplitPoint) -> list[tuple[Linear, float]]:
+    """Linear costs that must not exceed a number: the limits, and each part of the objective under the known plan's."""
+    costs = problem.costs
+
+    def parts(what: str, budget: float) -> list[tuple[Linear, float]]:
+        if what == "memory":
+            return []
+        if what == "period":
+            return [(stage, budget) for stage in costs.stages.values()]
+        return [(getattr(costs, what), budget)]
+
+    found = [pair for what, limit in problem.limits.values() for pair in parts(what, limit)]
+    if problem.known is not None:
+        found += [pair for what, weight in problem.weights.items() for pair in parts(what, problem.known / weight)]
+    return found
