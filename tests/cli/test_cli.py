@@ -222,7 +222,7 @@ def test_demo_ends_with_a_table_and_a_figure(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("SMOKE_TEST", "1")
     shown = good("demo", "--out", tmp_path / "demo")
     assert "SMOKE_TEST is set" in shown.stderr
-    for word in ("device only", "server only", "best split", "predicted", "measured"):
+    for word in ("device only", "server only", "best plan", "predicted", "measured"):
         assert word in shown.stdout
     made = {p.name for p in (tmp_path / "demo").iterdir()}
     assert made == {
