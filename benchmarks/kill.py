@@ -38,7 +38,12 @@ class KillCounts:
 
 
 def kill_run(
-    kills: int, *, victim: Literal["device", "server"] = "server", how: int = signal.SIGKILL, seed: int = 0, depth: int = 4
+    kills: int,
+    *,
+    victim: Literal["device", "server"] = "server",
+    how: int = signal.SIGKILL,
+    seed: int = 0,
+    depth: int = 4,
 ) -> KillCounts:
     """Stream frames through a small model and kill a worker so many times, each time at a random moment.
 
@@ -56,7 +61,12 @@ def kill_run(
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     model = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(10)
+        torch.nn.Conv2d(3, 8, 3),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(8, 8, 3),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.LazyLinear(10),
     ).eval()
     model(torch.zeros(1, 3, 24, 24))
     traced = sp.trace(model, torch.randn(1, 3, 24, 24), granularity="operator")

@@ -1,17 +1,22 @@
 """The executor's own cost of a frame: header, copies, queues, sockets. Run: python -m benchmarks.overhead
 
-A model that does next to nothing carries 1 MB up and 1 MB down between device and server over loopback TCP. The cost is what
-a frame takes from submission to answer, less what the two parts computed. The way between app and device worker is in it.
+A model that computes next to nothing, cut so that 1 MB crosses from device to server over loopback TCP. The cost is what a
+frame takes from submission to answer, less what the two parts computed; the way between app and device worker is in it. Two
+cases: 1 MB crosses the link and input and result are small, or every one of the four hops carries 1 MB. Beside them the same
+bytes over bare sockets, a byte back, in the same run: what no protocol can beat here and now.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +27,33 @@ from splitplan.executor import keys as key_files
 from splitplan.executor.environment import worker_environment
 
 
-class Nothing(torch.nn.Module):
-    """Two layers that cost next to nothing, so that a cut lies between them."""
+class EveryHop(torch.nn.Module):
+    """As much in as across as out."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x, as it was."""
-        return -(-x)
+        return torch.neg(torch.neg(x))
 
 
-def measure(size_bytes: int = 1_000_000, repeats: int = 200, encrypted: bool = False) -> dict[str, Any]:
+class LinkOnly(torch.nn.Module):
+    """A small input, much across, a small result."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The first of many."""
+        return x.repeat(1, self.count)[:, :4].clone()
+
+
+def measure(
+    size_bytes: int = 1_000_000, repeats: int = 200, encrypted: bool = False, every_hop: bool = False
+) -> dict[str, Any]:
     """Medians over ``repeats`` single frames, in milliseconds."""
-    x = torch.randn(1, size_bytes // 4)
-    traced = sp.trace(Nothing().eval(), x, granularity="operator")
+    count = size_bytes // 4
+    x = torch.randn(1, count if every_hop else 1)
+    traced = sp.trace((EveryHop() if every_hop else LinkOnly(count)).eval(), x, granularity="operator")
     plan = sp.SplitPlan.for_cut(traced.graph, tuple(layer.name for layer in traced.graph.layers[1:]))
     place = sp.device("this-cpu")
     system = sp.System(device=place, server=place, link=sp.link("loopback"))
@@ -60,11 +80,44 @@ def measure(size_bytes: int = 1_000_000, repeats: int = 200, encrypted: bool = F
     return {
         "size_bytes": size_bytes,
         "encrypted": encrypted,
+        "carries": "every hop" if every_hop else "the link",
+        "bare_ms": round(bare(size_bytes), 3),
+        "up_bytes": frames[0].times["up_bytes"],
         "frames": len(frames),
         "cost_ms": round(statistics.median(cost), 3),
         "cost_p95_ms": round(statistics.quantiles(cost, n=20)[-1], 3),
         "median_ms": {k: round(v, 3) for k, v in pieces.items()},
     }
+
+
+def bare(size_bytes: int, repeats: int = 100) -> float:
+    """Median milliseconds of so many bytes one way and a byte back, between two threads' bare TCP sockets."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    there = socket.create_connection(listener.getsockname())
+    here, _ = listener.accept()
+    for end in (here, there):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def echo() -> None:
+        into = memoryview(bytearray(size_bytes))
+        for _ in range(repeats):
+            got = 0
+            while got < size_bytes:
+                got += here.recv_into(into[got:])
+            here.sendall(b"x")
+
+    thread = threading.Thread(target=echo)
+    thread.start()
+    data, times = bytes(size_bytes), []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        there.sendall(data)
+        there.recv(1)
+        times.append(time.perf_counter() - begin)
+    thread.join()
+    for end in (here, there, listener):
+        end.close()
+    return statistics.median(times) * 1e3
 
 
 def start_worker(model: Path, keys: str | None) -> subprocess.Popen[bytes]:
@@ -81,8 +134,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=200)
     given = parser.parse_args()
-    for encrypted in (False, True):
-        print(json.dumps(measure(given.size, given.repeats, encrypted)))
+    for every_hop in (False, True):
+        for encrypted in (False, True):
+            print(json.dumps(measure(given.size, given.repeats, encrypted, every_hop)), flush=True)
 
 
 if __name__ == "__main__":

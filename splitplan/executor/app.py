@@ -290,11 +290,11 @@ class App:
             # A port that was chosen is kept, so that a restarted worker is found where it was.
             self._hosts[place] = self._abouts[place]["address"]
             worker.options = WorkerOptions(**{**vars(worker.options), "listen": self._hosts[place]})
-        sees_server = self._connect(_PATIENCE_S)
+        sees_server, why = self._connect(_PATIENCE_S)
         if self._offloads and not sees_server:
             raise ExecutorError(
-                f"the server worker at {self._hosts['server']} cannot be reached from the device worker within {_PATIENCE_S:g} s; "
-                "is it running there, and may the device connect to it?"
+                f"the server worker at {self._hosts['server']} cannot be reached from the device worker within {_PATIENCE_S:g} s "
+                f"({why}); is it running there, and may the device connect to it?"
             )
         self._keeper.start()
         if check:
@@ -326,8 +326,8 @@ class App:
             "owned": str(self._directory),
         }
 
-    def _connect(self, patience_s: float) -> bool:
-        """A session with the device worker, told the plan; returns whether it sees the server."""
+    def _connect(self, patience_s: float) -> tuple[bool, str]:
+        """A session with the device worker, told the plan; returns whether it sees the server, and why not."""
         session = Session(
             self._context, self._hosts["device"], self._keys, name="the device worker", token=self._token,
             heartbeat_s=self._heartbeat_s, on_message=self._message, on_lost=lambda _: self._stir.set(),
@@ -364,7 +364,7 @@ class App:
             self._session = session
             for frame_id, entry in self._pending.items():
                 self._send(session, frame_id, entry)
-        return bool(answer.body["sees_server"])
+        return answer.body["sees_server"], answer.body["why"]
 
     def _least_latency_s(self) -> float:
         """What a frame takes on the emulated link at least, and what is predicted of it all."""
@@ -530,11 +530,10 @@ class App:
                 worker.wait_ready(time.monotonic() + self._start_timeout_s)
             try:
                 self._connect(_PATIENCE_S if not self._offloads else min(_PATIENCE_S, 1.0 + 2 * self._heartbeat_s))
-            except (HandshakeError, FingerprintError) as e:
-                self._go_local(str(e))
-                return
-            except ExecutorError as e:
+            except (ExecutorError, FingerprintError) as e:
                 reason = str(e)
+                if worker is not None and attempt:
+                    worker.stop()  # it runs but does not answer; the first failure may be one that is just dying
                 self._pause(min(2.0, 0.1 * 2**attempt))
             else:
                 return

@@ -47,11 +47,9 @@ class _Peers:
         self._keys = keys
 
     def callback(self, domain: str, key: bytes) -> bool:
-        """Whether a client with this public key may come in."""
-        from zmq.utils import z85
-
+        """Whether a client with this public key (as text, Z85) may come in."""
         try:
-            return z85.encode(key) in (self._keys.public, *key_files.read_peers(self._keys.directory).values())
+            return key in (self._keys.public, *key_files.read_peers(self._keys.directory).values())
         except HandshakeError as e:
             _say(str(e))
             return False
@@ -138,7 +136,7 @@ class Service:
         if self._keys and not self.options.listen.startswith("ipc://"):
             self._gate = ThreadAuthenticator(self._context)
             self._gate.start()
-            self._gate.configure_curve_callback("*", _Peers(self._keys))
+            self._gate.configure_curve_callback("splitplan", _Peers(self._keys))
             socket.curve_server = True
             socket.curve_publickey, socket.curve_secretkey = self._keys.public, self._keys.secret
             socket.zap_domain = b"splitplan"
@@ -265,19 +263,19 @@ class Service:
     def _configure(self, client: Client, body: dict[str, Any]) -> None:
         plan_id = body["plan_id"]
         try:
-            sees_server = self._make_role(client, plan_id, body)
+            sees_server, why = self._make_role(client, plan_id, body)
         except Exception as e:  # noqa: BLE001  a plan that cannot be built is the client's to know; the worker goes on
             client.reply(error_parts(e, plan_id, None))
             return
-        client.reply(encode("configured", {"plan_id": plan_id, "sees_server": sees_server}))
+        client.reply(encode("configured", {"plan_id": plan_id, "sees_server": sees_server, "why": why[:4096]}))
 
-    def _make_role(self, client: Client, plan_id: str, body: dict[str, Any]) -> bool:
+    def _make_role(self, client: Client, plan_id: str, body: dict[str, Any]) -> tuple[bool, str]:
         if plan_id not in client.plans and len(client.plans) >= MAX_PLANS:
             raise ExecutorError(f"a session may hold {MAX_PLANS} plans")
         split = Split(self.traced, SplitPlan.from_dict(body["plan"]), self.options.torch_device)
         if body["role"] == "server":
             client.plans[plan_id] = ServerRole(client, split, plan_id, body)
-            return True
+            return True, ""
         relay, sees_server = None, False
         if body["server"] is not None and split.offloads:
             address = body["server"]
@@ -289,4 +287,4 @@ class Service:
             relay = client.relays[address]
             sees_server = relay.add_plan(plan_id, {**body, "role": "server", "server": None}, body["patience_s"])
         client.plans[plan_id] = DeviceRole(client, split, plan_id, body, relay)
-        return sees_server
+        return sees_server, "" if relay is None or sees_server else relay.reason

@@ -133,6 +133,7 @@ class Session:
         self.welcome: dict[str, Any] = {}
         self.lost: str | None = None
         self._on_message, self._on_lost, self._heartbeat_s = on_message, on_lost, heartbeat_s
+        self._encrypted = keys is not None and not address.startswith("ipc://")
         self._answers: queue.SimpleQueue[Message | SplitplanError] = queue.SimpleQueue()
         self._request = threading.Lock()
         self._open, self._heard, self._missed = False, True, 0
@@ -141,7 +142,7 @@ class Session:
         try:
             for socket in (self._data, self._control):
                 prepare(socket, address)
-                if keys and not address.startswith("ipc://"):
+                if keys and self._encrypted:
                     socket.curve_publickey, socket.curve_secretkey = keys.public, keys.secret
                     socket.curve_serverkey = keys.of(address)
             self._monitor = self._data.get_monitor_socket(zmq.EVENT_DISCONNECTED | sum(_FAILED))
@@ -238,7 +239,9 @@ class Session:
 
     def _read_monitor(self) -> None:
         event = parse_monitor_message(self._monitor.recv_multipart(zmq.DONTWAIT))["event"]
-        if event in _FAILED:
+        if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and not self._encrypted:
+            self._lose("the handshake broke off: the worker died in it, or it wants keys and none were given")
+        elif event in _FAILED:
             self._answers.put(HandshakeError(f"{self.name} at {self.address}: {_FAILED[event]}"))
         elif event == zmq.EVENT_DISCONNECTED:
             self._lose("the connection broke" + ("" if self._open else " during the handshake"))

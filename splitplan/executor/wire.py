@@ -93,7 +93,7 @@ BODIES: dict[str, dict[str, Check]] = {
         "frame_timeout_s": _number(),
         "patience_s": _number(),  # how long to wait for the next worker before answering without it
     },
-    "configured": {"plan_id": _ID, "sees_server": _flag},
+    "configured": {"plan_id": _ID, "sees_server": _flag, "why": _text(4096)},
     # client → worker: compute; answered by result, or by error with the frame's id
     "frame": {"plan_id": _ID, "frame_id": _FRAME_ID, "symbols": _table(_whole(0, 1 << 62)), "check": _flag},
     "result": {
