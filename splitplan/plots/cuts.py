@@ -58,7 +58,7 @@ def plot_cuts(table: pd.DataFrame, *, title: str = "") -> Figure:
         axes[1].plot(x, cuts["energy_j"], color=INK, linewidth=1.0, marker="o", markersize=2.0)
         _mark_best(axes[1], x, cuts["energy_j"].to_numpy(float), "least energy", "J")
         axes[1].set_ylabel("device energy (J)", fontsize=8)
-        axes[1].set_ylim(bottom=0)
+        axes[1].set_ylim(0, 1.3 * float(cuts["energy_j"].max()))
         tidy(axes[1])
         if apart:
             axes[1].plot([aside], [table.loc[plan, "energy_j"]], color=INK, marker="D", markersize=4)
@@ -99,24 +99,25 @@ def _latency(axes: Axes, x: Any, cuts: Any, apart: Any, aside: float) -> None:
     _mark_best(axes, x, cuts["latency_s"].to_numpy(float), "least latency", "s")
     axes.set_ylabel("latency (ms)", fontsize=8)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v * 1e3:g}"))
-    axes.set_ylim(0, 1.12 * max(float(cuts["latency_s"].max()), height))
-    axes.legend(fontsize=7, frameon=False, ncols=4, loc="upper right", borderaxespad=0)
+    axes.set_ylim(0, 1.18 * max(float(cuts["latency_s"].max()), height))
+    axes.legend(fontsize=7, frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
     tidy(axes)
 
 
 def _mark_best(axes: Axes, x: Any, values: Any, label: str, unit: str) -> None:
+    """Name the least value from above the data, where nothing is drawn."""
     k = int(np.argmin(values))
     shown = f"{values[k] * 1e3:.3g} ms" if unit == "s" else f"{values[k]:.3g} {unit}"
     left = k < len(x) / 2
     axes.annotate(
         f"{label}: {shown}",
         (x[k], values[k]),
-        xytext=(14 if left else -14, 22),
-        textcoords="offset points",
+        xytext=(x[k] + (0.03 if left else -0.03) * (len(x) + 1), 0.97),
+        textcoords=axes.get_xaxis_transform(),
         ha="left" if left else "right",
+        va="top",
         fontsize=7,
-        bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
-        arrowprops={"arrowstyle": "-|>", "color": INK, "linewidth": 0.8},
+        arrowprops={"arrowstyle": "-|>", "color": INK, "linewidth": 0.8, "relpos": (0.0 if left else 1.0, 0.5)},
     )
 
 

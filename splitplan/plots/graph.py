@@ -203,8 +203,12 @@ def _name_groups(axes: Axes, graph: Any, rank: list[int]) -> None:
     if len(runs) > GROUPS:
         axes.set_xlabel("depth of the layer", fontsize=8)
         return
-    starts = [a for _, a, _ in runs]
-    axes.set_xticks(starts, [shorten(n, 16) for n, _, _ in runs], rotation=35, ha="right", fontsize=7)
+    # Long runs are named first; a short one beside them goes without, so that no two names overlap.
+    named: list[tuple[str, int]] = []
+    for name, start, _ in sorted(runs, key=lambda run: run[1] - run[2]):
+        if all(abs(start - other) >= 0.05 * max(rank) for _, other in named):
+            named.append((name, start))
+    axes.set_xticks([at for _, at in named], [shorten(n, 16) for n, _ in named], rotation=35, ha="right", fontsize=7)
 
 
 def _stem(module: str) -> str:

@@ -47,7 +47,7 @@ def plot_report(table: pd.DataFrame, *, title: str = "") -> Figure:
         scale, name = (1e3, "ms") if unit == "s" else (1.0, unit)
         _pairs(ax, list(rows["quantity"]), *(scale * _column(rows, c) for c in ("predicted", "measured", "p95")))
         ax.set_ylabel(name, fontsize=8)
-    axes[0].legend(fontsize=7, frameon=False, loc="upper right", borderaxespad=0)
+    axes[0].legend(fontsize=7, frameon=False, loc="best")
     if title:
         figure.suptitle(title, fontsize=8, x=0.01, ha="left")
     return figure
@@ -76,7 +76,7 @@ def plot_plans(table: pd.DataFrame, *, title: str = "") -> Figure:
     ax = figure.add_subplot()
     _pairs(ax, list(table["plan"]), *(1e3 * _column(table, c) for c in ("predicted_s", "measured_s", "p95_s")))
     ax.set_ylabel("latency (ms)", fontsize=8)
-    ax.legend(fontsize=7, frameon=False, loc="upper right", borderaxespad=0)
+    ax.legend(fontsize=7, frameon=False, loc="best")
     if title:
         ax.set_title(title, fontsize=9, loc="left")
     return figure
@@ -94,6 +94,10 @@ def _column(rows: pd.DataFrame, name: str) -> Any:
     return rows[name].to_numpy(dtype=float, na_value=np.nan)
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:+.0f}%" if abs(share) >= 0.005 else "0%"
+
+
 def _pairs(axes: Axes, names: list[str], predicted: Any, measured: Any, p95: Any) -> None:
     x = np.arange(len(names), dtype=float)
     axes.bar(x - 0.2, np.nan_to_num(predicted), 0.36, color=PREDICTED, label="predicted", linewidth=0)
@@ -107,8 +111,8 @@ def _pairs(axes: Axes, names: list[str], predicted: Any, measured: Any, p95: Any
     tops = np.nanmax(np.vstack([predicted, measured, p95, np.zeros(len(x))]), axis=0)
     for i, top in enumerate(tops):
         if predicted[i] > 0 and np.isfinite(measured[i]):
-            axes.text(x[i], top, f"{measured[i] / predicted[i] - 1:+.0%}", ha="center", va="bottom", fontsize=6.5)
+            axes.text(x[i], top, _percent(measured[i] / predicted[i] - 1), ha="center", va="bottom", fontsize=6.5)
     axes.set_xticks(x, names, fontsize=7)
     axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.set_ylim(0, 1.2 * max(float(tops.max()), 1e-12))
+    axes.set_ylim(0, 1.3 * max(float(tops.max()), 1e-12))
     tidy(axes)

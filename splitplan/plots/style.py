@@ -15,10 +15,10 @@ WIDTH = 7.0
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure with constrained layout."""
-    from matplotlib.figure import Figure
+    """An empty figure with constrained layout, which a notebook shows although pyplot never heard of it."""
+    from splitplan.plots.figure import ShownFigure
 
-    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+    return ShownFigure(figsize=(width, height), dpi=150, layout="constrained")
 
 
 def tidy(axes: Axes, grid: str | None = "y") -> None:

@@ -72,6 +72,13 @@ def test_plots_leave_pyplot_alone() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_notebook_shows_the_figure(diamond: sp.LayerGraph) -> None:
+    from IPython.core.formatters import DisplayFormatter
+
+    data, _ = DisplayFormatter().format(plot_graph(diamond))
+    assert data["image/png"].startswith(b"\x89PNG")
+
+
 # -- graph ------------------------------------------------------------------------------------------
 
 
