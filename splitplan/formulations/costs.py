@@ -62,7 +62,8 @@ class Linear:
 
     def of(self, totals: SplitTotals) -> Any:
         """The cost of a split's totals; scalars or arrays."""
-        return sum(w * t for w, t in zip(self.weights, totals.values, strict=True) if w)
+        nothing = 0.0 * totals.device_s  # an array where the totals are, also when all weights are 0
+        return sum((w * t for w, t in zip(self.weights, totals.values, strict=True) if w), start=nothing)
 
 
 @dataclass(frozen=True)

@@ -291,7 +291,7 @@ class SplitPoint(Formulation):
         """
         c, x = self.costs, np.asarray(on_server, bool)
         totals = c.totals(x)
-        stages = {name: np.asarray(cost.of(totals) + np.zeros(len(x))) for name, cost in c.stages.items()}
+        stages = {name: np.asarray(cost.of(totals)) for name, cost in c.stages.items()}
         out = {
             "latency_s": np.asarray(c.latency.of(totals)),
             "device_s": stages["device"],
@@ -435,7 +435,8 @@ class SplitPoint(Formulation):
         unknown = sorted(set(slot) - set(self.slot_parameters))
         if unknown:
             raise SolverError(f"unknown slot parameters {', '.join(unknown)}; known: {', '.join(self.slot_parameters)}")
-        moved = replace(self, system=System(link=self.system.link.but(**slot), links=None, **self.system.places))
+        links = self.system.links | {("device", "server"): self.system.link.but(**slot)}
+        moved = replace(self, system=System(link=None, links=links, **self.system.places))
         # The scale is a choice of units: kept, so that coefficients are affine in the slot's coordinates.
         moved.__dict__["scale"] = self.scale
         return moved

@@ -60,6 +60,8 @@ class Highs:
         smaller = reduced(problem)
         while True:
             begun = time.perf_counter()
+            if smaller is None:
+                return Found(None, Termination.INFEASIBLE, conflicts=explain(problem), build_s=begun - start)
             engine = self.engine(to_arrays(smaller.build()), gap, verbose)
             built = time.perf_counter()
             build_s += built - begun

@@ -69,7 +69,10 @@ def least(problem: SplitPoint, keep: list[str], what: str = "latency") -> float 
     """The least of a measure under some of the limits, or None when they cannot be met together."""
     dropped: dict[str, Any] = {name: None for name in problem.limits if name not in keep}
     relaxed = replace(problem, objective=what, **dropped)
-    outcome = solve_arrays(to_arrays(reduced(relaxed).build()))
+    smaller = reduced(relaxed)
+    if smaller is None:
+        return None
+    outcome = solve_arrays(to_arrays(smaller.build()))
     if outcome.values is None:
         return None
     return relaxed.evaluate(relaxed.read(outcome.values))["objective"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,13 +18,13 @@ MARGIN = 1 + 1e-6
 """A layer is pinned only when it breaks a budget by more than this factor: far beyond rounding and tolerances."""
 
 
-def reduced(problem: SplitPoint) -> SplitPoint:
+def reduced(problem: SplitPoint) -> SplitPoint | None:
     """The same problem with more pins and smaller numbers, for a model; its plans are to be priced by ``problem``.
 
     A layer is pinned when it costs more on one side, alone, than a limit or a known plan allows. The bits of a tensor whose
     crossing costs more than that are cut down to just as unaffordable. No plan that is within the limits and at least as good
     as the known one is lost: every cost is a sum of terms that are not negative, so one term above the budget breaks it.
-    Budgets that contradict each other (nothing is feasible then) leave the pins as they are, for the solver to prove.
+    Budgets that contradict each other, or the pins, therefore prove that nothing is feasible.
 
     Parameters
     ----------
@@ -33,8 +32,8 @@ def reduced(problem: SplitPoint) -> SplitPoint:
 
     Returns
     -------
-    SplitPoint
-        With the same ``scale``.
+    SplitPoint or None
+        With the same ``scale``; None when no plan is within the limits.
     """
     graph, costs = problem.profile.graph, problem.costs
     stay, go = (set(p) for p in problem.pinned)
@@ -53,6 +52,10 @@ def reduced(problem: SplitPoint) -> SplitPoint:
         for k in np.flatnonzero(cost.down_bits * costs.down_bits > most):
             if graph.tensors[k].producer != INPUT:
                 stay.add(graph.index[graph.tensors[k].producer])
+        if cost.up_messages > most:
+            stay |= set(range(len(graph)))
+        if cost.down_messages > most and problem.result == "device":
+            stay |= {graph.index[t.producer] for t in graph.outputs if t.producer != INPUT}
         for name, weight in (("up_bits", cost.up_bits), ("down_bits", cost.down_bits)):
             if weight > 0 and budget > 0:
                 np.minimum(bits[name], 2 * most / weight, out=bits[name])
@@ -62,11 +65,11 @@ def reduced(problem: SplitPoint) -> SplitPoint:
         elif w in go:
             go.add(v)
     names = [layer.name for layer in graph.layers]
-    smaller = replace(problem)
-    if not stay & go:
-        near, far = [names[v] for v in sorted(stay)], [names[v] for v in sorted(go)]
-        with suppress(DataError):  # their consequences contradict each other
-            smaller = replace(problem, pin_device=near, pin_server=far)
+    near, far = [names[v] for v in sorted(stay)], [names[v] for v in sorted(go)]
+    try:
+        smaller = replace(problem, pin_device=near, pin_server=far)
+    except DataError:  # the pins contradict each other
+        return None
     smaller.costs.__dict__.update(bits)
     smaller.__dict__["scale"] = problem.scale
     return smaller
