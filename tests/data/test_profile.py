@@ -155,7 +155,10 @@ def test_pickles(diamond_profile: sp.Profile) -> None:
     assert back.seconds("device").tolist() == diamond_profile.seconds("device").tolist()
 
 
-awkward = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=10).filter(lambda s: s != "input")
+# pandas 2.2 drops a NUL while it reads CSV; no module or operator is named so.
+awkward = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=10).filter(
+    lambda s: s != "input"
+)
 
 
 @given(
