@@ -29,6 +29,7 @@ from splitplan.data.profile import Profile
 from splitplan.data.system import System
 from splitplan.errors import ExecutorError, FingerprintError, HandshakeError, SplitplanError, raise_all
 from splitplan.executor import keys as key_files
+from splitplan.executor.codec import copy
 from splitplan.executor.report import FrameRecord, Report, count, make_rows
 from splitplan.executor.roles import CHECK_TOLERANCE
 from splitplan.executor.session import Session, error_of
@@ -409,7 +410,7 @@ class App:
     # -- frames ----------------------------------------------------------------------------------
 
     def _submit(self, inputs: dict[str, torch.Tensor], stream: int | None, check: bool = False) -> Future[Any]:
-        copies = {k: v.detach().clone() for k, v in inputs.items()}
+        copies = {k: copy(v) for k, v in inputs.items()}
         while not self._slots.acquire(timeout=0.2):
             self._refuse_if_closed()
         future: Future[Any] = Future()

@@ -1,13 +1,13 @@
-"""One thread that owns ZeroMQ sockets: sockets are touched there and nowhere else; other threads post calls to it."""
+"""Threads that read ZeroMQ sockets, on which any other thread may send without a detour through them."""
 
 from __future__ import annotations
 
 import math
 import os
+import select
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -20,8 +20,50 @@ from splitplan.executor.wire import MAX_TENSORS
 Parts = list[memoryview]
 
 
+class Channel:
+    """A socket that one thread reads and any thread may send on.
+
+    ZeroMQ allows a socket in several threads if a lock is around every call. Its file descriptor tells of news once only, and
+    any call may swallow the notice, so whoever sends looks for news afterwards and wakes the reader (zmq_getsockopt, ZMQ_FD).
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], wake: Callable[[], None]) -> None:
+        self._socket, self._wake = socket, wake
+        self._lock = threading.Lock()
+        self._closed = False
+        self.fd = int(socket.get(zmq.FD))
+
+    def send(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Send a message, from any thread; dropped when closed."""
+        with self._lock:
+            if self._closed:
+                return
+            self._socket.send_multipart(parts, zmq.DONTWAIT, copy=False)
+            news = self._news()
+        if news:
+            self._wake()
+
+    def receive(self, extra: int = 0) -> Parts | None:
+        """The next message, if there is one; of one with too many parts, a `WireError` after reading it to its end.
+
+        ``extra``: parts before the header, as the identity that a ROUTER puts there.
+        """
+        with self._lock:
+            if self._closed or not self._news():
+                return None
+            return _receive(self._socket, extra)
+
+    def close(self) -> None:
+        """Let nothing more be sent; the socket itself may be closed after this."""
+        with self._lock:
+            self._closed = True
+
+    def _news(self) -> bool:
+        return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
+
+
 class Loop:
-    """Polls sockets, runs posted calls and repeated ones. `run` in any thread, or `start` one for it.
+    """Waits for sockets and runs repeated calls. `run` in any thread, or `start` one for it.
 
     Parameters
     ----------
@@ -32,35 +74,32 @@ class Loop:
     """
 
     def __init__(self, name: str, on_crash: Callable[[BaseException], None] | None = None) -> None:
-        self._poller = zmq.Poller()
-        self._handlers: dict[Any, Callable[[], None]] = {}
-        self._calls: deque[Callable[[], None]] = deque()
+        self._poll = select.poll()
+        self._handlers: list[Callable[[], None]] = []
         self._timers: list[list[Any]] = []
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
-        self._poller.register(self._read, zmq.POLLIN)
+        self._poll.register(self._read, select.POLLIN)
         self._stop = False
         self._on_crash = on_crash
         self._lock = threading.Lock()  # the pipe must not be written to after it is closed
         self._open = True
         self.thread = threading.Thread(target=self._guarded, name=name, daemon=True)
 
-    def watch(self, socket: zmq.Socket[bytes], handler: Callable[[], None]) -> None:
-        """Call ``handler`` whenever the socket can be read. From the loop's thread, or before it runs."""
-        self._poller.register(socket, zmq.POLLIN)
-        self._handlers[socket] = handler
+    def watch(self, socket: zmq.Socket[bytes], handler: Callable[[], None]) -> Channel:
+        """Have ``handler`` called whenever there may be news: it receives until there is none. Before the loop runs."""
+        channel = Channel(socket, self.wake)
+        self._poll.register(channel.fd, select.POLLIN)
+        self._handlers.append(handler)
+        return channel
 
     def every(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call again and again. From the loop's thread, or before it runs."""
+        """Call again and again. Before the loop runs."""
         self._timers.append([time.monotonic() + seconds, seconds, call])
 
-    def post(self, call: Callable[[], None]) -> None:
-        """Have the loop's thread make a call soon; from any thread. Dropped when the loop has ended."""
-        self._calls.append(call)
-        self._wake()
-
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have it look for news and for `stop`, from any thread."""
         with self._lock:
             if self._open:
                 with suppress(BlockingIOError):  # the pipe is full of wake-ups already
@@ -73,7 +112,7 @@ class Loop:
     def stop(self) -> None:
         """End the loop, from any thread, and wait for it unless called from it."""
         self._stop = True
-        self._wake()
+        self.wake()
         if self.thread.is_alive() and self.thread is not threading.current_thread():
             self.thread.join()
 
@@ -89,20 +128,17 @@ class Loop:
         """Until `stop`, or until a handler raises."""
         try:
             while not self._stop:
-                due_s = min((t[0] for t in self._timers), default=None)
-                wait_ms = None if due_s is None else max(0, math.ceil((due_s - time.monotonic()) * 1e3))
-                for ready, _ in self._poller.poll(wait_ms):
-                    if ready == self._read:
-                        os.read(self._read, 4096)
-                    else:
-                        self._handlers[ready]()
-                while self._calls and not self._stop:
-                    self._calls.popleft()()
+                for handler in self._handlers:
+                    handler()
                 now = time.monotonic()
                 for timer in self._timers:
                     if timer[0] <= now:
                         timer[0] = now + timer[1]
                         timer[2]()
+                due_s = min((t[0] for t in self._timers), default=None)
+                wait_ms = None if due_s is None else max(0, math.ceil((due_s - time.monotonic()) * 1e3))
+                if not self._stop and any(fd == self._read for fd, _ in self._poll.poll(wait_ms)):
+                    os.read(self._read, 4096)
         finally:
             with self._lock:
                 self._open = False
@@ -119,11 +155,7 @@ def prepare(socket: zmq.Socket[bytes], address: str) -> None:
         socket.set(zmq.IPV6, 1)
 
 
-def receive(socket: zmq.Socket[bytes], extra: int = 0) -> Parts:
-    """All parts of one message; of one with more parts than a message may have, the first, and a `WireError` after reading all.
-
-    ``extra``: parts before the header, as the identity that a ROUTER puts there.
-    """
+def _receive(socket: zmq.Socket[bytes], extra: int) -> Parts:
     parts: Parts = []
     most, count = MAX_TENSORS + 1 + extra, 0
     while True:

@@ -20,7 +20,7 @@ from zmq.auth.thread import ThreadAuthenticator
 from splitplan.data.plan import SplitPlan
 from splitplan.errors import ExecutorError, HandshakeError, SplitplanError, WireError
 from splitplan.executor import keys as key_files
-from splitplan.executor.loop import Loop, prepare, receive
+from splitplan.executor.loop import Loop, prepare
 from splitplan.executor.relay import Relay
 from splitplan.executor.roles import FINISH_FIRST, DeviceRole, Parts, ServerRole, error_parts
 from splitplan.executor.session import UNKNOWN_PLAN, clock_name, versions
@@ -97,7 +97,7 @@ class Service:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._loop = Loop("splitplan worker")
         self._socket = self._listen()
-        self._loop.watch(self._socket, self._read)
+        self._door = self._loop.watch(self._socket, self._read)
         self.jobs: queue.PriorityQueue[tuple[int, int, Callable[[], None]]] = queue.PriorityQueue()
         self.numbers = itertools.count()
         self._about = {
@@ -175,24 +175,21 @@ class Service:
 
     def send(self, identity: bytes, parts: Parts) -> None:
         """Send to a client, from any thread; one that is gone gets nothing."""
-        self._loop.post(lambda: self._send(identity, parts))
-
-    def _send(self, identity: bytes, parts: Parts) -> None:
-        self._socket.send_multipart([identity, *parts], zmq.DONTWAIT, copy=False)
+        self._door.send([identity, *parts])
 
     def _read(self) -> None:
         while True:
             try:
-                parts = receive(self._socket, extra=1)
-            except zmq.Again:
-                return
+                parts = self._door.receive(extra=1)
             except WireError:
-                continue  # read to its end and dropped; whom to answer was cut off with it
+                continue  # read to its end and dropped
+            if parts is None:
+                return
             identity = bytes(parts[0])
             try:
                 self._take(identity, decode(parts[1:]), time.monotonic())
             except SplitplanError as e:
-                self._send(identity, error_parts(e, None, None))
+                self.send(identity, error_parts(e, None, None))
 
     def _take(self, identity: bytes, message: Message, now: float) -> None:
         body = message.body
@@ -201,7 +198,7 @@ class Service:
             if client is not None:
                 client.heard_s = now
             pong = {"sent_s": body["sent_s"], "here_s": time.monotonic(), "known": client is not None}
-            self._send(identity, encode("pong", pong))
+            self.send(identity, encode("pong", pong))
         elif message.kind == "hello":
             self._greet(identity, body["session"])
         elif message.kind == "bye":
@@ -235,7 +232,7 @@ class Service:
             self._clients.pop(idle.token).close()
         client = self._clients[token] = Client(self, token)
         client.identity = identity
-        self._send(identity, encode("welcome", self._about))
+        self.send(identity, encode("welcome", self._about))
 
     def _frame(self, identity: bytes, message: Message, now: float) -> None:
         plan_id, frame_id = message.body["plan_id"], message.body["frame_id"]
@@ -248,11 +245,11 @@ class Service:
                 "what": UNKNOWN_PLAN,
                 "message": "no such plan was configured",
             }
-            self._send(identity, encode("error", body))
+            self.send(identity, encode("error", body))
             return
         if self.jobs.qsize() >= MAX_IN_FLIGHT:
             raise_ = ExecutorError(f"{MAX_IN_FLIGHT} frames wait here already; send fewer at once")
-            self._send(identity, error_parts(raise_, plan_id, frame_id))
+            self.send(identity, error_parts(raise_, plan_id, frame_id))
             return
         assert client is not None
         client.heard_s = now

@@ -31,7 +31,7 @@ from splitplan.errors import (
     WireError,
 )
 from splitplan.executor.keys import Keys
-from splitplan.executor.loop import Loop, prepare, receive
+from splitplan.executor.loop import Loop, prepare
 from splitplan.executor.wire import Message, decode, encode
 
 MISSED = 3
@@ -154,9 +154,10 @@ class Session:
             if isinstance(e, SplitplanError):
                 raise
             raise ExecutorError(f"{name} at {address!r}: {e}; an address is tcp://host:port or ipc://path") from e
-        self._loop.watch(self._data, self._read_data)
-        self._loop.watch(self._control, self._read_control)
-        self._loop.watch(self._monitor, self._read_monitor)
+        # The monitor first: what it says of a connection explains what the connection does not say.
+        self._events = self._loop.watch(self._monitor, self._read_monitor)
+        self._frames = self._loop.watch(self._data, self._read_data)
+        self._pings = self._loop.watch(self._control, self._read_control)
         self._loop.every(heartbeat_s, self._beat)
         self._loop.start()
 
@@ -168,7 +169,7 @@ class Session:
         self.welcome = hello.body
         self.clock.shared = hello.body["clock"] == clock_name()
         self._open = True
-        self._loop.post(self._ping)
+        self._ping()
         return self.welcome
 
     def request(self, kind: str, body: Mapping[str, Any], timeout_s: float, answer: str) -> Message:
@@ -193,27 +194,27 @@ class Session:
 
     def send(self, parts: list[bytes | memoryview]) -> None:
         """Send a message; dropped when the session is lost, of which `on_lost` has told."""
-        self._loop.post(lambda: self._send(self._data, parts))
+        if self.lost is None:
+            self._frames.send(parts)
 
     def close(self) -> None:
         """Say goodbye and close; from any thread but the session's own."""
-        self._loop.post(lambda: self._send(self._control, encode("bye", {"session": self.token})))
-        self._loop.post(self._loop.stop)
-        self._loop.thread.join()
+        if self.lost is None:
+            self._pings.send(encode("bye", {"session": self.token}))
+        self._loop.stop()
+        for channel in (self._frames, self._pings, self._events):
+            channel.close()
         self._close_sockets()
 
     # -- in the session's thread -----------------------------------------------------------------
 
-    def _send(self, socket: zmq.Socket[bytes], parts: list[bytes | memoryview]) -> None:
-        if self.lost is None:
-            socket.send_multipart(parts, zmq.DONTWAIT, copy=False)
-
     def _read_data(self) -> None:
         while self.lost is None:
             try:
-                message = decode(receive(self._data))
-            except zmq.Again:
-                return
+                parts = self._frames.receive()
+                if parts is None:
+                    return
+                message = decode(parts)
             except WireError as e:
                 self._lose(f"it sent what is no message: {e}")
                 return
@@ -226,19 +227,23 @@ class Session:
                 self._answers.put(error_of(message.body, self.name) if message.kind == "error" else message)
 
     def _read_control(self) -> None:
-        try:
-            message = decode(receive(self._control))
-        except (zmq.Again, WireError):
-            return  # the data connection judges the peer
-        if message.kind != "pong":
-            return
-        self._heard = True
-        self.clock.add(message.body["sent_s"], message.body["here_s"], time.monotonic())
-        if self._open and not message.body["known"]:
-            self._lose("it was started anew")
+        while (parts := self._pings.receive()) is not None:
+            try:
+                message = decode(parts)
+            except WireError as e:
+                self._lose(f"it sent what is no message: {e}")
+                return
+            if message.kind == "pong":
+                self._heard = True
+                self.clock.add(message.body["sent_s"], message.body["here_s"], time.monotonic())
+                if self._open and not message.body["known"]:
+                    self._lose("it was started anew")
 
     def _read_monitor(self) -> None:
-        event = parse_monitor_message(self._monitor.recv_multipart(zmq.DONTWAIT))["event"]
+        while (parts := self._events.receive()) is not None:
+            self._take_event(parse_monitor_message([bytes(p) for p in parts])["event"])
+
+    def _take_event(self, event: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and not self._encrypted:
             self._lose("the handshake broke off: the worker died in it, or it wants keys and none were given")
         elif event in _FAILED:
@@ -258,7 +263,7 @@ class Session:
             self._ping()
 
     def _ping(self) -> None:
-        self._send(self._control, encode("ping", {"session": self.token, "sent_s": time.monotonic()}))
+        self._pings.send(encode("ping", {"session": self.token, "sent_s": time.monotonic()}))
 
     def _lose(self, reason: str) -> None:
         if self.lost is None:

@@ -187,9 +187,7 @@ def _header(parts: Sequence[bytes | memoryview]) -> tuple[str, dict[str, Any], l
     if memoryview(parts[0]).nbytes > MAX_HEADER_BYTES:
         raise WireError(f"the header is larger than {MAX_HEADER_BYTES} bytes")
     try:
-        header = json.loads(
-            bytes(parts[0]).decode("utf-8"), parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once
-        )
+        header = _JSON.decode(bytes(parts[0]).decode("utf-8"))
     except ValueError as e:  # ValueError: text encoding, JSON, numbers of too many digits
         raise WireError(f"the header is no JSON: {str(e)[:200]}") from e
     if not isinstance(header, dict):
@@ -235,3 +233,6 @@ def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) != len(listed):
         raise ValueError("a name appears twice in one object")
     return made
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once)
