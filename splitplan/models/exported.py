@@ -111,7 +111,7 @@ class Exported:
 
     @cached_property
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Each weight once, by name."""
+        """Each weight once, by name: the model's own tensors."""
         return dict(self._weights.values())
 
     @cached_property
@@ -123,7 +123,7 @@ class Exported:
                 continue
             target = str(spec.target)
             held = self.program.state_dict if target in self.program.state_dict else self.program.constants
-            tensor = held[target].detach()
+            tensor = held[target]
             at = tensor.untyped_storage().data_ptr()
             # Same memory seen the same way is one weight; empty tensors all lie at address 0 and are kept apart.
             key = (at, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype) if at else (target,)

@@ -37,7 +37,8 @@ class Instrumented:
         BoundaryError
             As the part itself.
         """
-        made = self.module(*self.part.arguments(values, symbols))
+        with torch.no_grad():
+            made = self.module(*self.part.arguments(values, symbols))
         count = len(self.part.outputs)
         outputs = {spec.name: value for spec, value in zip(self.part.outputs, made[:count], strict=True)}
         stamps = made[count:]
@@ -53,8 +54,8 @@ def instrument(part: Part) -> Instrumented:
     """The same part, timed layer by layer. Shares its weights."""
     stamp = _cuda_stamp if part.device.type == "cuda" else time.perf_counter
     module = assemble(part.traced, part.layers, part.inputs, part.outputs, part.numbers, part.device, stamp)
-    for name, buffer in part.module.named_buffers():
-        setattr(module, name, buffer)
+    for name, weight in (*part.module.named_parameters(), *part.module.named_buffers()):
+        setattr(module, name, weight)
     return Instrumented(part, module)
 
 

@@ -125,7 +125,7 @@ class _Sizes:
 class Part:
     """One piece of a model that runs in one place.
 
-    Call it with tensors by name, under `torch.inference_mode`. It returns its outputs by name, row-major.
+    Call it with tensors by name, best under `torch.inference_mode`. It returns its outputs by name, row-major.
 
     Attributes
     ----------
@@ -134,8 +134,8 @@ class Part:
         In the order in which they run.
     inputs, outputs : tuple of ValueSpec
     module : GraphModule
-        Holds the weights that these layers read, and no others. On the CPU they are the traced model's own
-        memory; the part's buffers, so nothing here can train them.
+        Holds the weights that these layers read, and no others. On the device of the traced model they are
+        that model's own memory.
     device : torch.device
     """
 
@@ -164,7 +164,8 @@ class Part:
         BoundaryError
             When an input is missing or is not what ``inputs`` says.
         """
-        made = self.module(*self.arguments(values, symbols))
+        with torch.no_grad():
+            made = self.module(*self.arguments(values, symbols))
         return {spec.name: value for spec, value in zip(self.outputs, made, strict=True)}
 
     def arguments(self, values: Mapping[str, torch.Tensor], symbols: Mapping[str, int]) -> list[Any]:
@@ -200,7 +201,7 @@ class Part:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights that it carries."""
-        return sum(b.numel() * b.element_size() for b in self.module.buffers())
+        return sum(w.numel() * w.element_size() for w in (*self.module.parameters(), *self.module.buffers()))
 
     def to(self, device: str | torch.device) -> Part:
         """The same part on another device, with its own weights copied there; this one stays where it is."""
@@ -410,7 +411,13 @@ def _hold(root: nn.Module, exported: Exported, node: fx.Node, device: torch.devi
         name = exported.weights[node]
         attribute = "w_" + name.replace(".", "__")
         if not hasattr(root, attribute):
-            root.register_buffer(attribute, exported.tensors[name].to(device))
+            tensor = exported.tensors[name]
+            moved = tensor.detach().to(device)
+            if isinstance(tensor, nn.Parameter):
+                # Products choose their algorithm by this flag too, even where no gradient is taken.
+                root.register_parameter(attribute, nn.Parameter(moved, requires_grad=tensor.requires_grad))
+            else:
+                root.register_buffer(attribute, moved)
         return attribute
     if node.op != "get_attr":
         raise AssertionError(f"node {node.name} is neither made in this part nor handed to it")

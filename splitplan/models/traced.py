@@ -306,6 +306,8 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.")
+        # It takes such attributes back; whether the model leans on them is seen when it is compared.
+        warnings.filterwarnings("ignore", message="The tensor attribute", category=UserWarning)
         yield
 
 

@@ -56,7 +56,7 @@ def zoo(name: str, *, seed: int = 0, **options: Any) -> nn.Module:
         Naming the extra that brings what the model needs.
     """
     entry = _entry(name)
-    with _NoDraws():
+    with torch.random.fork_rng(devices=[]), _NoDraws():
         model = entry.build(**{**entry.options, **options})
     model.eval().requires_grad_(False)
     _fill(model, seed)
@@ -113,9 +113,12 @@ class _NoDraws(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in (torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_):
+        kwargs = kwargs or {}
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
             return args[0]
-        return func(*args, **(kwargs or {}))
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 # -- weights -------------------------------------------------------------------------------------------
@@ -158,14 +161,14 @@ def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -
 
 
 def _calibrate(model: nn.Module, name: str, seed: int) -> None:
-    """Set the statistics of batch normalisation to what a few inputs show; without, deep networks collapse to 0.
+    """Set the statistics of batch normalisation to what one input shows; without, deep networks collapse to 0.
 
     In double precision and then rounded to 10 bits, so that neither the number of threads nor the machine's
     kernels leave a trace. Other floating buffers (rotary frequencies) are rounded alike.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if norms:
-        inputs = zoo_example(name, batch=2, seed=seed + 1).double()
+        inputs = zoo_example(name, seed=seed + 1).double()
         momenta = [m.momentum for m in norms]
         model.double()
         for norm in norms:
