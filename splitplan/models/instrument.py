@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -37,12 +38,13 @@ class Instrumented:
         BoundaryError
             As the part itself.
         """
-        with torch.no_grad():
+        on_cuda = self.part.device.type == "cuda"
+        with torch.no_grad(), torch.cuda.device(self.part.device) if on_cuda else nullcontext():
             made = self.module(*self.part.arguments(values, symbols))
         count = len(self.part.outputs)
         outputs = {spec.name: value for spec, value in zip(self.part.outputs, made[:count], strict=True)}
         stamps = made[count:]
-        if self.part.device.type == "cuda":
+        if on_cuda:
             stamps[-1].synchronize()
             seconds = [a.elapsed_time(b) / 1e3 for a, b in pairwise(stamps)]
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -50,7 +51,7 @@ def run_fake(exported: Exported, symbols: Mapping[str, int]) -> Facts:
     mode = FakeTensorMode()
     values: dict[fx.Node, Any] = {node: mode.from_tensor(exported.tensors[n]) for node, n in exported.weights.items()}
     work: dict[fx.Node, float] = {}
-    counter = FlopCounterMode(display=False, custom_mapping={_CPU_ATTENTION: _attention_flops})
+    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
     with mode, torch.no_grad():
         for node in exported.program.graph.nodes:
             if node.op == "placeholder" and node not in values:
@@ -88,12 +89,20 @@ def _hint(stride: Any) -> int:
     return int(stride.node.hint) if isinstance(stride, torch.SymInt) else int(stride)
 
 
-_CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-
-
 def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
-    """The fused attention of the CPU has no formula in torch and would count as nothing."""
     return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+
+def _recurrent_flops(steps: Sequence[int], w_input: Sequence[int], w_hidden: Sequence[int], *_: Any, **__: Any) -> int:
+    """One layer and direction of a recurrent network: two products a step and row."""
+    return 2 * steps[0] * steps[1] * (math.prod(w_input) + math.prod(w_hidden))
+
+
+# The fused kernels of the CPU have no formula in torch and would count as nothing.
+_FORMULAS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten.mkldnn_rnn_layer: _recurrent_flops,
+}
 
 
 def memory_of_layers(

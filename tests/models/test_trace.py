@@ -100,6 +100,11 @@ def test_attention_is_counted_on_the_cpu() -> None:
     assert graph.layers[0].work_flops == 2 * 2 * (2 * 4 * 16 * 16 * 8)
 
 
+def test_a_recurrent_network_is_counted_on_the_cpu() -> None:
+    graph = trace(nn.LSTM(6, 5, num_layers=2, batch_first=True).eval(), torch.randn(2, 4, 6)).graph
+    assert math.fsum(x.work_flops for x in graph.layers) == 2 * 2 * 4 * (4 * 5 * (6 + 5) + 4 * 5 * (5 + 5))
+
+
 def test_a_written_out_activation_is_one_layer_with_its_linear() -> None:
     class Gelu(nn.Module):
         def __init__(self) -> None:
