@@ -298,7 +298,12 @@ _ZOO: dict[str, _Entry] = {
             "intermediate_size": 128,
         },
     ),
-    "gpt2-tiny": _Entry(_GPT2, (16,), tokens=512, options={"vocab_size": 512, "n_embd": 64, "n_layer": 2, "n_head": 4}),
+    "gpt2-tiny": _Entry(
+        _GPT2,
+        (16,),
+        tokens=512,
+        options={"vocab_size": 512, "n_embd": 64, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0},
+    ),
     "llama-tiny": _Entry(
         _LLAMA,
         (16,),
