@@ -268,14 +268,16 @@ def users(
 ) -> tuple[sp.User, ...]:
     """Random users; ``caps`` and ``deadlines`` are the probabilities that a user has them.
 
-    A deadline is met by three equal shares of 20 Mbit/s · count and of speed count, mostly.
+    An equal share of 20 Mbit/s and of speed 1 for each user, or the cap, meets every deadline.
     """
     made = []
     for i in range(count):
         upload = 0.0 if chance(choose, zeros) else log_between(choose, 1e3, 1e6)
         work = 0.0 if chance(choose, zeros) else log_between(choose, 1e-3, 1e-1)
         device, fixed = 0.1 * choose.unit(), 0.02 * choose.unit()
-        alone = device + fixed + 8 * upload / 20e6 + work
+        rate_cap = log_between(choose, 2e6, 1e8) if chance(choose, caps) else None
+        speed_cap = log_between(choose, 0.1, 4.0) if chance(choose, caps) else None
+        alone = device + fixed + 8 * upload / min(20e6, rate_cap or 20e6) + work / min(1.0, speed_cap or 1.0)
         made.append(
             sp.User(
                 f"u{i}",
@@ -285,8 +287,8 @@ def users(
                 fixed,
                 weight=log_between(choose, 0.1, 10),
                 deadline_s=alone * (1.0 + 2.0 * choose.unit()) if chance(choose, deadlines) else None,
-                rate_cap_bps=log_between(choose, 2e6, 1e8) if chance(choose, caps) else None,
-                speed_cap=log_between(choose, 0.1, 4.0) if chance(choose, caps) else None,
+                rate_cap_bps=rate_cap,
+                speed_cap=speed_cap,
             )
         )
     return tuple(made)
@@ -301,3 +303,19 @@ def allocation(
         uplink_bps=20e6 * count * log_between(choose, 0.3, 3.0),
         server_speed=count * log_between(choose, 0.3, 3.0),
     )
+
+
+def partition(branches: int, seed: int = 0) -> sp.SplitPoint:
+    """PARTITION as a split: parallel layers, least period. No solver proves an optimum of 50 random branches soon.
+
+    Sizes of tensors are 0, so that the period is the larger of the two sides' seconds.
+    """
+    rng = np.random.default_rng(seed)
+    names = [f"l{v}" for v in range(branches)]
+    seconds = dict(zip(names, (0.5 + rng.random(branches)).tolist(), strict=True))
+    tensors = [sp.Tensor("in", INPUT, tuple(names), 0.0)]
+    tensors += [sp.Tensor(f"t{v}", v, (), 0.0, is_output=True) for v in names]
+    g = sp.LayerGraph("partition", tuple(sp.Layer(v) for v in names), tuple(tensors))
+    link = sp.Link("wire", 1e9, 1e9)
+    s = sp.System(device=sp.Device("d"), server=sp.Device("s"), link=link)
+    return sp.SplitPoint(sp.Profile.given(g, {"device": seconds, "server": seconds}), s, objective="period")

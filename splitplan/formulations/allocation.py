@@ -251,13 +251,15 @@ def constraint_deadlines(
     who = np.flatnonzero(bound)
     if not len(who):
         return []
+    from scipy.sparse import csr_array
+
     left: Any = 0.0
     for variable, name, among in ((rate, "up_s", senders), (speed, "work_s", workers)):
         has = np.isin(among, who)
         if variable is not None and has.any():
             # Places the terms of those who have this share among all who have a deadline.
-            place = np.zeros((len(who), int(has.sum())))
-            place[np.searchsorted(who, among[has]), np.arange(int(has.sum()))] = 1.0
             at = np.flatnonzero(has)
+            rows, columns = np.searchsorted(who, among[has]), np.arange(len(at))
+            place = csr_array((np.ones(len(at)), (rows, columns)), shape=(len(who), len(at)))
             left = left + place @ shared_service_cvxpy(p[name][at], variable[at])
     return [left <= 1.0]

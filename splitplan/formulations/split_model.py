@@ -125,7 +125,9 @@ def expression(m: pyo.ConcreteModel, problem: SplitPoint, cost: Linear, factor: 
             for t, bits in zip(graph.tensors, c.down_bits, strict=True)
             if bits
         ]
-    return sum(terms, start=ups * m.u + downs * m.w)
+    if len(m.returns):  # else w stands in no row, and would come and go as a column with its cost
+        terms.append(downs * m.w)
+    return sum(terms, start=ups * m.u)
 
 
 def memory(m: pyo.ConcreteModel, problem: SplitPoint) -> Any:

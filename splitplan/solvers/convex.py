@@ -37,6 +37,10 @@ TERMINATIONS = {
 """Why CVXPY says it stopped; what is in hand, the formulation's own arithmetic decides."""
 
 
+MOST_COMPILED = 2000
+"""Most users of a compiled problem: 1,000 take 1 GB and 5 s to compile, 5,000 would take 20 GB."""
+
+
 @dataclass(frozen=True)
 class Convex:
     """CVXPY with Clarabel, an interior-point cone solver.
@@ -73,11 +77,17 @@ class Convex:
         return self.run(problem, model, left, verbose, built - start)
 
     def run(
-        self, problem: RateAllocation, model: cp.Problem, time_limit_s: float | None, verbose: bool, build_s: float
+        self,
+        problem: RateAllocation,
+        model: cp.Problem,
+        time_limit_s: float | None,
+        verbose: bool,
+        build_s: float,
+        again: bool = False,
     ) -> Found:
-        """Solve a built model and read the plan and its multipliers."""
+        """Solve a built model and read the plan and its multipliers; ``again``: it will be solved for other parameters."""
         start = time.perf_counter()
-        status, interrupted = self._status(model, time_limit_s, verbose)
+        status, interrupted = self._status(model, time_limit_s, verbose, again)
         seconds = time.perf_counter() - start
         termination = Termination.INTERRUPTED if interrupted else TERMINATIONS.get(status, Termination.ERROR)
         plan = None if termination in (Termination.INFEASIBLE, Termination.ERROR) else read_plan(problem, model)
@@ -96,8 +106,14 @@ class Convex:
             log=f"status {status}",
         )
 
-    def _status(self, model: cp.Problem, time_limit_s: float | None, verbose: bool) -> tuple[str, bool]:
-        """Run in a thread, so that Ctrl-C is seen at once; Clarabel then ends on its own, unread."""
+    def _status(
+        self, model: cp.Problem, time_limit_s: float | None, verbose: bool, again: bool = False
+    ) -> tuple[str, bool]:
+        """Run in a thread, so that Ctrl-C is seen at once; Clarabel then ends on its own, unread.
+
+        What is solved once takes its parameters as constants: compiling them as parameters takes memory and time that grow
+        with their number's square.
+        """
         import cvxpy as cp
 
         options = {"tol_gap_abs": self.tolerance, "tol_gap_rel": self.tolerance, "tol_feas": self.tolerance}
@@ -110,7 +126,7 @@ class Convex:
                 with warnings.catch_warnings():
                     # "may be inaccurate" is told through the status, and judged by the formulation's own arithmetic.
                     warnings.simplefilter("ignore", UserWarning)
-                    model.solve(solver=cp.CLARABEL, enforce_dpp=True, ignore_dpp=False, verbose=verbose, **options)
+                    model.solve(solver=cp.CLARABEL, enforce_dpp=again, ignore_dpp=not again, verbose=verbose, **options)
             except BaseException as e:  # noqa: BLE001  (carried over to the caller's thread and raised there)
                 failure.append(e)
 
@@ -146,6 +162,11 @@ class CompiledConvex:
 
     def __init__(self, solver: Convex, problem: RateAllocation) -> None:
         self.solver, self.problem = solver, problem
+        if len(problem.names) > MOST_COMPILED:
+            raise SolverError(
+                f"{len(problem.names)} users are too many to compile (CVXPY's memory grows with their square; at most "
+                f"{MOST_COMPILED}): solve each slot afresh, problem.with_slot(…).solve()"
+            )
         start = time.perf_counter()
         self.model = problem.build()
         if not self.model.is_dpp():
@@ -174,7 +195,9 @@ class CompiledConvex:
         for p in self.model.parameters():
             p.value = values[p.name()][self.senders if p.name() in ("up_cost", "up_s", "rate_cap") else self.workers]
         patched = time.perf_counter()
-        return conclude(problem, self.solver, self.solver.run(problem, self.model, None, False, patched - start), 0.0)
+        return conclude(
+            problem, self.solver, self.solver.run(problem, self.model, None, False, patched - start, again=True), 0.0
+        )
 
 
 def read_plan(problem: RateAllocation, model: cp.Problem) -> AllocationPlan | None:

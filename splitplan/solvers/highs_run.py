@@ -193,9 +193,13 @@ class Engine:
         self.highs.HandleUserInterrupt = True
         interrupted = False
         thread = self.highs.startSolve()
-        while thread.is_alive():
+        # Python before 3.13 takes a thread for dead once a join on it was interrupted; HiGHS's own word counts.
+        while self.highs.is_solver_running():
             try:
-                thread.join(0.1)
+                if thread.is_alive():
+                    thread.join(0.1)
+                else:
+                    time.sleep(0.01)
             except KeyboardInterrupt:
                 interrupted = True
                 self.highs.cancelSolve()

@@ -22,8 +22,8 @@ from splitplan.models.graph import INPUT
 if TYPE_CHECKING:
     from splitplan.formulations.split import SplitPoint
 
-LARGEST = 2**30
-"""Scaled capacities stay below this, so that a residual capacity (at most twice that) fits scipy's int32."""
+LARGEST = 2**30 - 1
+"""Scaled capacities stay at most this, so that a residual capacity (at most twice that) fits scipy's int32."""
 
 MOST_ROUNDS = 8
 """Two or three reach double precision; a bound on the loop, not a limit that is met."""

@@ -117,16 +117,20 @@ def limits(p: sp.SplitPoint) -> dict[str, float]:
     return {k: getattr(p, k) for k in MEASURE_OF if getattr(p, k) is not None}
 
 
-def within(p: sp.SplitPoint, x: Priced, names: list[str] | None = None) -> bool:
+def within(p: sp.SplitPoint, x: Priced, names: list[str] | None = None, tolerance: float = TOLERANCE) -> bool:
     """Whether a placement meets the limits (or those named)."""
     return all(
-        getattr(x, MEASURE_OF[k]) <= limit * (1 + TOLERANCE)
+        getattr(x, MEASURE_OF[k]) <= limit * (1 + tolerance)
         for k, limit in limits(p).items()
         if names is None or k in names
     )
 
 
-def least(p: sp.SplitPoint, placements: list[Priced] | None = None) -> float | None:
+def least(p: sp.SplitPoint, placements: list[Priced] | None = None, tolerance: float = TOLERANCE) -> float | None:
     """The optimum, or None when no placement meets the limits."""
-    allowed = [objective(p, x) for x in placements or every_placement(p) if within(p, x)]
+    allowed = [
+        objective(p, x)
+        for x in (every_placement(p) if placements is None else placements)
+        if within(p, x, tolerance=tolerance)
+    ]
     return min(allowed) if allowed else None
