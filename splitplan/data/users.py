@@ -96,6 +96,8 @@ def read_users(users: Iterable[User] | pd.DataFrame) -> tuple[User, ...]:
         rows = frame.to_dict("records")
         made = tuple(User(**{k: v for k, v in row.items() if not (k in optional and v != v)}) for row in rows)
     else:
+        if not isinstance(users, Iterable):
+            raise DataError(f"users is {users!r}; give splitplan.User objects, or a DataFrame", "users")
         made = tuple(users)
         raise_all(
             [

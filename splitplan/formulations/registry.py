@@ -87,7 +87,7 @@ def resolve(solver: str | Solver, kind: str, options: dict[str, Any]) -> Solver:
         An option that it does not have; lists those that it has.
     """
     if not isinstance(solver, str):
-        if not isinstance(solver, Solver):
+        if isinstance(solver, type) or not isinstance(solver, Solver):
             raise SolverError(
                 f"solver={solver!r} is neither a name nor a solver object; give solver='auto' or one of {_known(kind)}"
             )

@@ -87,7 +87,9 @@ def fill(cost: np.ndarray, cap: np.ndarray, total: float) -> tuple[np.ndarray, f
     before = np.r_[0.0, np.cumsum(np.where(np.isfinite(cap[order]), cap[order], 0.0))[:-1]]
     below = np.cumsum(root[order][::-1])[::-1]
     theta = (total - before) / below  # with the first k users at their caps
-    k = int(np.argmax(theta <= reached))  # the first k for which nobody else is above the cap
+    # The first k for which nobody else is above the cap; by rounding none, where the caps add up to the total.
+    met = theta <= reached
+    k = int(np.argmax(met)) if met.any() else len(order) - 1
     shares[order[:k]] = cap[order[:k]]
-    shares[order[k:]] = theta[k] * root[order[k:]]
+    shares[order[k:]] = np.minimum(theta[k] * root[order[k:]], cap[order[k:]])
     return shares, float(theta[k] ** -2)

@@ -43,8 +43,9 @@ print(o.termination, "|", o.values, flush=True)
 CONVEX = """
 from benchmarks import instances
 from splitplan.errors import NoSolutionError
-p = instances.allocation(instances.Seeded(0), 60_000, deadlines=0.5, zeros=0.0)
-p.build()
+p = instances.allocation(instances.Seeded(0), 20_000, deadlines=0.5, zeros=0.0)
+p = p.with_slot(uplink_bps=20e6 * 20_000, server_speed=20_000.0)
+instances.allocation(instances.Seeded(0), 3).solve("cvxpy")
 print("ready", flush=True)
 try:
     s = p.solve("cvxpy")

@@ -1,0 +1,121 @@
+"""A golden LP file for every constraint of the MILPs.
+
+What the model says is compared as text, names and coefficients. After a change that is meant, write the files anew and read
+the difference: ``UPDATE_GOLDEN=1 python -m pytest tests/formulations/test_lp_files.py``, then ``git diff tests/formulations/golden``.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+import splitplan as sp
+from splitplan.errors import DataError, SolverError
+from splitplan.formulations import split_model
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def tiny() -> tuple[sp.Profile, sp.System]:
+    """Two layers and a skip; shared parameters, two outputs, one of which is also consumed; whole numbers to read."""
+    graph = sp.LayerGraph(
+        "tiny",
+        (
+            sp.Layer("a", parameters=("p",), memory_bytes=200.0),
+            sp.Layer("b", parameters=("p", "q"), memory_bytes=100.0),
+        ),
+        (
+            sp.Tensor("x", "input", ("a", "b"), 1000.0),
+            sp.Tensor("t", "a", ("b",), 500.0, is_output=True),
+            sp.Tensor("y", "b", (), 10.0, is_output=True),
+        ),
+        {"p": 4000.0, "q": 2000.0},
+    )
+    profile = sp.Profile.given(graph, {"device": {"a": 0.4, "b": 0.2}, "server": {"a": 0.1, "b": 0.05}})
+    link = sp.Link("l", 8e4, 1.6e5, rtt_s=0.02, header_bytes=100.0, radio=sp.Radio(1e-5, 5e-6, 0.5))
+    device = sp.Device("d", active_power_w=3.0, idle_power_w=1.0)
+    return profile, sp.System(device=device, server=sp.Device("s"), link=link)
+
+
+EVERY_LIMIT = {"deadline_s": 1.0, "energy_budget_j": 2.0, "period_limit_s": 0.5, "device_memory_bytes": 8000.0}
+CASES = {
+    "latency": {},
+    "energy_at_the_server": {"objective": "energy", "result": "server"},
+    "period_anywhere": {"objective": "period", "result": "anywhere"},
+    "memory_pinned": {"objective": "memory", "pin_device": ("a",)},
+    "everything": {"objective": {"latency": 1.0, "energy": 0.5, "period": 2.0, "memory": 1e-4}, "wire": "fp16", "input_bytes": 300.0, **EVERY_LIMIT},
+}  # fmt: skip
+
+
+def normalised(text: str) -> str:
+    """Numbers to 12 digits, comments and blank lines left out."""
+    lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith("\\*")]
+    return "\n".join(re.sub(r"[+-]?\d+\.\d+(e[+-]?\d+)?", lambda m: f"{float(m[0]):+.12g}", x) for x in lines) + "\n"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden(name: str, tmp_path: Path) -> None:
+    problem = sp.SplitPoint(*tiny(), **CASES[name])
+    path = tmp_path / "model.lp"
+    problem.write_lp(path)
+    text, golden = normalised(path.read_text(encoding="utf-8")), GOLDEN / f"{name}.lp"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(text, encoding="utf-8")
+    assert text == golden.read_text(encoding="utf-8"), f"the model changed; if that is meant, see {__doc__}"
+
+
+def rows_by_function() -> dict[str, set[str]]:
+    """Constraint function of split_model.py → names of the Pyomo constraints that it makes."""
+    tree = ast.parse(Path(split_model.__file__).read_text(encoding="utf-8"))
+    return {
+        f.name: {
+            target.attr
+            for node in ast.walk(f)
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+            for target in node.targets
+            if isinstance(target, ast.Attribute) and "Constraint" in ast.unparse(node.value.func)
+        }
+        for f in tree.body
+        if isinstance(f, ast.FunctionDef) and f.name.startswith("constraint_")
+    }
+
+
+def test_every_constraint_leaves_a_row_in_some_golden_file() -> None:
+    text = "".join(p.read_text(encoding="utf-8") for p in GOLDEN.glob("*.lp"))
+    rows = rows_by_function()
+    assert set(rows) >= {f"constraint_{n}" for n in ("one_way", "crossing", "messages", "period", "memory", "limits")}
+    for function, names in rows.items():
+        assert names, f"{function} makes no constraint"
+        for name in names:
+            assert re.search(rf"^c_\w_{name}\(", text, re.MULTILINE), f"{function}: {name} is in no golden file"
+
+
+def test_no_golden_file_without_a_case() -> None:
+    assert {p.stem for p in GOLDEN.glob("*.lp")} == set(CASES)
+
+
+def test_the_files_mean_what_the_problem_means(tmp_path: Path) -> None:
+    """HiGHS reads the file itself and finds the same optimum."""
+    import highspy
+
+    for name, options in CASES.items():
+        problem = sp.SplitPoint(*tiny(), **options)
+        problem.write_lp(tmp_path / f"{name}.lp")
+        h = highspy.Highs()
+        h.setOptionValue("output_flag", False)
+        assert h.readModel(str(tmp_path / f"{name}.lp")) == highspy.HighsStatus.kOk
+        h.run()
+        value = h.getInfo().objective_function_value / problem.scale
+        assert value == pytest.approx(problem.solve("ideals").objective, rel=1e-6)
+
+
+def test_only_lp_and_only_milps(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"must end in \.lp"):
+        sp.SplitPoint(*tiny()).write_lp(tmp_path / "model.mps")
+    allocation = sp.RateAllocation((sp.User("a", 1.0, 1.0),), 1e6)
+    with pytest.raises(SolverError, match="is no MILP"):
+        allocation.write_lp(tmp_path / "model.lp")
