@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import torch
@@ -153,10 +155,15 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dyn
         shapes = pytree.tree_map(spec, args or kwargs)
         if not any(isinstance(s, Dim) for s in pytree.tree_leaves(shapes)):
             raise TraceError("no tensor of the example has a batch dimension. Trace with dynamic_batch=False.")
+    said = io.StringIO()
     try:
-        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+        # When it fails, the exporter prints the graph it had; what the model prints itself is passed on.
+        with redirect_stderr(said):
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as e:  # whatever a model's own code raises while it is traced comes out here
         raise TraceError(_why(e, dynamic is not None)) from e
+    sys.stderr.write(said.getvalue())
+    return program
 
 
 def _why(error: Exception, dynamic: bool) -> str:

@@ -471,6 +471,12 @@ def test_models_that_cannot_be_cut(model: nn.Module, says: tuple[str, ...]) -> N
         assert text.replace("\\", "") in str(caught.value)
 
 
+def test_a_refusal_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(TraceError):
+        trace(M.Branchy().eval(), torch.rand(4, 6))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_child_in_train_mode_is_named() -> None:
     model = sp.zoo("tiny-cnn")
     model.get_submodule("features.1").train()
