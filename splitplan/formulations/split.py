@@ -269,7 +269,7 @@ class SplitPoint(Formulation):
         same.__dict__["scale"] = SCALE / objective
         return same
 
-    @property
+    @cached_property
     def smallest(self) -> float:
         """A unit of the scaled objective (solvers' tolerances are absolute), or the rounding of the largest costs."""
         return max(1.0 / self.scale, 1e-12 * self._sampled[1])
@@ -438,7 +438,7 @@ class SplitPoint(Formulation):
         links = self.system.links | {("device", "server"): self.system.link.but(**slot)}
         moved = replace(self, system=System(link=None, links=links, **self.system.places))
         # The scale is a choice of units: kept, so that coefficients are affine in the slot's coordinates.
-        moved.__dict__["scale"] = self.scale
+        moved.__dict__.update(scale=self.scale, smallest=self.smallest)
         return moved
 
     def slot_point(self) -> dict[str, float]:

@@ -194,7 +194,7 @@ def test_a_solution_can_be_shown_saved_and_sent(diamond_profile: sp.Profile, sys
     assert data["objective"] == s.objective
     assert sp.SplitPlan.from_dict(data["plan"]) == s.plan
     assert "<table" in s._repr_html_()
-    assert s.gap == 0
+    assert s.gap <= 1e-12
     back = pickle.loads(pickle.dumps(s))
     assert back == s
     assert str(back) == str(s)
