@@ -122,7 +122,7 @@ def bare(size_bytes: int, repeats: int = 100) -> float:
 
 def start_worker(model: Path, keys: str | None) -> subprocess.Popen[bytes]:
     """A server worker as one would start it by hand."""
-    command = [sys.executable, "-m", "splitplan.executor.worker", "--model", str(model)]
+    command = [sys.executable, "-m", "splitplan", "worker", "--model", str(model)]
     return subprocess.Popen(
         [*command, *(["--keys", keys] if keys else [])], stdout=subprocess.PIPE, env=worker_environment(1)
     )

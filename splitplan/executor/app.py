@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import atexit
 import itertools
-import shutil
-import tempfile
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -22,26 +19,20 @@ from types import TracebackType
 from typing import Any
 
 import torch
-import zmq
 
-from splitplan.data.plan import SplitPlan, wire_bytes
+from splitplan.data.plan import SplitPlan
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
-from splitplan.errors import ExecutorError, FingerprintError, HandshakeError, SplitplanError, raise_all
-from splitplan.executor import keys as key_files
+from splitplan.errors import ExecutorError, HandshakeError, SplitplanError
 from splitplan.executor.codec import copy
+from splitplan.executor.crew import Crew, Settings
 from splitplan.executor.report import FrameRecord, Report, count, make_rows
 from splitplan.executor.roles import CHECK_TOLERANCE
 from splitplan.executor.session import Session, error_of
-from splitplan.executor.shaper import Shaper
-from splitplan.executor.spawn import WorkerProcess
 from splitplan.executor.split import run_whole
 from splitplan.executor.wire import Message, encode, pack_all
-from splitplan.executor.worker import WorkerOptions
 from splitplan.models.trace import Traced
 
-MAX_RESTARTS = 10
-_PATIENCE_S = 10.0
 _SOCKET_PATH = 90  # the kernel's limit is 104 (macOS) to 108 bytes
 
 
@@ -59,7 +50,7 @@ def deploy(
     heartbeat_s: float = 1.0,
     frame_timeout_s: float | None = None,
     start_timeout_s: float = 120.0,
-    max_restarts: int = MAX_RESTARTS,
+    max_restarts: int = 10,
 ) -> App:
     """Start running a plan.
 
@@ -102,10 +93,10 @@ def deploy(
     ExecutorError
         A worker cannot be started or reached.
     """
-    app = App(
-        traced, plan, system, profile=profile, hosts=hosts, keys=keys, emulate=emulate, depth=depth,
-        heartbeat_s=heartbeat_s, frame_timeout_s=frame_timeout_s, start_timeout_s=start_timeout_s, max_restarts=max_restarts,
-    )  # fmt: skip
+    settings = Settings(
+        dict(hosts or {}), keys, emulate, depth, heartbeat_s, frame_timeout_s, start_timeout_s, max_restarts
+    )
+    app = App(traced, plan, system, profile=profile, settings=settings)
     try:
         app._start(check)
     except BaseException:
@@ -142,50 +133,32 @@ class App:
         system: System,
         *,
         profile: Profile | None,
-        hosts: Mapping[str, str] | None,
-        keys: str | Path | None,
-        emulate: bool | None,
-        depth: int,
-        heartbeat_s: float,
-        frame_timeout_s: float | None,
-        start_timeout_s: float,
-        max_restarts: int,
+        settings: Settings,
     ) -> None:
-        self._hosts = dict(hosts or {})
-        _check_arguments(self._hosts, depth, heartbeat_s, frame_timeout_s, start_timeout_s)
         plan.check(traced.graph)
         self.traced, self.plan, self.system = traced, plan, system
-        link = system.link
-        self._offloads = bool(plan.server_layers) or plan.result == "server"
-        self._emulate = emulate if emulate is not None else not self._hosts
-        self._profile, self._heartbeat_s, self._max_restarts = profile, heartbeat_s, max_restarts
-        self._start_timeout_s = start_timeout_s
-        self._up = (
-            Shaper(link.rate_up_bps, link.up_delay_s, link.overhead, link.header_bytes) if self._emulate else None
-        )
-        self._down = (
-            Shaper(link.rate_down_bps, link.down_delay_s, link.overhead, link.header_bytes) if self._emulate else None
-        )
-        self.frame_timeout_s = frame_timeout_s or 30.0 + depth * self._least_latency_s()
-        self._keys = key_files.load(keys) if keys is not None else None
-        self._keys_directory = str(Path(keys).expanduser()) if keys is not None else None
-        self._token, self._plan_id = uuid.uuid4().hex, uuid.uuid4().hex
+        self._profile, self._depth = profile, settings.depth
         self._lock = threading.Lock()
         self._pending: dict[int, _Entry] = {}
         self._ids, self._streams = itertools.count(), itertools.count()
-        self._slots = threading.BoundedSemaphore(depth)
-        self._depth = depth
+        self._slots = threading.BoundedSemaphore(settings.depth)
         self._frames: list[FrameRecord] = []
         self._notes: list[str] = []
         self._surplus = 0
         self._compared: dict[str, float] = {}
-        self._abouts: dict[str, dict[str, Any]] = {}
-        self._workers: dict[str, WorkerProcess] = {}
         self._session: Session | None = None
         self._closed, self._local = False, ""
         self._stir = threading.Event()
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._directory: Path | None = None
+        self._crew = Crew(
+            traced,
+            plan,
+            system,
+            settings,
+            on_message=self._message,
+            on_news=self._stir.set,
+            adopt=self._adopt,
+            note=self._note,
+        )
         self._keeper = threading.Thread(target=self._keep, name="splitplan keeper", daemon=True)
 
     # -- use -------------------------------------------------------------------------------------
@@ -221,7 +194,7 @@ class App:
         with self._lock:
             frames, notes = tuple(self._frames), tuple(dict.fromkeys([*self._facts(), *self._notes]))
         counts = count(frames)
-        counts |= {f"restarts_{k}": float(w.starts - 1) for k, w in self._workers.items()}
+        counts |= {f"restarts_{k}": float(w.starts - 1) for k, w in self._crew.workers.items()}
         counts["surplus_answers_dropped"] = float(self._surplus)
         counts |= self._compared
         return Report(self.plan, tuple(make_rows(self.plan, self.system, frames)), counts, notes, frames)
@@ -229,7 +202,7 @@ class App:
     @property
     def pids(self) -> dict[str, int]:
         """Process ids of the local workers, by place."""
-        return {k: pid for k, w in self._workers.items() if (pid := w.pid) is not None}
+        return {k: pid for k, w in self._crew.workers.items() if (pid := w.pid) is not None}
 
     def close(self, wait: bool = True) -> None:
         """Stop the workers and remove what was made.
@@ -245,18 +218,13 @@ class App:
             for entry in list(self._pending.values()):
                 entry.future.exception()
         self._closed = True
+        self._crew.hurry()
         atexit.unregister(self._at_exit)
         self._stir.set()
         if self._keeper.is_alive() and self._keeper is not threading.current_thread():
             self._keeper.join()
-        if self._session is not None:
-            self._session.close()
-        for worker in self._workers.values():
-            worker.stop()
+        self._crew.close()
         self._fail_all(ExecutorError("the app was closed before this frame was answered"))
-        self._context.destroy(linger=0)
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
 
     def __enter__(self) -> App:
         return self
@@ -276,112 +244,26 @@ class App:
     # -- starting --------------------------------------------------------------------------------
 
     def _start(self, check: bool) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="splitplan-"))
         atexit.register(self._at_exit)
-        places = [p for p in ("device", "server") if p not in self._hosts and (p == "device" or self._offloads)]
-        path = self._model_file() if places else ""
-        for place in places:
-            options = WorkerOptions(path, self._address(place), self._keys_directory, **self._device_options(place))
-            self._workers[place] = WorkerProcess(place, options, self._directory / f"{place}.log", self._stir.set)
-        deadline = time.monotonic() + self._start_timeout_s
-        for worker in self._workers.values():
-            worker.spawn()
-        for place, worker in self._workers.items():
-            self._abouts[place] = worker.wait_ready(deadline)
-            # A port that was chosen is kept, so that a restarted worker is found where it was.
-            self._hosts[place] = self._abouts[place]["address"]
-            worker.options = WorkerOptions(**{**vars(worker.options), "listen": self._hosts[place]})
-        sees_server, why = self._connect(_PATIENCE_S)
-        if self._offloads and not sees_server:
-            raise ExecutorError(
-                f"the server worker at {self._hosts['server']} cannot be reached from the device worker within {_PATIENCE_S:g} s "
-                f"({why}); is it running there, and may the device connect to it?"
-            )
+        self._crew.start()
         self._keeper.start()
         if check:
             self._run_check()
 
-    def _model_file(self) -> str:
-        assert self._directory is not None
-        path = self._directory / "model.pt2"
-        self.traced.save(path)
-        return str(path)
-
-    def _address(self, place: str) -> str:
-        assert self._directory is not None
-        path = self._directory / f"{place}.sock"
-        if (place == "device" or self._keys is None) and len(str(path)) <= _SOCKET_PATH:
-            return f"ipc://{path}"
-        if self._keys is None:
-            self._notes.append(
-                f"{place} worker: {path.parent} is too long a path for a socket; TCP on loopback was used instead"
-            )
-        return "tcp://127.0.0.1:0"
-
-    def _device_options(self, place: str) -> dict[str, Any]:
-        device = self.system.places[place]
-        return {
-            "threads": device.threads,
-            "torch_device": device.kind,
-            "slowdown": device.slowdown if self._emulate else 1.0,
-            "owned": str(self._directory),
-        }
-
-    def _connect(self, patience_s: float) -> tuple[bool, str]:
-        """A session with the device worker, told the plan; returns whether it sees the server, and why not."""
-        session = Session(
-            self._context, self._hosts["device"], self._keys, name="the device worker", token=self._token,
-            heartbeat_s=self._heartbeat_s, on_message=self._message, on_lost=lambda _: self._stir.set(),
-        )  # fmt: skip
-        try:
-            about = session.open(patience_s)
-            if about["fingerprint"] != self.plan.fingerprint:
-                raise HandshakeError(
-                    f"the device worker at {self._hosts['device']} has a model of fingerprint {about['fingerprint'][:12]}, the plan is "
-                    f"for {self.plan.fingerprint[:12]}: structure, weights or granularity differ; give it the same model"
-                )
-            if about["granularity"] != self.traced.granularity:
-                raise HandshakeError(
-                    f"the device worker at {self._hosts['device']} has {about['granularity']} granularity, this model "
-                    f"{self.traced.granularity}; start it with --granularity {self.traced.granularity}"
-                )
-            body = {
-                "plan_id": self._plan_id,
-                "plan": self.plan.to_dict(),
-                "role": "device",
-                "up": _link_body(self._up),
-                "down": _link_body(self._down),
-                "server": self._hosts.get("server"),
-                "heartbeat_s": self._heartbeat_s,
-                "frame_timeout_s": self.frame_timeout_s,
-                "patience_s": patience_s,
-            }
-            answer = session.request("configure", body, self._start_timeout_s, "configured")
-        except BaseException:
-            session.close()
-            raise
-        self._abouts["device"] = about
+    def _adopt(self, session: Session | None) -> None:
         with self._lock:
             self._session = session
-            for frame_id, entry in self._pending.items():
-                self._send(session, frame_id, entry)
-        return answer.body["sees_server"], answer.body["why"]
-
-    def _least_latency_s(self) -> float:
-        """What a frame takes on the emulated link at least, and what is predicted of it all."""
-        graph, plan = self.traced.graph, self.plan
-        up = [*graph.boundary(plan.server_layers)]
-        size = sum(wire_bytes(t.size_bytes, t.dtype, plan.wire) for t in [*up, *graph.outputs])
-        on_link = sum(s.occupies_s(size) + s.delay_s for s in (self._up, self._down) if s is not None)
-        return max(on_link, plan.predicted.get("latency_s", 0.0))
+            if session is not None:
+                for frame_id, entry in self._pending.items():
+                    self._send(session, frame_id, entry)
 
     def _run_check(self) -> None:
         future = self._submit(self.traced.example_inputs(), None, check=True)
         try:
-            found = future.result(self._start_timeout_s)
+            found = future.result(self._crew.settings.start_timeout_s)
         except TimeoutError as e:
             raise ExecutorError(
-                f"the example was not answered within start_timeout_s = {self._start_timeout_s:g} s; give more, or check=False"
+                f"the example was not answered within start_timeout_s = {self._crew.settings.start_timeout_s:g} s; give more, or check=False"
             ) from e
         alone, compared = found
         if alone:
@@ -435,7 +317,7 @@ class App:
             raise ExecutorError("the app is closed; deploy the plan again")
 
     def _send(self, session: Session, frame_id: int, entry: _Entry) -> None:
-        body = {"plan_id": self._plan_id, "frame_id": frame_id, "symbols": {}, "check": entry.check}
+        body = {"plan_id": self._crew.plan_id, "frame_id": frame_id, "symbols": {}, "check": entry.check}
         session.send(encode("frame", body, pack_all(entry.inputs)))
 
     def _message(self, message: Message) -> None:
@@ -491,59 +373,13 @@ class App:
             if self._closed:
                 return
             try:
-                self._mend()
+                lost = "" if self._local else self._crew.mend()
+                if lost:
+                    self._go_local(lost)
             except Exception as e:  # noqa: BLE001  whatever it is, accepted frames must be answered
                 self._go_local(f"{type(e).__name__}: {e}")
             if self._local:
                 self._compute_here()
-
-    def _mend(self) -> None:
-        dead = [w for w in self._workers.values() if not w.running and w.starts <= self._max_restarts]
-        for worker in dead:
-            self._note(f"the {worker.name} worker died and was started again")
-            self._pause(min(2.0, 0.05 * 2 ** max(0, worker.starts - 3)))
-            worker.spawn()
-        for worker in dead:
-            try:
-                worker.wait_ready(time.monotonic() + self._start_timeout_s)
-            except ExecutorError as e:
-                self._note(f"the {worker.name} worker could not be started again: {e}")
-                worker.stop()
-                self._stir.set()
-        if self._session is not None and self._session.lost and not self._local:
-            self._reconnect(self._session)
-
-    def _reconnect(self, lost: Session) -> None:
-        reason = lost.lost or ""
-        self._note(f"the device worker was lost ({reason}); frames it had not answered were given to it again")
-        with self._lock:
-            self._session = None
-        lost.close()
-        worker = self._workers.get("device")
-        for attempt in range(self._max_restarts + 1):
-            if self._closed:
-                return
-            if worker is not None and not worker.running:
-                if worker.starts > self._max_restarts:
-                    break
-                self._pause(min(2.0, 0.1 * 2**attempt))
-                worker.spawn()
-                worker.wait_ready(time.monotonic() + self._start_timeout_s)
-            try:
-                self._connect(_PATIENCE_S if not self._offloads else min(_PATIENCE_S, 1.0 + 2 * self._heartbeat_s))
-            except (ExecutorError, FingerprintError) as e:
-                reason = str(e)
-                if worker is not None and attempt:
-                    worker.stop()  # it runs but does not answer; the first failure may be one that is just dying
-                self._pause(min(2.0, 0.1 * 2**attempt))
-            else:
-                return
-        self._go_local(reason)
-
-    def _pause(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while not self._closed and time.monotonic() < end:
-            time.sleep(0.02)
 
     def _go_local(self, reason: str) -> None:
         with self._lock:
@@ -578,27 +414,12 @@ class App:
             self._notes.append(text)
 
     def _facts(self) -> list[str]:
-        facts = []
-        link = self.system.link
-        if self._offloads and self._emulate:
-            facts.append(
-                f"emulated link: {link.rate_up_bps / 1e6:g} Mbit/s up, {link.rate_down_bps / 1e6:g} down, "
-                f"delays {link.up_delay_s * 1e3:g} and {link.down_delay_s * 1e3:g} ms; messages also crossed the real way below it"
-            )
-        elif self._offloads:
-            facts.append("the link was not emulated")
-        for place, about in self._abouts.items():
-            slowed = f", emulated: slowed {about['slowdown']:g}x by a duty cycle" if about["slowdown"] > 1 else ""
-            facts.append(
-                f"{place}: torch {about['torch']} on {about['torch_device']}, {about['threads']} thread(s){slowed}"
-            )
-        if not any(a["torch_device"].startswith("cuda") for a in self._abouts.values()):
-            facts.append("never run on cuda")
+        facts = self._crew.facts()
         if self.plan.clock_hz is not None:
             facts.append(
                 f"the plan's clock of {self.plan.clock_hz / 1e6:g} MHz was not set: no clock was governed in this run"
             )
-        if self._offloads and self.plan.result != "device":
+        if self._crew.offloads and self.plan.result != "device":
             facts.append(
                 "the result belongs elsewhere than on the device; it was brought back beside the link to be handed over"
             )
@@ -613,37 +434,3 @@ class App:
 
     def _at_exit(self) -> None:
         self.close(wait=False)
-
-
-def _link_body(shaper: Shaper | None) -> dict[str, float] | None:
-    if shaper is None:
-        return None
-    return {
-        "rate_bps": shaper.rate_bps,
-        "delay_s": shaper.delay_s,
-        "overhead": shaper.overhead,
-        "header_bytes": shaper.header_bytes,
-    }
-
-
-def _check_arguments(
-    hosts: Mapping[str, str], depth: int, heartbeat_s: float, frame_timeout_s: float | None, start_timeout_s: float
-) -> None:
-    problems = [
-        f"hosts: there is no place {p!r}; places are device and server" for p in hosts if p not in ("device", "server")
-    ]
-    problems += [
-        f"hosts[{p!r}] is {a!r}; give tcp://host:port or ipc://path"
-        for p, a in hosts.items()
-        if not str(a).startswith(("tcp://", "ipc://"))
-    ]
-    if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= 512:
-        problems.append(f"depth is {depth!r}; give a whole number from 1 to 512")
-    for name, value in (
-        ("heartbeat_s", heartbeat_s),
-        ("frame_timeout_s", frame_timeout_s),
-        ("start_timeout_s", start_timeout_s),
-    ):
-        if value is not None and not 0 < value < 1e6:
-            problems.append(f"{name} is {value!r}; give a positive number of seconds")
-    raise_all(problems, "deploy")

@@ -139,6 +139,7 @@ class Session:
         self._open, self._heard, self._missed = False, True, 0
         self._loop = Loop(f"splitplan {name}", self._crashed)
         self._data, self._control = context.socket(zmq.DEALER), context.socket(zmq.DEALER)
+        self._monitor: zmq.Socket[bytes] | None = None
         try:
             for socket in (self._data, self._control):
                 prepare(socket, address)
@@ -277,5 +278,6 @@ class Session:
 
     def _close_sockets(self) -> None:
         self._data.disable_monitor()
-        for socket in (self._data, self._control):
-            socket.close()
+        for socket in (self._data, self._control, self._monitor):
+            if socket is not None:
+                socket.close()

@@ -20,8 +20,7 @@ _STOP_S = 2.0
 
 def worker_command(options: WorkerOptions) -> list[str]:
     """What starts such a worker: ``python -m splitplan worker …``, the program that a remote host runs too."""
-    module = ["splitplan", "worker"] if False else ["splitplan.executor.worker"]
-    return [sys.executable, "-m", *module, *options.arguments()]
+    return [sys.executable, "-m", "splitplan", "worker", *options.arguments()]
 
 
 class WorkerProcess:

@@ -1,12 +1,11 @@
 """The worker: a program that loads a model from its own disk, listens, and computes parts of plans that it is told.
 
-The same program serves as device and as server, on this machine and on others. ``run_worker`` is its whole life. It prints
+The same program serves as device and as server, on this machine and on others. ``run_worker`` is its whole life; ``splitplan worker`` its command line. It prints
 one JSON line when it is ready: its address, process id, model and fingerprint.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import select
@@ -14,13 +13,12 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from splitplan.errors import DataError, HandshakeError, SplitplanError
+from splitplan.errors import DataError, HandshakeError
 from splitplan.executor.environment import ensure_worker_environment
 from splitplan.executor.keys import stays_here
 
@@ -125,28 +123,3 @@ def _end_with_parent(directory: str) -> None:
     if Path(directory).name.startswith("splitplan-"):
         shutil.rmtree(directory, ignore_errors=True)
     os._exit(0)
-
-
-def parse(arguments: Sequence[str] | None = None) -> WorkerOptions:
-    """Options from a command line."""
-    parser = argparse.ArgumentParser(
-        prog="splitplan worker", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for f in fields(WorkerOptions):
-        kind = {"threads": int, "slowdown": float}.get(f.name, str)
-        parser.add_argument(f"--{f.name.replace('_', '-')}", type=kind, default=f.default, required=f.name == "model")
-    return WorkerOptions(**vars(parser.parse_args(arguments)))
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The worker as a program; errors that are the user's to mend end it with one line."""
-    try:
-        run_worker(parse(arguments))
-    except SplitplanError as e:
-        sys.exit(f"splitplan worker: {e}")
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

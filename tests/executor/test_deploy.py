@@ -184,7 +184,7 @@ def test_a_model_that_fails_on_an_input_fails_that_frame_only(pair: System) -> N
 
 
 def test_a_host_that_is_not_there(small: Traced, pair: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("splitplan.executor.app._PATIENCE_S", 2.0)
+    monkeypatch.setattr("splitplan.executor.crew.PATIENCE_S", 2.0)
     with pytest.raises(ExecutorError, match=r"127\.0\.0\.1:9 cannot be reached"):
         deploy(small, cut(small, 2), pair, hosts={"server": "tcp://127.0.0.1:9"})
 

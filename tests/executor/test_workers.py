@@ -25,7 +25,7 @@ from splitplan.executor.app import deploy
 from splitplan.executor.environment import worker_environment
 from splitplan.executor.session import versions
 from splitplan.executor.split import run_whole
-from splitplan.executor.worker import WorkerOptions, main, parse
+from splitplan.executor.worker import WorkerOptions
 from splitplan.models.trace import Traced, trace
 
 from .conftest import EXAMPLE, Small, cut, gone, same
@@ -39,7 +39,7 @@ def start(tmp_path: Path) -> Iterator[Starter]:
     made: list[subprocess.Popen[bytes]] = []
 
     def starter(model: str, *more: str) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
-        command = [sys.executable, "-m", "splitplan.executor.worker", "--model", model, *more]
+        command = [sys.executable, "-m", "splitplan", "worker", "--model", model, *more]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=worker_environment(1))
         made.append(process)
         assert process.stdout is not None
@@ -176,19 +176,23 @@ def ask_configured(socket: zmq.Socket[bytes], parts: list[Any]) -> bool:
     return True
 
 
-def test_listening_beyond_loopback_needs_keys(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_listening_beyond_loopback_needs_keys(file: str) -> None:
     for address in ("tcp://0.0.0.0:5555", "tcp://*:5555", "tcp://192.168.1.7:5555", "tcp://[::]:5555"):
         with pytest.raises(HandshakeError, match="--keys DIRECTORY"):
             WorkerOptions(file, listen=address).check()
     for address in ("tcp://127.0.0.1:0", "tcp://localhost:0", "tcp://[::1]:0", "ipc:///tmp/x"):
         WorkerOptions(file, listen=address).check()
-    with pytest.raises(SystemExit, match="--keys DIRECTORY"):
-        main(["--model", file, "--listen", "tcp://0.0.0.0:5555"])
+    command = [sys.executable, "-m", "splitplan", "worker", "--model", file, "--listen", "tcp://0.0.0.0:5555"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0 and "--keys DIRECTORY" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_options() -> None:
-    options = WorkerOptions("zoo:alexnet", keys="k", threads=3, slowdown=2.5, granularity="block")
-    assert parse(options.arguments()) == options
+    options = WorkerOptions("zoo:alexnet", keys="k", threads=3, slowdown=2.5)
+    assert options.arguments() == [
+        "--model", "zoo:alexnet", "--listen", "tcp://127.0.0.1:0", "--keys", "k", "--threads", "3",
+        "--torch-device", "cpu", "--slowdown", "2.5",
+    ]  # fmt: skip
     with pytest.raises(DataError) as caught:
         WorkerOptions("m", listen="udp://x", threads=0, torch_device="tpu", slowdown=0.5).check()
     assert len(caught.value.problems) == 4
@@ -209,12 +213,12 @@ def test_an_encrypted_link(small: Traced, pair: System, file: str, start: Starte
     # A stranger's key, a wrong idea of the server's key, and no key at all: each refused at once, with a cure.
     stranger = key_files.make(tmp_path / "stranger")
     exchange(stranger, server, one_way=True)
-    with pytest.raises(HandshakeError, match="copy public.key to its peers/"):
+    with pytest.raises(HandshakeError, match=r"copy public\.key to its peers/"):
         deploy(small, cut(small, 2), pair, hosts=hosts, keys=stranger.directory)
-    with pytest.raises(ExecutorError, match="keys|handshake"):
+    with pytest.raises(ExecutorError, match=r"keys|handshake"):
         deploy(small, cut(small, 2), pair, hosts=hosts)
     (laptop.directory / "peers" / "127.0.0.1.key").write_bytes((stranger.directory / "public.key").read_bytes())
-    with pytest.raises(ExecutorError, match="keys|key|handshake"):
+    with pytest.raises(ExecutorError, match=r"key|handshake"):
         deploy(small, cut(small, 2), pair, hosts=hosts, keys=laptop.directory)
 
 
@@ -256,9 +260,9 @@ def test_a_worker_started_by_hand_ends_cleanly(file: str, start: Starter, number
 
 
 def test_a_worker_that_cannot_serve_says_so_in_a_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "splitplan.executor.worker", "--model", str(tmp_path / "none.pt2")]
+    command = [sys.executable, "-m", "splitplan", "worker", "--model", str(tmp_path / "none.pt2")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 1 and "none.pt2" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode != 0 and "none.pt2" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_killed_app_leaves_no_worker_and_no_directory(nothing_left: Path, file: str) -> None:

@@ -1,0 +1,307 @@
+"""The workers of an app: started together, watched, started again when they die, and reached through one session.
+
+The app hands frames to `Crew.session`; everything about processes, addresses and reconnection is here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from splitplan.data.plan import SplitPlan, wire_bytes
+from splitplan.data.system import System
+from splitplan.errors import ExecutorError, FingerprintError, HandshakeError, raise_all
+from splitplan.executor import keys as key_files
+from splitplan.executor.session import Session
+from splitplan.executor.shaper import Shaper
+from splitplan.executor.spawn import WorkerProcess
+from splitplan.executor.wire import Message
+from splitplan.executor.worker import WorkerOptions
+from splitplan.models.trace import Traced
+
+PATIENCE_S = 10.0
+_SOCKET_PATH = 90  # the kernel's limit is 104 (macOS) to 108 bytes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run a plan; the fields are `deploy`'s arguments of the same names."""
+
+    hosts: dict[str, str] = field(default_factory=dict)
+    keys: str | Path | None = None
+    emulate: bool | None = None
+    depth: int = 8
+    heartbeat_s: float = 1.0
+    frame_timeout_s: float | None = None
+    start_timeout_s: float = 120.0
+    max_restarts: int = 10
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"hosts: there is no place {p!r}; places are device and server"
+            for p in self.hosts
+            if p not in ("device", "server")
+        ]
+        problems += [
+            f"hosts[{p!r}] is {a!r}; give tcp://host:port or ipc://path"
+            for p, a in self.hosts.items()
+            if not str(a).startswith(("tcp://", "ipc://"))
+        ]
+        if isinstance(self.depth, bool) or not isinstance(self.depth, int) or not 1 <= self.depth <= 512:
+            problems.append(f"depth is {self.depth!r}; give a whole number from 1 to 512")
+        for name in ("heartbeat_s", "frame_timeout_s", "start_timeout_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1e6:
+                problems.append(f"{name} is {value!r}; give a positive number of seconds")
+        raise_all(problems, "deploy")
+
+
+class Crew:
+    """The workers.
+
+    Parameters
+    ----------
+    traced : Traced
+    plan : SplitPlan
+    system : System
+    settings : Settings
+    on_message : callable
+        Told every result and every error of a frame, in the session's thread.
+    on_news : callable
+        Told, from any thread, that `mend` should be called.
+    adopt : callable
+        Given a new session as soon as frames may be sent on it, and None when there is none.
+    note : callable
+        Given what the report should say.
+    """
+
+    def __init__(
+        self,
+        traced: Traced,
+        plan: SplitPlan,
+        system: System,
+        settings: Settings,
+        *,
+        on_message: Callable[[Message], None],
+        on_news: Callable[[], None],
+        adopt: Callable[[Session | None], None],
+        note: Callable[[str], None],
+    ) -> None:
+        self._traced, self._plan, self._system, self.settings = traced, plan, system, settings
+        self._on_message, self._on_news, self._adopt, self._note = on_message, on_news, adopt, note
+        self.offloads = bool(plan.server_layers) or plan.result == "server"
+        self.emulate = settings.emulate if settings.emulate is not None else not settings.hosts
+        link = system.link
+        self._up = Shaper(link.rate_up_bps, link.up_delay_s, link.overhead, link.header_bytes) if self.emulate else None
+        self._down = (
+            Shaper(link.rate_down_bps, link.down_delay_s, link.overhead, link.header_bytes) if self.emulate else None
+        )
+        self.frame_timeout_s = settings.frame_timeout_s or 30.0 + settings.depth * self._least_latency_s()
+        self._keys = key_files.load(settings.keys) if settings.keys is not None else None
+        self._keys_directory = str(self._keys.directory) if self._keys is not None else None
+        self._token, self.plan_id = uuid.uuid4().hex, uuid.uuid4().hex
+        self._hosts = dict(settings.hosts)
+        self.workers: dict[str, WorkerProcess] = {}
+        self.abouts: dict[str, dict[str, Any]] = {}
+        self.session: Session | None = None
+        self._closed = threading.Event()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._directory: Path | None = None
+
+    def start(self) -> None:
+        """Start the local workers, and connect."""
+        self._directory = Path(tempfile.mkdtemp(prefix="splitplan-"))
+        places = [p for p in ("device", "server") if p not in self._hosts and (p == "device" or self.offloads)]
+        path = self._model_file() if places else ""
+        for place in places:
+            options = WorkerOptions(path, self._address(place), self._keys_directory, **self._device_options(place))
+            self.workers[place] = WorkerProcess(place, options, self._directory / f"{place}.log", self._on_news)
+        deadline = time.monotonic() + self.settings.start_timeout_s
+        for worker in self.workers.values():
+            worker.spawn()
+        for place, worker in self.workers.items():
+            self.abouts[place] = worker.wait_ready(deadline)
+            # A port that was chosen is kept, so that a restarted worker is found where it was.
+            self._hosts[place] = self.abouts[place]["address"]
+            worker.options = WorkerOptions(**{**vars(worker.options), "listen": self._hosts[place]})
+        sees_server, why = self._connect(PATIENCE_S)
+        if self.offloads and not sees_server:
+            raise ExecutorError(
+                f"the server worker at {self._hosts['server']} cannot be reached from the device worker within {PATIENCE_S:g} s "
+                f"({why}); is it running there, and may the device connect to it?"
+            )
+
+    def _model_file(self) -> str:
+        assert self._directory is not None
+        path = self._directory / "model.pt2"
+        self._traced.save(path)
+        return str(path)
+
+    def _address(self, place: str) -> str:
+        assert self._directory is not None
+        path = self._directory / f"{place}.sock"
+        if (place == "device" or self._keys is None) and len(str(path)) <= _SOCKET_PATH:
+            return f"ipc://{path}"
+        if self._keys is None:
+            self._note(
+                f"{place} worker: {path.parent} is too long a path for a socket; TCP on loopback was used instead"
+            )
+        return "tcp://127.0.0.1:0"
+
+    def _device_options(self, place: str) -> dict[str, Any]:
+        device = self._system.places[place]
+        return {
+            "threads": device.threads,
+            "torch_device": device.kind,
+            "slowdown": device.slowdown if self.emulate else 1.0,
+            "owned": str(self._directory),
+        }
+
+    def _connect(self, patience_s: float) -> tuple[bool, str]:
+        """A session with the device worker, told the plan; returns whether it sees the server, and why not."""
+        session = Session(
+            self._context, self._hosts["device"], self._keys, name="the device worker", token=self._token,
+            heartbeat_s=self.settings.heartbeat_s, on_message=self._on_message, on_lost=lambda _: self._on_news(),
+        )  # fmt: skip
+        try:
+            about = session.open(patience_s)
+            if about["fingerprint"] != self._plan.fingerprint:
+                raise HandshakeError(
+                    f"the device worker at {self._hosts['device']} has a model of fingerprint {about['fingerprint'][:12]}, the plan is "
+                    f"for {self._plan.fingerprint[:12]}: structure, weights or granularity differ; give it the same model"
+                )
+            if about["granularity"] != self._traced.granularity:
+                raise HandshakeError(
+                    f"the device worker at {self._hosts['device']} has {about['granularity']} granularity, this model "
+                    f"{self._traced.granularity}; start it with --granularity {self._traced.granularity}"
+                )
+            body = {
+                "plan_id": self.plan_id,
+                "plan": self._plan.to_dict(),
+                "role": "device",
+                "up": _link_body(self._up),
+                "down": _link_body(self._down),
+                "server": self._hosts.get("server"),
+                "heartbeat_s": self.settings.heartbeat_s,
+                "frame_timeout_s": self.frame_timeout_s,
+                "patience_s": patience_s,
+            }
+            answer = session.request("configure", body, self.settings.start_timeout_s, "configured")
+        except BaseException:
+            session.close()
+            raise
+        self.abouts["device"] = about
+        self.session = session
+        self._adopt(session)
+        return answer.body["sees_server"], answer.body["why"]
+
+    def _least_latency_s(self) -> float:
+        """What a frame takes on the emulated link at least, and what is predicted of it all."""
+        graph, plan = self._traced.graph, self._plan
+        up = [*graph.boundary(plan.server_layers)]
+        size = sum(wire_bytes(t.size_bytes, t.dtype, plan.wire) for t in [*up, *graph.outputs])
+        on_link = sum(s.occupies_s(size) + s.delay_s for s in (self._up, self._down) if s is not None)
+        return max(on_link, plan.predicted.get("latency_s", 0.0))
+
+    def mend(self) -> str:
+        """Start again what died and reconnect; returns why the device worker is gone for good, or nothing."""
+        dead = [w for w in self.workers.values() if not w.running and w.starts <= self.settings.max_restarts]
+        for worker in dead:
+            self._note(f"the {worker.name} worker died and was started again")
+            self._pause(min(2.0, 0.05 * 2 ** max(0, worker.starts - 3)))
+            worker.spawn()
+        for worker in dead:
+            try:
+                worker.wait_ready(time.monotonic() + self.settings.start_timeout_s)
+            except ExecutorError as e:
+                self._note(f"the {worker.name} worker could not be started again: {e}")
+                worker.stop()
+                self._on_news()
+        if self.session is not None and self.session.lost:
+            return self._reconnect(self.session)
+        return ""
+
+    def _reconnect(self, lost: Session) -> str:
+        reason = lost.lost or ""
+        self._note(f"the device worker was lost ({reason}); frames it had not answered were given to it again")
+        self._adopt(None)
+        self.session = None
+        lost.close()
+        worker = self.workers.get("device")
+        for attempt in range(self.settings.max_restarts + 1):
+            if self._closed.is_set():
+                return ""
+            if worker is not None and not worker.running:
+                if worker.starts > self.settings.max_restarts:
+                    break
+                self._pause(min(2.0, 0.1 * 2**attempt))
+                worker.spawn()
+                worker.wait_ready(time.monotonic() + self.settings.start_timeout_s)
+            try:
+                self._connect(PATIENCE_S if not self.offloads else min(PATIENCE_S, 1.0 + 2 * self.settings.heartbeat_s))
+            except (ExecutorError, FingerprintError) as e:
+                reason = str(e)
+                if worker is not None and attempt:
+                    worker.stop()  # it runs but does not answer; the first failure may be one that is just dying
+                self._pause(min(2.0, 0.1 * 2**attempt))
+            else:
+                return ""
+        return reason or "it cannot be started again"
+
+    def _pause(self, seconds: float) -> None:
+        self._closed.wait(seconds)
+
+    def hurry(self) -> None:
+        """Have `mend` give up waiting, because `close` comes."""
+        self._closed.set()
+
+    def close(self) -> None:
+        """Stop all; `mend` must not run any more."""
+        self._closed.set()
+        if self.session is not None:
+            self.session.close()
+        for worker in self.workers.values():
+            worker.stop()
+        self._context.destroy(linger=0)
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def facts(self) -> list[str]:
+        """What the report says of workers and emulation."""
+        found, link = [], self._system.link
+        if self.offloads and self.emulate:
+            found.append(
+                f"emulated link: {link.rate_up_bps / 1e6:g} Mbit/s up, {link.rate_down_bps / 1e6:g} down, "
+                f"delays {link.up_delay_s * 1e3:g} and {link.down_delay_s * 1e3:g} ms; messages also crossed the real way below it"
+            )
+        elif self.offloads:
+            found.append("the link was not emulated")
+        for place, about in self.abouts.items():
+            slowed = f", emulated: slowed {about['slowdown']:g}x by a duty cycle" if about["slowdown"] > 1 else ""
+            found.append(
+                f"{place}: torch {about['torch']} on {about['torch_device']}, {about['threads']} thread(s){slowed}"
+            )
+        found += [f"{place}: a worker at {at} that was running already" for place, at in self.settings.hosts.items()]
+        if not any(a["torch_device"].startswith("cuda") for a in self.abouts.values()):
+            found.append("never run on cuda" + (" by the workers started here" if self.settings.hosts else ""))
+        return found
+
+
+def _link_body(shaper: Shaper | None) -> dict[str, float] | None:
+    if shaper is None:
+        return None
+    return {
+        "rate_bps": shaper.rate_bps,
+        "delay_s": shaper.delay_s,
+        "overhead": shaper.overhead,
+        "header_bytes": shaper.header_bytes,
+    }
