@@ -76,7 +76,8 @@ def build_graph(
     for node in idle:
         owner[node] = len(groups) - 1
 
-    layer_names = ["input_" if group[0].name == INPUT else group[0].name for group in groups]
+    modules = [module_of(group[0]) if granularity != "block" else _common_module(group) for group in groups]
+    layer_names = _layer_names(modules, [group[0].name for group in groups])
     tensors = []
     for node in (*exported.inputs.values(), *(n for group in groups for n in group), *idle):
         value = facts.values[node]
@@ -117,13 +118,24 @@ def build_graph(
                 work_flops=math.fsum(facts.work_flops[n] for n in group),
                 parameters=tuple(read),
                 memory_bytes=peaks[i],
-                module=module_of(group[0]) if granularity != "block" else _common_module(group),
+                module=modules[i],
                 nodes=names(group),
             )
         )
     used = dict.fromkeys(p for layer in layers for p in layer.parameters)
     sizes = {p: float(t.numel() * t.element_size()) for p in used for t in [exported.tensors[p]]}
     return LayerGraph(name, tuple(layers), tuple(tensors), sizes, fingerprint, batch)
+
+
+def _layer_names(modules: Sequence[str], nodes: Sequence[str]) -> list[str]:
+    """What people call the layers: the module's dotted name, with the node's where a module makes several, or none."""
+    times = Counter(modules)
+    found = []
+    for module, node in zip(modules, nodes, strict=True):
+        plain = module if module and times[module] == 1 else f"{module}:{node}" if module else node
+        clash = plain == INPUT or (not module and node in times)
+        found.append(f":{node}" if clash else plain)
+    return found
 
 
 def _operators(exported: Exported) -> list[list[fx.Node]]:

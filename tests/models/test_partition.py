@@ -169,7 +169,7 @@ def test_a_tied_weight_stays_one_in_a_part() -> None:
 def test_placements_are_checked() -> None:
     traced = trace(sp.zoo("tiny-mlp"), sp.zoo_example("tiny-mlp"))
     with pytest.raises(DataError) as caught:
-        make_parts(traced, {"linear": "d", "nothing": "s"})
+        make_parts(traced, {"layers.0": "d", "nothing": "s"})
     assert len(caught.value.problems) == 3
     assert "'nothing' is no layer of it (granularity 'layer')" in str(caught.value)
 
@@ -299,11 +299,11 @@ def test_layers_are_timed() -> None:
             found, seconds = timed(values, {"batch": 64})
             runs.append((time.perf_counter() - start, seconds))
     assert all(torch.equal(found[k], expected[k]) for k in expected)
-    assert list(seconds) == [layer.name for layer in traced.graph.layers] == ["add", "linear", "linear_1"]
+    assert list(seconds) == [layer.name for layer in traced.graph.layers] == ["add", "small", "large"]
     assert all(s > 0 for _, run in runs for s in run.values())
     assert all(sum(run.values()) <= whole_s for whole_s, run in runs)
     fastest = {name: min(run[name] for _, run in runs) for name in seconds}
-    assert fastest["linear_1"] > fastest["linear"]
+    assert fastest["large"] > fastest["small"]
     assert (
         timed.module.get_parameter("w_large__weight").data_ptr() == traced.program.state_dict["large.weight"].data_ptr()
     )
