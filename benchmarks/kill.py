@@ -15,9 +15,11 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+import pandas as pd
 import torch
 
 import splitplan as sp
+from benchmarks.registry import Progress, Study, register
 from splitplan.executor.split import run_whole
 
 
@@ -113,6 +115,27 @@ def kill_run(
     counts.restarts = int(report.counts[f"restarts_{victim}"])
     counts.seconds = round(time.monotonic() - begin, 1)
     return counts
+
+
+def _measure(smoke: bool, progress: Progress) -> tuple[pd.DataFrame, str]:
+    rows = []
+    for victim in ("server", "device"):
+        kills = 1 if smoke else {"server": 100, "device": 20}[victim]
+        progress(f"kill: the {victim}'s worker, {kills} times")
+        rows.append({"victim": victim, **asdict(kill_run(kills, victim=victim))})
+    return pd.DataFrame(
+        rows
+    ), "Lost, twice and wrong must be 0; outputs are compared bit by bit with the whole model's."
+
+
+register(
+    Study(
+        name="kill",
+        title="A worker killed with SIGKILL at random moments of a stream",
+        aim="100 kills of the server: no frame lost, none answered twice, outputs right",
+        measure=_measure,
+    )
+)
 
 
 def main() -> None:

@@ -20,9 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 import splitplan as sp
+from benchmarks.registry import Progress, Study, register
 from splitplan.executor import keys as key_files
 from splitplan.executor.environment import worker_environment
 
@@ -126,6 +128,31 @@ def start_worker(model: Path, keys: str | None) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [*command, *(["--keys", keys] if keys else [])], stdout=subprocess.PIPE, env=worker_environment(1)
     )
+
+
+def _measure(smoke: bool, progress: Progress) -> tuple[pd.DataFrame, str]:
+    rows = []
+    for every_hop in (False,) if smoke else (False, True):
+        for encrypted in (False, True):
+            progress(f"overhead: {'every hop' if every_hop else 'the link'}{', encrypted' if encrypted else ''}")
+            row = measure(1_000_000, 5 if smoke else 300, encrypted, every_hop)
+            rows.append({k: v for k, v in row.items() if k != "median_ms"})
+    note = (
+        "cost_ms: from submission to answer, less what the parts computed: headers, copies, queues, three processes and two hops. "
+        "`the link`: 1 MB crosses between device and server; `every hop`: 1 MB also from the app to the device and back, both ways. "
+        "bare_ms: the same bytes once over a bare TCP socket between two threads, and a byte back."
+    )
+    return pd.DataFrame(rows), note
+
+
+register(
+    Study(
+        name="overhead",
+        title="The executor's own cost of a frame of 1 MB on loopback",
+        aim="≤ 1 ms unencrypted, ≤ 5 ms encrypted",
+        measure=_measure,
+    )
+)
 
 
 def main() -> None:
