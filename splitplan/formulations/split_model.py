@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 ROUNDING = 1e-10
 """Slack of a limit, relative: a plan that meets it exactly must not be lost to the rounding of a sum."""
 
+MAXIMUM = 100.0
+"""What one unit of T or M costs in the scaled objective: a good plan costs 10,000, so T and M are about 100 at most."""
+
 
 def build(problem: SplitPoint) -> pyo.ConcreteModel:
     """The whole problem as a list of its parts."""
@@ -148,10 +151,12 @@ def period_unit(problem: SplitPoint) -> float:
 
 
 def unit_of(problem: SplitPoint, what: str, limit: str) -> float:
-    """The smaller of what costs 1 in the scaled objective and the limit: HiGHS keeps a row to 1e-9 absolute, so the
-    coefficients of T and M must not be larger than 1 where they are used.
+    """The smaller of the limit and what costs `MAXIMUM` in the scaled objective.
+
+    HiGHS keeps a row to 1e-9 absolute. So T and M may not be much larger than 1 (the rounding of their rows would break that), nor so
+    small that 1e-9 of them is seen in the objective or, times their coefficient, in a limit.
     """
-    units = [1.0 / (problem.scale * problem.weights[what])] if what in problem.weights else []
+    units = [MAXIMUM / (problem.scale * problem.weights[what])] if what in problem.weights else []
     units += [max(problem.limits[limit][1], 1e-12)] if limit in problem.limits else []
     return min(units)
 

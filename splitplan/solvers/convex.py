@@ -93,7 +93,8 @@ class Convex:
         plan = None if termination in (Termination.INFEASIBLE, Termination.ERROR) else read_plan(problem, model)
         if plan is not None and problem.violations(plan):
             plan = None  # after a limit CVXPY hands back whatever the solver last held, zeros too
-        duals = read_duals(problem, model) if plan is not None and termination is Termination.CONVERGED else {}
+        # Inexact multipliers prove less, never something false: the audit sums the bound from whatever they are.
+        duals = {} if plan is None or interrupted else read_duals(problem, model)
         return Found(
             plan,
             termination,

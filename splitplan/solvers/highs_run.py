@@ -52,6 +52,10 @@ TERMINATIONS: Mapping[Any, Termination] = {
 """Why HiGHS stopped. Whether it has something in hand is asked separately, of its primal solution status."""
 
 
+TOLERANCES = (1e-9, 1e-8, 1e-7)
+"""Feasibility tolerances, tried in turn until HiGHS does not end in a solve error."""
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What HiGHS has in hand and why it stopped.
@@ -123,9 +127,6 @@ class Engine:
         self.option(
             "small_matrix_value", 1e-12
         )  # the default drops coefficients up to 1e-9, which many layers add up to
-        self.option("primal_feasibility_tolerance", 1e-9)
-        self.option("dual_feasibility_tolerance", 1e-9)
-        self.option("mip_feasibility_tolerance", 1e-9)
         if node_limit is not None:
             self.option("mip_max_nodes", node_limit)
         if hot:
@@ -182,10 +183,16 @@ class Engine:
         self.option("time_limit", limit)
         started = time.perf_counter()
         interrupted = False
-        if interruptible:
-            interrupted = self._run_watched()
-        else:
-            self.highs.run()
+        for tolerance in TOLERANCES:
+            for kind in ("primal", "dual", "mip"):
+                self.option(f"{kind}_feasibility_tolerance", tolerance)
+            if interruptible:
+                interrupted = self._run_watched()
+            else:
+                self.highs.run()
+            # HiGHS withdraws an optimum whose rows it broke by some 1e-9 in its own rounding; what a looser one gives is audited as any.
+            if interrupted or self.highs.getModelStatus() != highspy.HighsModelStatus.kSolveError:
+                break
         return self._outcome(interrupted, time.perf_counter() - started)
 
     def _run_watched(self) -> bool:
