@@ -111,6 +111,7 @@ class _Entry:
 
     future: Future[Any]
     inputs: dict[str, torch.Tensor]
+    parts: list[bytes | memoryview]
     submitted_s: float
     single: bool
     stream: int | None
@@ -254,8 +255,8 @@ class App:
         with self._lock:
             self._session = session
             if session is not None:
-                for frame_id, entry in self._pending.items():
-                    self._send(session, frame_id, entry)
+                for entry in self._pending.values():
+                    session.send(entry.parts)
 
     def _run_check(self) -> None:
         future = self._submit(self.traced.example_inputs(), None, check=True)
@@ -293,6 +294,10 @@ class App:
 
     def _submit(self, inputs: dict[str, torch.Tensor], stream: int | None, check: bool = False) -> Future[Any]:
         copies = {k: copy(v) for k, v in inputs.items()}
+        frame_id = next(self._ids)
+        body = {"plan_id": self._crew.plan_id, "frame_id": frame_id, "symbols": {}, "check": check}
+        # Before anything is taken: inputs that cannot cross are refused here, and those accepted can be sent again.
+        parts = encode("frame", body, pack_all(copies))
         while not self._slots.acquire(timeout=0.2):
             self._refuse_if_closed()
         future: Future[Any] = Future()
@@ -304,21 +309,16 @@ class App:
             single = not self._pending
             for other in self._pending.values():
                 other.single = False
-            frame_id = next(self._ids)
-            entry = self._pending[frame_id] = _Entry(future, copies, time.monotonic(), single, stream, check)
+            self._pending[frame_id] = _Entry(future, copies, parts, time.monotonic(), single, stream, check)
             if self._local:
                 self._stir.set()
             elif self._session is not None:
-                self._send(self._session, frame_id, entry)
+                self._session.send(parts)
         return future
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise ExecutorError("the app is closed; deploy the plan again")
-
-    def _send(self, session: Session, frame_id: int, entry: _Entry) -> None:
-        body = {"plan_id": self._crew.plan_id, "frame_id": frame_id, "symbols": {}, "check": entry.check}
-        session.send(encode("frame", body, pack_all(entry.inputs)))
 
     def _message(self, message: Message) -> None:
         body = message.body
@@ -340,7 +340,7 @@ class App:
         done = time.monotonic()
         try:
             value = self.traced.unflatten(outputs, self.traced.symbols(entry.inputs))
-        except SplitplanError as e:
+        except Exception as e:  # noqa: BLE001  the frame was taken away: nobody else can answer it
             self._settle(entry, error=e)
             return
         record = FrameRecord(frame_id, entry.submitted_s, done, entry.single, entry.stream, alone, times)

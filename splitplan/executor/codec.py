@@ -40,15 +40,18 @@ if sys.byteorder != "little":
     )
 
 
-def coded_dtype(dtype: str, wire: Wire) -> str:
-    """The data type in which a tensor of ``dtype`` crosses; agrees with `splitplan.data.plan.wire_bytes`."""
+def coded_dtype(dtype: str, wire: Wire | None) -> str:
+    """The data type in which a tensor of ``dtype`` crosses; agrees with `splitplan.data.plan.wire_bytes`. None: its own."""
+    if wire is None:
+        return dtype
     target = _NARROWER[wire]
     return target if dtype in _FLOATS and _SIZES[dtype] > _SIZES[target] else dtype
 
 
-def pack(name: str, tensor: torch.Tensor, wire: Wire = "fp32") -> tuple[dict[str, Any], memoryview]:
+def pack(name: str, tensor: torch.Tensor, wire: Wire | None = None) -> tuple[dict[str, Any], memoryview]:
     """A tensor's description and its bytes. The bytes share the tensor's memory where nothing had to be converted.
 
+    Without ``wire`` it crosses as it is, bit for bit.
     int8 is affine over the tensor's own range: x ≈ (q + 128)·scale + offset, q in −128…127.
 
     Raises

@@ -15,7 +15,7 @@ from typing import Any
 
 import zmq
 
-from splitplan.errors import FingerprintError, HandshakeError, SplitplanError, WireError
+from splitplan.errors import FingerprintError, HandshakeError, SplitplanError
 from splitplan.executor.keys import Keys
 from splitplan.executor.session import Session
 from splitplan.executor.wire import Message
@@ -70,7 +70,7 @@ class Relay:
         self._plans: dict[str, dict[str, Any]] = {}
         self._waiting: dict[int, Waiting] = {}
         self._session: Session | None = None
-        self._tried, self._stir, self._closed = threading.Event(), threading.Event(), False
+        self._tried, self._stir, self._closed = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="splitplan relay", daemon=True)
 
     @property
@@ -115,14 +115,14 @@ class Relay:
 
     def close(self) -> None:
         """Give up the connection; returns at once."""
-        self._closed = True
+        self._closed.set()
         self._stir.set()
 
     # -- in the relay's own thread ---------------------------------------------------------------
 
     def _run(self) -> None:
         pause_s = _RETRY_S[0]
-        while not self._closed:
+        while not self._closed.is_set():
             session = None
             try:
                 session = Session(
@@ -136,7 +136,7 @@ class Relay:
                 self._tried.set()
                 if session is not None:
                     session.close()
-                self._stir.wait(pause_s)
+                self._closed.wait(pause_s)  # not `_stir`: the very loss that led here has set it
                 pause_s = min(2 * pause_s, _RETRY_S[1])
                 continue
             pause_s = _RETRY_S[0]
@@ -171,7 +171,7 @@ class Relay:
         self._tried.set()
 
     def _serve(self, session: Session) -> None:
-        while not self._closed and session.lost is None:
+        while not self._closed.is_set() and session.lost is None:
             self._stir.wait(_TICK_S)
             now = time.monotonic()
             with self._lock:
@@ -202,5 +202,6 @@ class Relay:
             return
         try:
             waiting.answered(message, arrived)
-        except (WireError, KeyError) as e:
-            waiting.finish_here(f"the server's answer cannot be used: {e}")
+        except Exception as e:  # noqa: BLE001  the note was taken away: nobody else can answer the frame
+            text = str(e) if isinstance(e, SplitplanError) else f"{type(e).__name__}: {e}"
+            waiting.finish_here(f"the server's answer cannot be used: {text}")

@@ -238,14 +238,14 @@ def _energy(plan: SplitPlan, system: System, frames: Sequence[FrameRecord]) -> R
     factor = 8 * system.link.overhead
 
     def totals(t: dict[str, float]) -> SplitTotals:
-        returns = plan.result == "device" and "down_s" in t
+        returns = plan.result == "device" and "down_bytes" in t
         down_bits = factor * t.get("down_bytes", 0.0) if returns else 0.0
         return SplitTotals(
             t.get("device_s", 0.0),
             t.get("server_s", 0.0),
             factor * t.get("up_bytes", 0.0),
             down_bits,
-            float("up_s" in t),
+            float("up_bytes" in t),
             float(returns),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from splitplan.executor.relay import Relay, Waiting
 from splitplan.executor.session import Clock
 from splitplan.executor.shaper import ShapedSender, Shaper
 from splitplan.executor.split import Compute, Split, Values, difference, run_whole
-from splitplan.executor.wire import Message, encode, pack_all
+from splitplan.executor.wire import Message, Packed, encode, pack_all
 
 Parts = list[bytes | memoryview]
 FINISH_FIRST, IN_TURN = 0, 1
@@ -52,6 +53,10 @@ def error_parts(error: BaseException, plan_id: str | None, frame_id: int | None)
     )
 
 
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, SplitplanError) else f"{type(error).__name__}: {error}"
+
+
 class ServerRole:
     """Computes tails and sends the results back, over the emulated downlink if there is one."""
 
@@ -73,28 +78,29 @@ class ServerRole:
                 self._split.tail, self._split.take(message.tensors), message.body["symbols"]
             )
             packed = pack_all({n: values[n] for n in self._split.back}, self._split.plan.wire)
+            times = {
+                "arrived_s": arrived_s,
+                "wait_s": started - arrived_s,
+                "compute_s": compute_s,
+                "done_s": time.monotonic(),
+            }
+            self._send_down(frame_id, packed, times)
         except Exception as e:  # noqa: BLE001  whatever the model raises is the client's to know; the worker goes on
             self._host.reply(error_parts(e, self._plan_id, frame_id))
-            return
-        times = {
-            "arrived_s": arrived_s,
-            "wait_s": started - arrived_s,
-            "compute_s": compute_s,
-            "done_s": time.monotonic(),
-        }
 
+    def _send_down(self, frame_id: int, packed: Packed, times: Mapping[str, float]) -> None:
         def make(start_s: float) -> Callable[[], None]:
             body = {
                 "plan_id": self._plan_id,
                 "frame_id": frame_id,
-                "times": times | {"sent_s": start_s},
+                "times": {**times, "sent_s": start_s},
                 "alone": "",
                 "compared": None,
             }
             parts = encode("result", body, packed)
             return lambda: self._host.reply(parts)
 
-        self._down.send(packed.size_bytes, make)
+        self._down.send(packed.size_bytes, make, lambda e: self._host.reply(error_parts(e, self._plan_id, frame_id)))
 
     def close(self) -> None:
         """End the downlink's thread."""
@@ -141,8 +147,8 @@ class DeviceRole:
             packed = pack_all({n: frame.values[n] for n in self._split.crossing}, self._split.plan.wire)
             body = {"plan_id": self._plan_id, "frame_id": frame.frame_id, "symbols": frame.symbols, "check": False}
             parts = encode("frame", body, packed)
-        except WireError as e:
-            frame.finish_here(str(e))
+        except Exception as e:  # noqa: BLE001  the answer tells of it; the frame needs no server
+            frame.finish_here(_reason(e))
             return
         ready = time.monotonic()
         note = Waiting(frame.frame_id, ready + self._timeout_s, frame.came_back, frame.finish_later)
@@ -155,7 +161,15 @@ class DeviceRole:
             frame.up_start_s = start_s
             return lambda: self._deliver(parts)
 
-        self._up.send(packed.size_bytes, make)
+        def failed(error: Exception) -> None:
+            # Without the note, the relay has handed the frame back already.
+            if self._relay is not None and (taken := self._relay.take(frame.frame_id)) is not None:
+                taken.finish_here(f"it could not be sent: {_reason(error)}")
+
+        try:
+            self._up.send(packed.size_bytes, make, failed)
+        except Exception as e:  # noqa: BLE001  `make` failed: nothing was sent
+            failed(e)
 
     def _deliver(self, parts: Parts) -> None:
         session = self._relay.session if self._relay else None
@@ -184,20 +198,22 @@ class DeviceRole:
         self._host.submit(order, job)
 
     def reply(self, frame: _Frame, values: Mapping[str, torch.Tensor], alone: str) -> None:
-        """Answer a frame, comparing it first if it is a check."""
-        outputs = {n: values[n] for n in self._split.outputs}
-        compared = None
-        if frame.check:
-            compared = self._compare(frame, outputs)
-        frame.times["answered_s"] = time.monotonic() - frame.arrived_s
-        body = {
-            "plan_id": self._plan_id,
-            "frame_id": frame.frame_id,
-            "times": frame.times,
-            "alone": alone[:1000],
-            "compared": compared,
-        }
-        self._host.reply(encode("result", body, pack_all(outputs)))
+        """Answer a frame, comparing it first if it is a check that crossed; with an error if it cannot be answered."""
+        try:
+            outputs = {n: values[n] for n in self._split.outputs}
+            compared = self._compare(frame, outputs) if frame.check and not alone else None
+            frame.times["answered_s"] = time.monotonic() - frame.arrived_s
+            body = {
+                "plan_id": self._plan_id,
+                "frame_id": frame.frame_id,
+                "times": frame.times,
+                "alone": alone[:1000],
+                "compared": compared,
+            }
+            parts = encode("result", body, pack_all(outputs))
+        except Exception as e:  # noqa: BLE001  a frame that has no answer is the client's to know; the worker goes on
+            parts = error_parts(e, self._plan_id, frame.frame_id)
+        self._host.reply(parts)
 
     def _compare(self, frame: _Frame, outputs: Values) -> dict[str, float]:
         with torch.inference_mode():
@@ -260,14 +276,18 @@ class _Frame:
             raise WireError(
                 f"it holds {', '.join(message.tensors) or 'nothing'} where {', '.join(self.role.back)} is expected"
             )
-        offset = clock.offset_s
         self.times |= {
-            "up_s": far["arrived_s"] - offset - self.up_start_s,
             "server_wait_s": far["wait_s"],
             "server_s": far["compute_s"],
             "down_wait_s": far["sent_s"] - far["done_s"],
-            "down_s": now_s - (far["sent_s"] - offset),
             "down_bytes": self.role.crossed_bytes(message.tensors),
-            "clock_uncertainty_s": clock.uncertainty_s,
         }
+        if math.isfinite(
+            offset := clock.offset_s
+        ):  # before the first pong of two machines, up and down cannot be told apart
+            self.times |= {
+                "up_s": far["arrived_s"] - offset - self.up_start_s,
+                "down_s": now_s - (far["sent_s"] - offset),
+                "clock_uncertainty_s": clock.uncertainty_s,
+            }
         self.answer(self.values | message.tensors, "")

@@ -8,8 +8,11 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+
+Failed = Callable[[Exception], None]
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,13 @@ class ShapedSender:
     def __init__(self, shaper: Shaper | None, name: str) -> None:
         self._shaper = shaper
         self._lock = threading.Lock()
-        self._queue: queue.SimpleQueue[tuple[float, Callable[[], None]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[float, Callable[[], None], Failed] | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         if shaper is not None:
             self._thread.start()
 
-    def send(self, size_bytes: float, make: Callable[[float], Callable[[], None]]) -> None:
+    def send(self, size_bytes: float, make: Callable[[float], Callable[[], None]], failed: Failed) -> None:
         """Hand over a message.
 
         Parameters
@@ -81,13 +84,16 @@ class ShapedSender:
         size_bytes : float
         make : callable
             Given the second, on `time.monotonic`, at which the message enters the link, returns what delivers it.
+            What it raises itself is the caller's.
+        failed : callable
+            Told what the delivery raised; later messages are delivered nevertheless.
         """
         if self._shaper is None:
-            make(time.monotonic())()
+            _attempt(make(time.monotonic()), failed)
             return
         with self._lock:  # two threads must not book in one order and queue in the other
             booking = self._shaper.book(size_bytes, time.monotonic())
-            self._queue.put((booking.arrive_s, make(booking.start_s)))
+            self._queue.put((booking.arrive_s, make(booking.start_s), failed))
 
     def close(self) -> None:
         """Stop; what has not been delivered is dropped."""
@@ -98,9 +104,19 @@ class ShapedSender:
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            arrive_s, deliver = item
+            arrive_s, deliver, failed = item
             if (wait := arrive_s - time.monotonic()) > 0 and self._closed.wait(wait):
                 return
             if self._closed.is_set():
                 return
-            deliver()
+            try:
+                _attempt(deliver, failed)
+            except Exception:  # noqa: BLE001  not even the failure could be told: loudly here, and the messages behind go on
+                traceback.print_exc()
+
+
+def _attempt(deliver: Callable[[], None], failed: Failed) -> None:
+    try:
+        deliver()
+    except Exception as e:  # noqa: BLE001  whoever sent it knows what becomes of it
+        failed(e)

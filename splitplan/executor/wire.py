@@ -134,8 +134,8 @@ class Packed:
         return sum(d.nbytes for d in self.data)
 
 
-def pack_all(tensors: Mapping[str, torch.Tensor], wire: Wire = "fp32") -> Packed:
-    """Tensors at the wire's precision, ready for `encode`."""
+def pack_all(tensors: Mapping[str, torch.Tensor], wire: Wire | None = None) -> Packed:
+    """Tensors at the wire's precision, ready for `encode`; as they are when there is none: between app and device."""
     if len(tensors) > MAX_TENSORS:
         raise WireError(f"{len(tensors)} tensors in one message; {MAX_TENSORS} can cross: choose another cut")
     packed = [pack(name, t, wire) for name, t in tensors.items()]

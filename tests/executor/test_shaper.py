@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import pytest
+
 from splitplan.executor.shaper import ShapedSender, Shaper
 
 
@@ -46,9 +48,12 @@ def deliver_many(shaper: Shaper | None) -> list[int]:
 
         return lambda start_s: deliver
 
+    def failed(error: Exception) -> None:
+        raise error
+
     sender = ShapedSender(shaper, "test")
     for i in range(20):
-        sender.send(10, make(i))
+        sender.send(10, make(i), failed)
     assert done.wait(30)
     sender.close()
     return got
@@ -62,6 +67,22 @@ def test_the_sender_keeps_the_order() -> None:
 def test_a_closed_sender_drops_what_was_not_delivered_and_does_not_wait_for_it() -> None:
     got: list[float] = []
     sender = ShapedSender(Shaper(rate_bps=1.0), "test")
-    sender.send(1e9, lambda start_s: lambda: got.append(start_s))
+    sender.send(1e9, lambda start_s: lambda: got.append(start_s), lambda e: None)
     sender.close()
     assert got == []
+
+
+@pytest.mark.parametrize("shaper", [None, Shaper(rate_bps=1e6)])
+def test_a_delivery_that_fails_is_told_and_those_behind_it_go_on(shaper: Shaper | None) -> None:
+    told: list[str] = []
+    done = threading.Event()
+
+    def explode() -> None:
+        raise RuntimeError("cable")
+
+    sender = ShapedSender(shaper, "test")
+    sender.send(10, lambda start_s: explode, lambda e: told.append(str(e)))
+    sender.send(10, lambda start_s: done.set, lambda e: None)
+    assert done.wait(10)
+    sender.close()
+    assert told == ["cable"]
