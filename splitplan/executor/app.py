@@ -54,6 +54,9 @@ def deploy(
 ) -> App:
     """Start running a plan.
 
+    The device worker holds the whole model, to finish frames when the server is away: a limit on device memory that the
+    plan was made under holds for the head alone, not for that worker.
+
     Parameters
     ----------
     traced : Traced

@@ -290,9 +290,38 @@ class Crew:
             found.append(
                 f"{place}: torch {about['torch']} on {about['torch_device']}, {about['threads']} thread(s){slowed}"
             )
+        for place, device in self._system.places.items():
+            if place in self.workers and device.slowdown > 1 and not self.emulate:
+                found.append(
+                    f"{place}: its slowdown of {device.slowdown:g}x was not emulated, so predicted and measured are of different things; "
+                    "deploy with emulate=True to slow it"
+                )
+        found += self._unlike_predicted()
         found += [f"{place}: a worker at {at} that was running already" for place, at in self.settings.hosts.items()]
         if not any(a["torch_device"].startswith("cuda") for a in self.abouts.values()):
             found.append("never run on cuda" + (" by the workers started here" if self.settings.hosts else ""))
+        return found
+
+    def _unlike_predicted(self) -> list[str]:
+        graph, plan, link = self._traced.graph, self._plan, self._system.link
+        far, told = set(plan.server_layers), plan.predicted
+        found: list[str] = []
+        if not self.offloads:
+            return found
+        if "memory_bytes" in told:
+            found.append(
+                f"the predicted {told['memory_bytes']:.4g} bytes of device memory are the head's; the device worker held the whole "
+                "model, to finish frames when the server is away"
+            )
+        stays = [t for t in graph.outputs if t.producer not in far] if plan.result == "server" else []
+        crossing = {t.name: t for t in [*graph.boundary(far), *stays]}.values()
+        size = sum(wire_bytes(t.size_bytes, t.dtype, plan.wire) for t in crossing)
+        sent = size * link.overhead + link.header_bytes
+        if "up_bytes" in told and abs(told["up_bytes"] - sent) > 1e-6 * max(sent, 1.0):
+            found.append(
+                f"predicted was a way up of {told['up_bytes']:.4g} bytes, the model's tensors of this cut make {sent:.4g} (a stated "
+                "input_bytes is not applied when running): predicted and measured are of different things"
+            )
         return found
 
 

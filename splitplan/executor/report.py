@@ -228,7 +228,10 @@ def _throughput(plan: SplitPlan, frames: Sequence[FrameRecord]) -> Row:
 
 
 def _energy(plan: SplitPlan, system: System, frames: Sequence[FrameRecord]) -> Row:
-    predicted, how = plan.predicted.get("energy_j"), "modelled from measured times and bytes"
+    predicted, how = (
+        plan.predicted.get("energy_j"),
+        "modelled: measured times and bytes; radio and waiting at the link's stated rates",
+    )
     try:
         # The curve needs no profile: times are the measured ones.
         costs = SplitCosts(cast("Profile", None), system, plan.wire, plan.result, clock_hz=plan.clock_hz)

@@ -109,8 +109,26 @@ def test_the_emulated_link_takes_its_time_and_energy_is_modelled(small: Traced, 
     assert times["down_s"] >= 0.03 - 1e-3
     rows = {r.quantity: r for r in report.rows}
     assert rows["energy"].measured is not None and rows["energy"].measured > 0
+    assert "radio and waiting at the link's stated rates" in rows["energy"].how
     assert rows["up"].ratio == rows["up"].measured
     assert "slowed 3x" in str(report)
+
+
+def test_what_is_predicted_of_another_run_is_told(small: Traced, pair: System) -> None:
+    system = System(device=pair.device.but(slowdown=3.0), server=pair.server, link=pair.link)
+    size = sum(t.size_bytes for t in small.graph.boundary(cut(small, 2).server_layers))
+    sent = size * pair.link.overhead + pair.link.header_bytes
+
+    def notes(up_bytes: float, emulate: bool) -> str:
+        plan = cut(small, 2, predicted={"up_bytes": up_bytes, "memory_bytes": 5.0})
+        with deploy(small, plan, system, emulate=emulate, check=False) as app:
+            app(EXAMPLE)
+            return str(app.report())
+
+    true, other = notes(sent, True), notes(100.0, False)
+    assert "input_bytes" in other and "input_bytes" not in true
+    assert "3x was not emulated" in other and "not emulated" not in true
+    assert "held the whole model" in other
 
 
 def test_submit_copies_and_checks_its_input(small: Traced, pair: System) -> None:
