@@ -53,6 +53,16 @@ def test_float64_comes_back_as_the_model_made_it(pair: System) -> None:
     assert report.counts["finished_locally"] == 0 and "bit-equal" in str(report)
 
 
+def test_float64_is_still_narrowed_on_the_link(pair: System) -> None:
+    x = torch.rand(1, 4, dtype=torch.float64)
+    traced = trace(Thrice().eval(), x)
+    with deploy(traced, cut(traced, 0), pair) as app:
+        got = app(x)
+        times = app.report().frames[0].times
+    assert times["up_bytes"] == times["down_bytes"] == 4 * 4
+    assert torch.equal(got, (x.float().double() * 3).float().double())
+
+
 def test_inputs_that_cannot_cross_hold_no_slot(small: Traced, pair: System, monkeypatch: pytest.MonkeyPatch) -> None:
     pack_all, closed = app_module.pack_all, threading.Event()
 

@@ -62,6 +62,13 @@ def test_round_trip(dtype: str, shape: list[int], precision: Any, seed: int, tra
         )
 
 
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_without_a_precision_all_crosses_bit_for_bit(dtype: str) -> None:
+    value = tensor_of(DTYPES[dtype], (4, 3), 1) / 3 if dtype == "float64" else tensor_of(DTYPES[dtype], (4, 3), 1)
+    got = wire.decode(wire.encode("frame", FRAME, wire.pack_all({"x": value}))).tensors["x"]
+    assert got.dtype == value.dtype and torch.equal(got, value)
+
+
 def test_int8_keeps_the_ends_and_constants() -> None:
     value = torch.tensor([-1.0, 0.25, 3.0])
     got = round_trip(value, "int8")
