@@ -12,6 +12,9 @@ import os
 import random
 import signal
 import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -21,6 +24,9 @@ import torch
 import splitplan as sp
 from benchmarks.registry import Progress, Study, register
 from splitplan.executor.split import run_whole
+
+LOST_AFTER_S = 120.0
+"""A frame without an answer after that counts as lost."""
 
 
 @dataclass
@@ -86,7 +92,7 @@ def kill_run(
         state = {"split": 0, "due": time.monotonic() + draw.uniform(0.05, 0.5)}
         tail = 40  # frames after the last kill's recovery
 
-        def source() -> object:
+        def source() -> Iterator[torch.Tensor]:
             nonlocal tail
             while counts.kills < kills or tail > 0:
                 # The last frames' fate tells whether the split is used again since the last kill.
@@ -103,12 +109,24 @@ def kill_run(
                 counts.submitted += 1
                 yield inputs[(counts.submitted - 1) % len(inputs)]
 
-        for i, got in enumerate(app.stream(source())):
+        def take(future: Future[torch.Tensor], number: int) -> None:
+            try:
+                got = future.result(timeout=LOST_AFTER_S)
+            except TimeoutError:
+                counts.lost += 1
+                return
             counts.answered += 1
-            counts.wrong += not torch.equal(got, whole[i % len(whole)])
+            counts.wrong += not torch.equal(got, whole[number % len(whole)])
+
+        waiting: deque[Future[torch.Tensor]] = deque()
+        for x in source():
+            waiting.append(app.submit(x))
+            if len(waiting) >= depth:
+                take(waiting.popleft(), counts.submitted - depth)
+        while waiting:
+            take(waiting.popleft(), counts.submitted - len(waiting) - 1)
         report = app.report()
     ids = [f.frame_id for f in report.frames]
-    counts.lost = counts.submitted - counts.answered
     counts.twice = len(ids) - len(set(ids)) + int(report.counts["surplus_answers_dropped"])
     counts.finished_locally = int(report.counts["finished_locally"])
     counts.by_server = len(ids) - counts.finished_locally

@@ -16,6 +16,10 @@ from splitplan.formulations.solution import Audit, Found, Rung, Solution, Status
 TOLERANCE = 1e-9
 """Relative tolerance of every comparison of a plan with a limit, and of an objective with a bound."""
 
+ROUNDING = 1e-10
+"""Relative slack that solvers give a limit: a plan that meets it exactly must not be lost to the rounding of a sum. Less than
+`TOLERANCE`, by which a plan is judged, so that what they find within it is accepted."""
+
 
 class Compiled(Protocol):
     """A problem that is built once and solved for many slots."""
@@ -215,7 +219,9 @@ def conclude(
             f"{solver.name} returned a plan that breaks: {'; '.join(audit.violations)}. Please report this"
         )
     terms = problem.evaluate(found.plan)
-    claims = {"its formulation": terms["objective"], solver.name: found.objective}
+    # The value that a solver gives an incumbent may hold slack (a period above its stages); that of a proven optimum may not.
+    settled = found.termination is Termination.CONVERGED and gap == 0
+    claims = {"its formulation": terms["objective"], solver.name: found.objective if settled else None}
     for who, value in claims.items():
         # A solver's own value carries its tolerances; the formulation's arithmetic does not.
         slack = (TOLERANCE if who == "its formulation" else 1e-5) * scale

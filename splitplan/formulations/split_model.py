@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyomo.environ as pyo
 
+from splitplan.formulations.base import ROUNDING
 from splitplan.formulations.costs import Linear
 from splitplan.models.graph import INPUT
 
 if TYPE_CHECKING:
     from splitplan.formulations.split import SplitPoint
-
-ROUNDING = 1e-10
-"""Slack of a limit, relative: a plan that meets it exactly must not be lost to the rounding of a sum."""
 
 MAXIMUM = 100.0
 """What one unit of T or M costs in the scaled objective: a good plan costs 10,000, so T and M are about 100 at most."""

@@ -17,6 +17,7 @@ from splitplan.errors import SolverError
 from splitplan.formulations.base import conclude
 from splitplan.formulations.registry import Ladder
 from splitplan.formulations.solution import Found, Solution, Termination
+from splitplan.solvers.infeasible import rounded_up
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -27,7 +28,7 @@ TERMINATIONS = {
     "optimal": Termination.CONVERGED,
     "optimal_inaccurate": Termination.FINISHED,
     "infeasible": Termination.INFEASIBLE,
-    "infeasible_inaccurate": Termination.INFEASIBLE,
+    "infeasible_inaccurate": Termination.ERROR,  # nothing is proven
     "unbounded": Termination.UNBOUNDED,
     "unbounded_inaccurate": Termination.UNBOUNDED,
     "infeasible_or_unbounded": Termination.INFEASIBLE_OR_UNBOUNDED,
@@ -252,9 +253,9 @@ def hopeless(problem: RateAllocation) -> tuple[str, ...]:
 def too_much(problem: RateAllocation) -> tuple[str, ...]:
     """By how much uplink and server together would have to grow for all deadlines to be met."""
     bound = np.isfinite(problem.column("deadline_s"))
-    low, high = 1.0, 2.0
+    low, high = 1.0, 1.001
     while not _fits(problem, high) and high < 2**40:
-        low, high = high, high * 2
+        low, high = high, high * max(2.0, high)
     if high >= 2**40:
         return (
             f"the deadlines of {int(bound.sum())} users cannot be met within their caps, however large uplink and server are",
@@ -264,7 +265,7 @@ def too_much(problem: RateAllocation) -> tuple[str, ...]:
         low, high = (low, middle) if _fits(problem, middle) else (middle, high)
     message = (
         f"the deadlines of {int(bound.sum())} users together need more than there is: they fit if uplink_bps and server_speed are "
-        f"both {high:.3g} times as large; raise those, or deadlines, or leave users out"
+        f"both {rounded_up(high)} times as large; raise those, or deadlines, or leave users out"
     )
     return (message,)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from splitplan.errors import SolverError
-from splitplan.formulations.base import TOLERANCE
+from splitplan.formulations.base import ROUNDING
 from splitplan.formulations.registry import Ladder, NotApplicable
 from splitplan.formulations.solution import Found, Termination
 from splitplan.formulations.split import KEYS
@@ -50,15 +50,15 @@ class Ideals:
         return None
 
     def solve(self, problem: SplitPoint, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
-        """Enumerate, price, choose the first of the cheapest. Bounded by ``cap``, so it needs no time limit."""
+        """Enumerate, price, choose the first of the cheapest; steps aside when the heads are too many for the time."""
         start = time.perf_counter()
-        on_server = self.placements(problem)
+        on_server = self.placements(problem, time_limit_s)
         built = time.perf_counter()
         costs = problem.score(on_server) if len(on_server) else {}
         allowed = np.ones(len(on_server), bool)
         for what, limit in problem.limits.values():
             if len(on_server):
-                allowed &= costs[KEYS[what]] <= limit * (1 + TOLERANCE)
+                allowed &= costs[KEYS[what]] <= limit * (1 + ROUNDING)
         solved = time.perf_counter()
         log = f"{len(on_server)} heads, {int(allowed.sum())} within the limits"
         if not allowed.any():
@@ -83,14 +83,15 @@ class Ideals:
             log=log,
         )
 
-    def placements(self, problem: SplitPoint) -> np.ndarray:
+    def placements(self, problem: SplitPoint, time_limit_s: float | None = None) -> np.ndarray:
         """Every placement that the pins allow, shape (placements, layers), bool, True on the server.
 
         Raises
         ------
         NotApplicable
-            There are more than ``cap`` heads.
+            There are more than ``cap`` heads, or not all were met within the time limit.
         """
+        start = time.perf_counter()
         stay, go = problem.pinned
         graph = problem.profile.graph
         found: list[int] = []
@@ -98,6 +99,10 @@ class Ideals:
             found.append(head)
             if len(found) > self.cap:
                 raise NotApplicable(f"more than {self.cap} heads (order ideals) to enumerate")
+            if time_limit_s is not None and time.perf_counter() - start > time_limit_s:
+                raise NotApplicable(
+                    f"{len(found)} heads (order ideals) were met within {time_limit_s:.3g} s, and there are more"
+                )
         width = (len(graph) + 7) // 8
         raw = np.frombuffer(b"".join(h.to_bytes(width, "little") for h in found), np.uint8).reshape(len(found), width)
         on_server: np.ndarray = np.unpackbits(raw, axis=1, bitorder="little", count=len(graph)) == 0

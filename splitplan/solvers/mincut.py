@@ -145,7 +145,8 @@ def minimum_cut(tail: np.ndarray, head: np.ndarray, capacity: np.ndarray, source
     Cut
     """
     nodes = int(max(tail.max(), head.max(), source, sink)) + 1
-    ceiling = 1.0 + capacity[np.isfinite(capacity)].sum()  # more than any finite cut, so as good as infinite
+    # Twice any finite cut is as good as infinite, and stays apart from every finite sum when both are rounded to integers.
+    ceiling = 2.0 * capacity[np.isfinite(capacity)].sum() or 1.0
     # Every arc with its reverse, zeros kept: scipy then returns the flow in this very structure.
     network = coo_array(
         (np.r_[np.minimum(capacity, ceiling), np.zeros(len(capacity))], (np.r_[tail, head], np.r_[head, tail])),

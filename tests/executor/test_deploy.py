@@ -41,7 +41,9 @@ def test_a_stream_over_a_cut_in_the_middle(small: Traced, pair: System) -> None:
     assert report.counts["largest_output_difference"] == 0.0
     rows = {r.quantity: r for r in report.rows}
     assert rows["device"].n == rows["server"].n == rows["up"].n == rows["down"].n == 25
-    assert rows["latency"].n == 1 and rows["throughput"].n == 24
+    # The last frame was alone for certain; a streamed one is too when the machine answered before the next was handed over.
+    assert report.frames[-1].single and rows["latency"].n == sum(f.single for f in report.frames)
+    assert rows["throughput"].n == 24
     assert rows["energy"].measured is None and "not modelled" in rows["energy"].how
     assert all(f.times["up_s"] >= 0 and f.times["down_s"] >= 0 for f in report.frames)
     assert "bit-equal" in str(report) and "never run on cuda" in str(report) and "emulated link" in str(report)
