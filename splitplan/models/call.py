@@ -68,6 +68,12 @@ class Call:
             raise DataError(f"the nesting of the arguments is {_plain(spec)}; expected {_plain(self._in_spec)}", where)
         return leaves
 
+    def nest(self, values: Mapping[str, torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The inverse of `flatten`: arguments by position and by keyword, as in the example of the trace."""
+        leaves = [values[name] if fixed is None else fixed.value for name, fixed in self.exported.flat_inputs]
+        args, kwargs = pytree.tree_unflatten(leaves, self._in_spec)
+        return args, kwargs
+
     # torch makes a new class each time it is asked for a call spec.
     @cached_property
     def _in_spec(self) -> pytree.TreeSpec:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
+from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from splitplan.errors import DataError, TraceError
@@ -62,7 +63,8 @@ def trace(
     Raises
     ------
     TraceError
-        When the model cannot be exported or cut: what stands in the way, and the cure.
+        When the model itself fails on the example, or runs but cannot be exported or cut: what stands in the
+        way, and the cure.
     DataError
         When the example is none.
     """
@@ -86,12 +88,12 @@ def trace(
 def _check_model(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise TraceError(f"a {type(model).__name__} was given; trace needs an nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TraceError("a TorchScript module cannot be exported; give the nn.Module that it was made from")
     training = [path or "the model" for path, module in model.named_modules() if module.training]
     if training:
         some = ", ".join(training[:3]) + (f" and {len(training) - 3} more" if len(training) > 3 else "")
-        raise TraceError(
-            f"in train mode: {some}. Call model.eval() first; training is another problem (HybridTraining)"
-        )
+        raise TraceError(f"in train mode: {some}. Call model.eval() first: splitplan plans inference, not training")
 
 
 def _call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -141,6 +143,7 @@ def _is_channels_last(tensor: torch.Tensor) -> bool:
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: int | None) -> ExportedProgram:
+    given = args, kwargs
     shapes: Any = None
     if dynamic is not None:
         size = dynamic
@@ -161,6 +164,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dyn
         with redirect_stderr(said):
             program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as e:  # whatever a model's own code raises while it is traced comes out here
+        _eager(model, *given)
         raise TraceError(_why(e, dynamic is not None)) from e
     sys.stderr.write(said.getvalue())
     return program
@@ -192,11 +196,33 @@ def _why(error: Exception, dynamic: bool) -> str:
     )
 
 
+def _eager(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], only_rows: int | None = None) -> Any:
+    """What the model itself returns, its inputs and buffers left as they are; its own failure is told as that."""
+    copies = pytree.tree_map(lambda t: t.clone() if isinstance(t, torch.Tensor) else t, (args, kwargs))
+    try:
+        return functional_call(model, {name: b.clone() for name, b in model.named_buffers()}, *copies)
+    except Exception as e:  # a model's own code may raise anything
+        what, cure = "this example", "Give what its forward takes; calling the model on the example must work"
+        if only_rows is not None:
+            what, cure = f"the example at batch {only_rows}", "Trace with dynamic_batch=False to fix the batch"
+        raise TraceError(
+            f"the model itself, before any tracing, fails on {what} ({_shapes(args, kwargs)}): "
+            f"{type(e).__name__}: {first_line(e).rstrip('.')}. {cure}."
+        ) from e
+
+
+def _shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    def one(value: Any) -> str:
+        leaves = [t for t in pytree.tree_leaves(value) if isinstance(t, torch.Tensor)]
+        told = [f"{str(t.dtype).removeprefix('torch.')} of shape {tuple(t.shape)}" for t in leaves]
+        return " and ".join(told) or f"a {type(value).__name__}"
+
+    return ", ".join([*map(one, args), *(f"{name}: {one(value)}" for name, value in kwargs.items())])
+
+
 def _compare(model: nn.Module, traced: Traced, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int) -> None:
     """Run the model and the program side by side; they must agree but for rounding."""
-    # Clones, so that a model that writes into its input cannot spoil the other run.
-    copies = pytree.tree_map(lambda t: t.clone() if isinstance(t, torch.Tensor) else t, (args, kwargs))
-    expected = pytree.tree_leaves(model(*copies[0], **copies[1]))
+    expected = pytree.tree_leaves(_eager(model, args, kwargs, only_rows=batch if batch != traced.graph.batch else None))
     try:
         found = pytree.tree_leaves(traced.module()(*args, **kwargs))
     except RuntimeError as e:

@@ -135,6 +135,13 @@ class Traced:
                 values[name] = value.contiguous()
         return values
 
+    def example_call(self, batch: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The example of the trace as one calls the model with it: ``args, kwargs``, at its own batch or at ``batch``.
+
+        ``program.example_inputs`` may have another batch: the exporter needs two rows to see that they are free.
+        """
+        return self._call.nest(self.example_inputs(batch))
+
     def module(self) -> fx.GraphModule:
         """The whole model as a GraphModule that takes what ``forward`` takes; made once."""
         return self._module

@@ -290,6 +290,22 @@ def test_example_inputs_repeat_the_example() -> None:
         traced.example_inputs(0)
 
 
+def test_the_example_as_a_call_of_the_model() -> None:
+    class Both(nn.Module):
+        def forward(self, *, x: torch.Tensor, pair: tuple[torch.Tensor, float]) -> torch.Tensor:
+            return x + pair[0] * pair[1]
+
+    x, y = torch.randn(1, 3), torch.randn(1, 3)
+    traced = trace(Both().eval(), {"x": x, "pair": (y, 2.0)})
+    args, kwargs = traced.example_call()
+    assert args == ()
+    assert torch.equal(Both()(**kwargs), x + 2 * y)
+    assert torch.equal(traced.example_call(3)[1]["x"], x.repeat(3, 1))
+    args, kwargs = tiny("tiny-cnn").example_call()
+    assert kwargs == {}
+    assert torch.equal(args[0], sp.zoo_example("tiny-cnn"))
+
+
 def test_the_model_is_left_as_it_was() -> None:
     class Caches(nn.Module):
         def __init__(self) -> None:
@@ -517,9 +533,52 @@ def test_no_module_and_unknown_granularity() -> None:
         trace(nn.ReLU().eval(), torch.tensor(1.0))
 
 
-def test_a_model_that_fails_says_why() -> None:
-    with pytest.raises(TraceError, match=r"torch\.export failed"):
-        trace(nn.Linear(3, 4).eval(), torch.zeros(2, 5))
+@pytest.mark.parametrize(
+    ("model", "example", "says"),
+    [
+        (nn.Linear(3, 4), torch.zeros(2, 5), r"\(float32 of shape \(2, 5\)\): RuntimeError: mat1 and mat2"),
+        (nn.Linear(3, 4), torch.zeros(2, 3).double(), r"\(float64 of shape \(2, 3\)\): RuntimeError: "),
+        (nn.Linear(3, 4), {"y": torch.zeros(2, 3)}, r"\(y: float32 of shape \(2, 3\)\): TypeError: .*'y'"),
+        (nn.Linear(3, 4), (torch.zeros(2, 3), 5), r"\(float32 of shape \(2, 3\), a int\): TypeError"),
+        # Only real data shows this one, after an export that went well.
+        (nn.Embedding(4, 3), torch.tensor([[7]]), r"\(int64 of shape \(1, 1\)\): IndexError: index out of range"),
+    ],
+)
+def test_a_model_that_fails_by_itself_is_not_blamed_for_its_export(model: nn.Module, example: Any, says: str) -> None:
+    with pytest.raises(TraceError, match=rf"^the model itself.* fails on this example {says}.*must work\.$") as caught:
+        trace(model.eval(), example)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_cannot_be_exported_is_told_from_one_that_fails() -> None:
+    class Opaque(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return x * float(x.detach().numpy().sum())
+
+    model = Opaque().eval()
+    with pytest.raises(TraceError, match=r"^torch\.export failed"):
+        trace(model, torch.ones(2, 3))
+    assert model.calls == 0
+    with pytest.raises(TraceError, match="TorchScript"):
+        trace(torch.jit.trace(nn.ReLU().eval(), torch.ones(2, 3)), torch.ones(2, 3))
+
+
+def test_a_model_that_fails_on_one_row_is_told_to_fix_the_batch() -> None:
+    class Spread(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not torch.compiler.is_compiling() and len(x) < 2:
+                raise ValueError("a spread needs two rows")
+            return x - x.mean(0)
+
+    with pytest.raises(
+        TraceError, match=r"fails on the example at batch 1 .*: a spread needs two rows\. Trace with dyn"
+    ):
+        trace(Spread().eval(), torch.ones(4, 3))
 
 
 # -- load_model --------------------------------------------------------------------------------------

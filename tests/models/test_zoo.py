@@ -97,6 +97,10 @@ def test_unknown_names_list_the_known() -> None:
         sp.zoo("resnet")
     with pytest.raises(UnknownNameError, match="tiny-cnn"):
         sp.zoo_example("resnet")
+    with pytest.raises(UnknownNameError, match=r"did you mean 'resnet50'.*known: alexnet, .*tiny-transformer$"):
+        sp.zoo("resnet51")
+    with pytest.raises(UnknownNameError, match=r"'yolo'; known: alexnet"):
+        sp.zoo("yolo")
 
 
 @pytest.mark.parametrize(
