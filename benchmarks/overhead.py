@@ -75,6 +75,9 @@ def measure(
             server.wait()
             server.stdout.close()
     cost = [(f.latency_s - f.times["device_s"] - f.times["server_s"]) * 1e3 for f in frames]
+    between = [
+        sum(f.times[f"{k}_s"] for k in ("up_wait", "up", "server_wait", "down_wait", "down")) * 1e3 for f in frames
+    ]
     pieces = {
         k: statistics.median(f.times[f"{k}_s"] for f in frames) * 1e3
         for k in ("device", "up", "server", "down", "device_wait", "server_wait", "up_wait", "down_wait")
@@ -86,6 +89,7 @@ def measure(
         "bare_ms": round(bare(size_bytes), 3),
         "up_bytes": frames[0].times["up_bytes"],
         "frames": len(frames),
+        "between_ms": round(statistics.median(between), 3),
         "cost_ms": round(statistics.median(cost), 3),
         "cost_p95_ms": round(statistics.quantiles(cost, n=20)[-1], 3),
         "median_ms": {k: round(v, 3) for k, v in pieces.items()},
@@ -138,7 +142,10 @@ def _measure(smoke: bool, progress: Progress) -> tuple[pd.DataFrame, str]:
             row = measure(1_000_000, 5 if smoke else 300, encrypted, every_hop)
             rows.append({k: v for k, v in row.items() if k != "median_ms"})
     note = (
-        "cost_ms: from submission to answer, less what the parts computed: headers, copies, queues, three processes and two hops. "
+        "between_ms: from the head's end to its result being back in the device's worker, less what the tail computed: header, copy, "
+        "queue and the way over loopback, up and back. "
+        "cost_ms: from submission to answer, less what the parts computed: the app is a third process, and its hop to the device's "
+        "worker and back is in this one. "
         "`the link`: 1 MB crosses between device and server; `every hop`: 1 MB also from the app to the device and back, both ways. "
         "bare_ms: the same bytes once over a bare TCP socket between two threads, and a byte back."
     )

@@ -73,17 +73,19 @@ def main(argv: list[str]) -> int:
 
 
 def measure(part: Part, inputs: dict[str, torch.Tensor], symbols: dict[str, int], task: Task) -> dict[str, Any]:
-    """Median seconds and spread of each layer and of the whole.
+    """Typical seconds and spread of each layer and of the whole.
 
     Rounds of an uninstrumented run and an instrumented one take turns. A layer's time in a round is taken relative to the
-    whole runs before and after it, so that a machine whose speed drifts does not favour the layers that ran in a good moment;
-    the medians of these are scaled so that they sum to the median of the whole. Each run comes after a rest, as a frame does
-    that comes alone: caches are cold then.
+    whole runs before and after it, so that a machine whose speed drifts does not favour the layers that ran in a good moment.
+    Of these, the mean over the middle half of the rounds (by their sums) is scaled to sum to the median of the whole. It is a
+    mean of whole rounds because parts are what is predicted, and medians of layers do not add up to the time of a part: a
+    device that pauses (a quota, a hot chip) pauses each time in another layer, and the median of each layer knows of none.
+    Each run comes after a rest, as a frame does that comes alone: caches are cold then.
 
     Returns
     -------
     dict
-        ``layers``: name → (median_s, interquartile range); ``whole_s``: (median, interquartile range); ``rounds``.
+        ``layers``: name → (typical_s, interquartile range); ``whole_s``: (median, interquartile range); ``rounds``.
     """
     import torch
 
@@ -113,15 +115,23 @@ def measure(part: Part, inputs: dict[str, torch.Tensor], symbols: dict[str, int]
                 say({"done": i + 1, "of": rounds})
     around = (np.array(whole[:-1]) + np.array(whole[1:])) / 2
     relative = np.array([[run[name] for name in part.layers] for run in layers]) / around[:, None]
-    quarter, median, three = np.percentile(relative, (25, 50, 75), axis=0)
+    typical = middle_mean(relative)
+    quarter, three = np.percentile(relative, (25, 75), axis=0)
     low, middle, high = np.percentile(whole, (25, 50, 75))
-    factor = middle / max(median.sum(), 1e-12)
+    factor = middle / max(typical.sum(), 1e-12)
     spread = factor * (three - quarter)
     return {
-        "layers": {n: (float(m * factor), float(s)) for n, m, s in zip(part.layers, median, spread, strict=True)},
+        "layers": {n: (float(m * factor), float(s)) for n, m, s in zip(part.layers, typical, spread, strict=True)},
         "whole_s": (float(middle), float(high - low)),
         "rounds": rounds,
     }
+
+
+def middle_mean(rounds: np.ndarray) -> np.ndarray:
+    """Column means over the rows whose sums are in the middle half."""
+    order, count = np.argsort(rounds.sum(axis=1), kind="stable"), len(rounds)
+    middle: np.ndarray = rounds[order[count // 4 : count - count // 4]].mean(axis=0)
+    return middle
 
 
 def about(torch_device: str) -> dict[str, Any]:

@@ -48,6 +48,16 @@ def test_layers_sum_to_the_whole(profile: sp.Profile) -> None:
     assert math.isclose(profile.seconds("server").sum(), whole, rel_tol=1e-4)
 
 
+def test_a_device_that_pauses_in_another_layer_each_time_keeps_its_pauses() -> None:
+    # Four layers of 1 ms; a quota stops the run for 8 ms, each time in another layer, and one round was disturbed.
+    rounds = np.ones((9, 4))
+    rounds[np.arange(8), np.arange(8) % 4] += 8
+    rounds[8] += 1000
+    found = measure.middle_mean(rounds)
+    assert math.isclose(found.sum(), 12.0) and found.max() < 2 * found.min() < 12
+    assert np.median(rounds, axis=0).sum() == 4.0  # which is why it is no sum of medians
+
+
 def test_what_is_not_here_is_modelled_and_says_so(traced: sp.Traced) -> None:
     away = sp.System(device=sp.device("jetson-tx2"), server=sp.device("jetson-agx-xavier"), link=sp.link("lte-2021"))
     p = sp.profile(traced, away, progress=False)
