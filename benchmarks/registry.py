@@ -36,6 +36,8 @@ class Spec:
         The contestant against which ratios are printed.
     rounds : int
         Rounds at each size.
+    note : str
+        What a reader of the table must know.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Spec:
     contestants: Callable[[Any], Mapping[str, Contestant]]
     baseline: str
     rounds: int = 7
+    note: str = ""
 
 
 Progress = Callable[[str], None]
@@ -82,7 +85,7 @@ def measure(what: Spec | Study, *, smoke: bool, progress: Progress) -> tuple[pd.
     """Run it: its table, and what the table shows."""
     if isinstance(what, Study):
         return what.measure(smoke, progress)
-    note = f"Medians of {what.rounds} rounds in which contestants take turns; ratios are medians of the ratios round by round."
+    note = f"Medians of {what.rounds} rounds in which contestants take turns; ratios are medians of the ratios round by round. {what.note}".rstrip()
     return run(what, smoke=smoke, progress=progress), note
 
 

@@ -134,5 +134,7 @@ register(
         smoke=(12,),
         contestants=contestants,
         baseline="pyomo + its HiGHS",
+        note="Compare totals across contestants, phases only within one: the baseline's `solve` holds its translation of the model, "
+        "networkx's answer is not audited, and a compiled step audits inside `solve`.",
     )
 )
