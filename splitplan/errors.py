@@ -6,6 +6,26 @@ All of them can be pickled, so that an error in a worker process arrives whole w
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+def listed(names: Iterable[object], most: int = 5) -> str:
+    """Names in quotes, the first few of many: ``'a', 'b' and 3 more``."""
+    shown = [repr(str(n)) for n in names]
+    rest = len(shown) - most
+    return ", ".join(shown[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def did_you_mean(name: object, known: Iterable[object], most: int = 3) -> str:
+    """``; did you mean 'a', 'b'?`` for the known names that are closest, or nothing when none is close.
+
+    A part of a name counts as close (a module, say, whose layers are ``module.0``, ``module.1``).
+    """
+    text, names = str(name), [str(k) for k in known]
+    close = get_close_matches(text, names, most)
+    if len(text) >= 2:
+        close += [n for n in names if text.casefold() in n.casefold() and n not in close]
+    return f"; did you mean {', '.join(map(repr, close[:most]))}?" if close else ""
 
 
 class SplitplanError(Exception):
@@ -44,12 +64,15 @@ def raise_all(problems: Sequence[str], where: str | None = None) -> None:
 
 
 class UnknownNameError(SplitplanError, LookupError):
-    """A name that nothing answers to; lists the names that are known."""
+    """A name that nothing answers to; lists the names that are known, the closest first."""
 
     def __init__(self, what: str, name: object, known: Iterable[object], hint: str = "") -> None:
         self.what, self.name, self.known, self.hint = what, name, tuple(map(str, known)), hint
         listing = ", ".join(self.known) or "none"
-        super().__init__(f"unknown {what} {name!r}; known: {listing}" + (f". {hint}" if hint else ""))
+        close = did_you_mean(name, self.known)
+        super().__init__(
+            f"unknown {what} {name!r}{close}{'' if close else ';'} known: {listing}" + (f". {hint}" if hint else "")
+        )
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         return type(self), (self.what, self.name, self.known, self.hint)

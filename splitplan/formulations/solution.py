@@ -88,6 +88,8 @@ class Found:
         A proven lower bound on the objective; None when there is none.
     objective : float or None
         What the solver believes; compared with the audit.
+    bound_by : str
+        Whose word the bound is, in a few words; the solver's own claim unless given.
     duals : dict
         Multipliers that certify the bound, in the formulation's own terms.
     solver_version : str
@@ -99,6 +101,7 @@ class Found:
     termination: Termination
     bound: float | None = None
     objective: float | None = None
+    bound_by: str = ""
     duals: dict[str, Any] = field(default_factory=dict)
     conflicts: tuple[str, ...] = ()
     solver_version: str = ""

@@ -420,8 +420,12 @@ class SplitPoint(Formulation):
 
     def read(self, values: Mapping[str, float]) -> SplitPlan:
         """The plan in a solver's values of the model's variables, by name."""
-        n, (_, go) = len(self.profile.graph), self.pinned
-        return self.plan_for(np.array([values.get(f"x[{v}]", float(v in go)) > 0.5 for v in range(n)]))
+        return self.plan_for(self.placement_in(values))
+
+    def placement_in(self, values: Mapping[str, float]) -> np.ndarray:
+        """The placement in a solver's values of the model's variables, by name, shape (layers,); what is pinned has none."""
+        n, (_, go) = len(self.profile.graph), self._pins
+        return np.array([values.get(f"x[{v}]", float(v in go)) > 0.5 for v in range(n)])
 
     # -- slots ---------------------------------------------------------------------------------------
 

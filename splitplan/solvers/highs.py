@@ -13,6 +13,7 @@ from splitplan.formulations.solution import Found, Solution, Termination
 from splitplan.solvers.arrays import Affine, Arrays, to_arrays
 from splitplan.solvers.highs_run import Engine, Outcome, version
 from splitplan.solvers.infeasible import explain
+from splitplan.solvers.limits import run_within
 from splitplan.solvers.reduce import reduced
 
 if TYPE_CHECKING:
@@ -61,13 +62,16 @@ class Highs:
         while True:
             begun = time.perf_counter()
             if smaller is None:
-                return Found(None, Termination.INFEASIBLE, conflicts=explain(problem), build_s=begun - start)
+                left = None if time_limit_s is None else max(0.0, time_limit_s - (begun - start))
+                return Found(None, Termination.INFEASIBLE, conflicts=explain(problem, left), build_s=begun - start)
             engine = self.engine(to_arrays(smaller.build()), gap, verbose)
             built = time.perf_counter()
             build_s += built - begun
             left = None if time_limit_s is None else max(0.0, time_limit_s - (built - start))
-            outcome = engine.run(left)
-            best = found(problem, outcome, build_s, time.perf_counter() - start - build_s, smaller.scale)
+            outcome = run_within(problem, engine, left)
+            solved = time.perf_counter()
+            left = None if time_limit_s is None else max(0.0, time_limit_s - (solved - start))
+            best = found(problem, outcome, build_s, solved - start - build_s, smaller.scale, left)
             if outcome.termination is not Termination.CONVERGED or best.plan is None:
                 return best
             value = problem.evaluate(best.plan)["objective"]
@@ -135,14 +139,24 @@ class CompiledHighs:
         problem = self.problem.with_slot(**slot)
         self.engine.patch(self.affine.at(problem.slot_point()))
         patched = time.perf_counter()
-        outcome = self.engine.run(interruptible=False)
+        outcome = run_within(problem, self.engine, interruptible=False)
         return conclude(
             problem, self.solver, found(problem, outcome, patched - start, time.perf_counter() - patched), 0.0
         )
 
 
-def found(problem: SplitPoint, outcome: Outcome, build_s: float, solve_s: float, scale: float | None = None) -> Found:
-    """From HiGHS's outcome, at a ``scale`` (None: the problem's own), to a plan in the formulation's own units."""
+def found(
+    problem: SplitPoint,
+    outcome: Outcome,
+    build_s: float,
+    solve_s: float,
+    scale: float | None = None,
+    time_limit_s: float | None = None,
+) -> Found:
+    """From HiGHS's outcome, at a ``scale`` (None: the problem's own), to a plan in the formulation's own units.
+
+    The time limit is that of an explanation, when the problem is infeasible.
+    """
     unit = 1.0 / (problem.scale if scale is None else scale)
     nothing = outcome.values is None
     proven_none = nothing and outcome.termination in (Termination.INFEASIBLE, Termination.INFEASIBLE_OR_UNBOUNDED)
@@ -151,7 +165,8 @@ def found(problem: SplitPoint, outcome: Outcome, build_s: float, solve_s: float,
         termination=outcome.termination,
         bound=None if outcome.bound is None else max(0.0, outcome.bound * unit),  # costs are never negative
         objective=None if outcome.objective is None else outcome.objective * unit,
-        conflicts=explain(problem) if proven_none else (),
+        bound_by=outcome.bound_by,
+        conflicts=explain(problem, time_limit_s) if proven_none else (),
         solver_version=version().removeprefix("HiGHS "),
         build_s=build_s,
         solve_s=solve_s,

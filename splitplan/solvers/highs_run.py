@@ -55,6 +55,8 @@ TERMINATIONS: Mapping[Any, Termination] = {
 TOLERANCES = (1e-9, 1e-8, 1e-7)
 """Feasibility tolerances, tried in turn until HiGHS does not end in a solve error."""
 
+BY_DUALITY = "recomputed from the LP's multipliers (weak duality)"
+
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
@@ -68,6 +70,8 @@ class Outcome:
     objective, bound : float or None
         In the model's units, offset included.
     log : str
+    bound_by : str
+        Whose word the bound is.
     """
 
     termination: Termination
@@ -75,6 +79,7 @@ class Outcome:
     objective: float | None
     bound: float | None
     log: str
+    bound_by: str = ""
 
 
 def version() -> str:
@@ -176,6 +181,21 @@ class Engine:
                 self.highs.changeCoeff(int(row), int(a.matrix.indices[at]), float(a.matrix.data[at]))
         self.loaded = a
 
+    def forbid(self, values: Mapping[str, float]) -> None:
+        """Add a row that keeps the whole-number columns from all being what they are in ``values``; `allow_all` removes it."""
+        a = self.loaded
+        free = np.flatnonzero(a.whole & (a.lower < a.upper))
+        ones = np.array([values[a.columns[j]] > 0.5 for j in free], bool)
+        self.highs.addRow(
+            1.0 - ones.sum(), math.inf, len(free), free.astype(np.int32), np.where(ones, -1.0, 1.0).astype(float)
+        )
+
+    def allow_all(self) -> None:
+        """Remove the rows of `forbid`."""
+        first, count = len(self.loaded.rows), self.highs.getNumRow()
+        if count > first:
+            self.highs.deleteRows(count - first, np.arange(first, count, dtype=np.int32))
+
     def run(self, time_limit_s: float | None = None, interruptible: bool = True) -> Outcome:
         """Solve what is loaded. With ``interruptible``, Ctrl-C stops it and what is in hand comes back."""
         # HiGHS counts run time over the life of the object.
@@ -229,7 +249,8 @@ class Engine:
             bound = dual_bound(self.loaded, np.asarray(self.highs.getSolution().row_dual))
         nodes = f", {info.mip_node_count} nodes, gap {info.mip_gap:.3g}" if self.integer else ""
         log = f"{self.highs.modelStatusToString(status)} after {seconds:.3f} s, {info.simplex_iteration_count} simplex iterations{nodes}"
-        return Outcome(termination, values, objective, bound, log)
+        whose = "HiGHS's own claim (branch and bound)" if self.integer else BY_DUALITY
+        return Outcome(termination, values, objective, bound, log, whose)
 
 
 def dual_bound(a: Arrays, multipliers: np.ndarray) -> float | None:
@@ -262,5 +283,5 @@ def dual_bound(a: Arrays, multipliers: np.ndarray) -> float | None:
 def solve_arrays(
     arrays: Arrays, *, relax: bool = False, gap: float = 0.0, time_limit_s: float | None = None
 ) -> Outcome:
-    """Solve once, with defaults; what the explanation of an infeasible problem uses."""
+    """Solve any model's arrays once, with defaults."""
     return Engine(arrays, relax=relax, gap=gap).run(time_limit_s)

@@ -60,12 +60,13 @@ class Ideals:
             if len(on_server):
                 allowed &= costs[KEYS[what]] <= limit * (1 + ROUNDING)
         solved = time.perf_counter()
+        left = None if time_limit_s is None else max(0.0, time_limit_s - (solved - start))
         log = f"{len(on_server)} heads, {int(allowed.sum())} within the limits"
         if not allowed.any():
             return Found(
                 None,
                 Termination.INFEASIBLE,
-                conflicts=explain(problem),
+                conflicts=explain(problem, left),
                 log=log,
                 build_s=built - start,
                 solve_s=solved - built,
@@ -77,6 +78,7 @@ class Ideals:
             Termination.CONVERGED,
             bound=value,
             objective=value,
+            bound_by=f"every one of the {len(on_server)} heads was priced",
             solver_version="splitplan",
             build_s=built - start,
             solve_s=solved - built,

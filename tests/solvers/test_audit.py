@@ -117,6 +117,16 @@ def test_tampered_numbers_are_rejected(problem: sp.SplitPoint, claim: dict[str, 
         problem.solve(hands_back(best.plan, Termination.CONVERGED, **{k: v * best.objective for k, v in claim.items()}))
 
 
+def test_a_claim_is_compared_when_it_is_of_a_proven_optimum(problem: sp.SplitPoint) -> None:
+    best = problem.solve()
+    slack = hands_back(best.plan, Termination.CONVERGED, objective=1.2 * best.objective, bound=0.7 * best.objective)
+    at_a_gap = problem.solve(slack, gap=0.5)
+    assert (at_a_gap.objective, at_a_gap.status) == (best.objective, "optimal")
+    assert at_a_gap.gap == pytest.approx(0.3)
+    with pytest.raises(AuditError, match="fake says the plan costs"):
+        problem.solve(slack)
+
+
 @pytest.mark.parametrize("termination", list(Termination))
 def test_no_plan(problem: sp.SplitPoint, termination: Termination) -> None:
     infeasible = termination in (Termination.INFEASIBLE, Termination.INFEASIBLE_OR_UNBOUNDED)
