@@ -6,11 +6,10 @@ consumers, so that "it crosses once" can be said of it whoever reads it on the f
 
 from __future__ import annotations
 
-import heapq
 import json
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from splitplan.errors import DataError, raise_all
+from splitplan.models.order import find_cycle, topological
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -221,42 +221,14 @@ class LayerGraph:
 
     def to_frame(self) -> pd.DataFrame:
         """One row a layer: kind, FLOPs, bytes out, parameter bytes, memory, who feeds it."""
-        import pandas as pd
+        from splitplan.models.table import to_frame
 
-        out: dict[str, list[Tensor]] = {layer.name: [] for layer in self.layers}
-        feeds: dict[str, list[str]] = {layer.name: [] for layer in self.layers}
-        for t in self.tensors:
-            if t.producer != INPUT:
-                out[t.producer].append(t)
-            for c in t.consumers:
-                feeds[c].append(t.producer)
-        return pd.DataFrame(
-            {
-                "layer": layer.name,
-                "kind": layer.kind,
-                "work_flops": layer.work_flops,
-                "output_bytes": math.fsum(t.size_bytes for t in out[layer.name]),
-                "output_shape": "; ".join("×".join(map(str, t.shape)) for t in out[layer.name]),
-                "parameter_bytes": self.bytes_of_parameters([layer.name]),
-                "memory_bytes": layer.memory_bytes,
-                "reads": ", ".join(dict.fromkeys(feeds[layer.name])),
-            }
-            for layer in self.layers
-        )
+        return to_frame(self)
 
     def __str__(self) -> str:
-        frame = self.to_frame()
-        shown = frame if len(frame) <= 40 else frame.iloc[[*range(20), *range(len(frame) - 20, len(frame))]]
-        table = shown.to_string(
-            columns=["layer", "kind", "work_flops", "output_bytes", "parameter_bytes", "output_shape"],
-            formatters={
-                "work_flops": lambda v: f"{v / 1e6:.2f}M",
-                "output_bytes": lambda v: f"{v / 1e3:.1f}k",
-                "parameter_bytes": lambda v: f"{v / 1e3:.1f}k",
-            },
-        )
-        left_out = f"\n({len(frame) - len(shown)} layers in the middle left out; .to_frame() has them all)"
-        return f"{self!r}\n{table}" + (left_out if len(shown) < len(frame) else "")
+        from splitplan.models.table import to_text
+
+        return f"{self!r}\n{to_text(self.to_frame())}"
 
     def __repr__(self) -> str:
         work = math.fsum(layer.work_flops for layer in self.layers)
@@ -430,38 +402,14 @@ def _in_order(graph: LayerGraph) -> tuple[Layer, ...]:
     """Layers in topological order, ties by the given order; a cycle is an error that names its layers."""
     at = {layer.name: i for i, layer in enumerate(graph.layers)}
     after: list[list[int]] = [[] for _ in graph.layers]
-    waits = [0] * len(graph.layers)
     for t in graph.tensors:
         if t.producer != INPUT:
-            for c in t.consumers:
-                after[at[t.producer]].append(at[c])
-                waits[at[c]] += 1
-    ready = [i for i, w in enumerate(waits) if w == 0]
-    heapq.heapify(ready)
-    order: list[int] = []
-    while ready:
-        i = heapq.heappop(ready)
-        order.append(i)
-        for j in after[i]:
-            waits[j] -= 1
-            if waits[j] == 0:
-                heapq.heappush(ready, j)
+            after[at[t.producer]] += [at[c] for c in t.consumers]
+    order = topological(after)
     if len(order) < len(graph.layers):
-        names = _find_cycle(after, waits, [layer.name for layer in graph.layers])
+        names = [graph.layers[i].name for i in find_cycle(after, set(range(len(after))) - set(order))]
         raise DataError(f"has a cycle: {' → '.join(names)}; a network must be acyclic", f"layer graph {graph.name!r}")
     return tuple(graph.layers[i] for i in order)
-
-
-def _find_cycle(after: Sequence[Sequence[int]], waits: Sequence[int], names: Sequence[str]) -> list[str]:
-    """Walk backwards among the layers that wait for each other until one comes round again."""
-    stuck = {i for i, w in enumerate(waits) if w > 0}
-    before = {j: i for i in stuck for j in after[i] if j in stuck}
-    at, seen = next(iter(before)), []
-    while at not in seen:
-        seen.append(at)
-        at = before[at]
-    cycle = seen[seen.index(at) :]
-    return [names[i] for i in [cycle[0], *reversed(cycle)]]
 
 
 def _reach_problems(graph: LayerGraph) -> list[str]:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from splitplan.models.partition import Part, assemble
+from splitplan.models.assemble import assemble
+from splitplan.models.partition import Part, names
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,8 @@ class Instrumented:
 def instrument(part: Part) -> Instrumented:
     """The same part, timed layer by layer. Shares its weights."""
     stamp = _cuda_stamp if part.device.type == "cuda" else time.perf_counter
-    module = assemble(part.traced, part.layers, part.inputs, part.outputs, part.numbers, part.device, stamp)
+    takes, gives = names(part.inputs), names(part.outputs)
+    module = assemble(part.traced, part.layers, takes, gives, part.numbers, part.device, stamp)
     for name, weight in (*part.module.named_parameters(), *part.module.named_buffers()):
         setattr(module, name, weight)
     return Instrumented(part, module)

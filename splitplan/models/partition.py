@@ -7,17 +7,17 @@ that needs them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from splitplan.errors import BoundaryError, DataError, raise_all
-from splitplan.models.exported import Exported, expression, is_scalar
+from splitplan.models.assemble import assemble, numbers_read
+from splitplan.models.exported import Exported, expression
 from splitplan.models.graph import INPUT, LayerGraph
-from splitplan.models.layers import free_before
 from splitplan.models.traced import Traced
 
 
@@ -69,6 +69,11 @@ class ValueSpec:
             plain &= size == 1 or stride == step
             step *= size
         return None if plain else strides
+
+
+def names(specs: Iterable[ValueSpec]) -> tuple[str, ...]:
+    """The names of values, in order."""
+    return tuple(spec.name for spec in specs)
 
 
 def validate(spec: ValueSpec, tensor: object, symbols: Mapping[str, int], device: torch.device | None = None) -> None:
@@ -175,7 +180,7 @@ class Part:
         for spec, shape, strides in zip(self.inputs, sizes.shapes, sizes.layouts, strict=True):
             value = values.get(spec.name)
             if value is None:
-                wanted = ", ".join(s.name for s in self.inputs)
+                wanted = ", ".join(names(self.inputs))
                 raise BoundaryError(f"value {spec.name!r} is missing; the part on {self.place!r} takes {wanted}")
             _validate(spec, value, shape, self.device)
             found.append(value if strides is None else lay_out(value, strides))
@@ -208,13 +213,14 @@ class Part:
         target = _device(device)
         if target == self.device:
             return self
-        module = assemble(self.traced, self.layers, self.inputs, self.outputs, self.numbers, target)
+        takes, gives = names(self.inputs), names(self.outputs)
+        module = assemble(self.traced, self.layers, takes, gives, self.numbers, target)
         return replace(self, module=module, device=target, _known={})
 
     def __repr__(self) -> str:
         first, last = self.layers[0], self.layers[-1]
         span = first if len(self.layers) == 1 else f"{first} … {last} ({len(self.layers)} layers)"
-        takes, gives = (", ".join(s.name for s in specs) for specs in (self.inputs, self.outputs))
+        takes, gives = ", ".join(names(self.inputs)), ", ".join(names(self.outputs))
         return f"Part({self.place!r} on {self.device}: {span}; {takes} → {gives})"
 
 
@@ -337,91 +343,7 @@ def _part(traced: Traced, place: str, layers: tuple[str, ...], device: torch.dev
         for t in tensors.values()
         if t.producer in inside and (t.is_output or any(c not in inside for c in t.consumers))
     )
-    numbers = _numbers(traced, layers, outputs)
-    module = assemble(traced, layers, inputs, outputs, numbers, device)
+    takes, gives = names(inputs), names(outputs)
+    numbers = numbers_read(traced, layers, gives)
+    module = assemble(traced, layers, takes, gives, numbers, device)
     return Part(place, layers, inputs, outputs, module, device, traced, numbers)
-
-
-def steps(traced: Traced, layers: Sequence[str], outputs: Sequence[ValueSpec]) -> list[tuple[str, list[fx.Node]]]:
-    """The nodes that run, layer by layer: each layer's own after those that depend on no data and that it needs first."""
-    exported, graph = traced.exported, traced.graph
-    done: set[fx.Node] = set()
-    found = []
-    returned: dict[str, list[fx.Node]] = {}
-    makers = {t.name: t.producer for t in graph.tensors}
-    for spec in outputs:
-        node = exported.by_name[spec.name]
-        if node not in exported.data:
-            returned.setdefault(makers[spec.name], []).append(node)
-    for name in layers:
-        own = [exported.by_name[n] for n in graph.layers[graph.index[name]].nodes]
-        found.append((name, [*free_before(exported, [*own, *returned.get(name, ())], done), *own]))
-    return found
-
-
-def _numbers(traced: Traced, layers: Sequence[str], outputs: Sequence[ValueSpec]) -> tuple[fx.Node, ...]:
-    """The symbolic numbers that the nodes of a part read; plain ones are written into its code."""
-    read = (a for _, nodes in steps(traced, layers, outputs) for n in nodes for a in n.all_input_nodes)
-    return tuple(dict.fromkeys(a for a in read if is_scalar(a.meta.get("val"))))
-
-
-def assemble(
-    traced: Traced,
-    layers: Sequence[str],
-    inputs: Sequence[ValueSpec],
-    outputs: Sequence[ValueSpec],
-    numbers: Sequence[fx.Node],
-    device: torch.device,
-    stamp: Callable[[], Any] | None = None,
-) -> fx.GraphModule:
-    """Generate a part's code. With ``stamp``, it is called before the first layer and behind each, and what it
-    returns follows the outputs.
-    """
-    exported = traced.exported
-    root, graph = nn.Module(), fx.Graph()
-    env: dict[fx.Node, fx.Node] = {}
-    for spec in inputs:
-        env[exported.by_name[spec.name]] = graph.placeholder(spec.name)
-    for node in numbers:
-        env[node] = graph.placeholder(node.name)
-
-    def look(node: fx.Node) -> fx.Node:
-        if node not in env:
-            env[node] = graph.get_attr(_hold(root, exported, node, device))
-        return env[node]
-
-    stamps = [graph.call_function(stamp)] if stamp else []
-    for _, nodes in steps(traced, layers, outputs):
-        for node in nodes:
-            for argument in node.all_input_nodes:
-                look(argument)
-            env[node] = graph.node_copy(node, look)
-            if "device" in node.kwargs:
-                env[node].update_kwarg("device", device)
-        if stamp:
-            stamps.append(graph.call_function(stamp))
-    made = [graph.call_method("contiguous", (look(exported.by_name[spec.name]),)) for spec in outputs]
-    graph.output((*made, *stamps))
-    return fx.GraphModule(root, graph, class_name="Part")
-
-
-def _hold(root: nn.Module, exported: Exported, node: fx.Node, device: torch.device) -> str:
-    """Make a weight, or the graph of a higher-order operator, an attribute of the part; its name."""
-    if node in exported.weights:
-        name = exported.weights[node]
-        attribute = "w_" + name.replace(".", "__")
-        if not hasattr(root, attribute):
-            tensor = exported.tensors[name]
-            moved = tensor.detach().to(device)
-            if isinstance(tensor, nn.Parameter):
-                # Products choose their algorithm by this flag too, even where no gradient is taken.
-                root.register_parameter(attribute, nn.Parameter(moved, requires_grad=tensor.requires_grad))
-            else:
-                root.register_buffer(attribute, moved)
-        return attribute
-    if node.op != "get_attr":
-        raise AssertionError(f"node {node.name} is neither made in this part nor handed to it")
-    attribute = f"graph_{node.name}"
-    if not hasattr(root, attribute):
-        root.add_module(attribute, getattr(exported.program.graph_module, str(node.target)))
-    return attribute

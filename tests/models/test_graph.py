@@ -164,3 +164,21 @@ def test_networkx_view_and_tables(diamond: LayerGraph) -> None:
     assert "4 layers" in repr(diamond)
     assert "conv2d" in str(diamond)
     assert "<table" in diamond._repr_html_()
+
+
+def test_a_long_graph_is_printed_without_its_middle() -> None:
+    def chain(n: int) -> LayerGraph:
+        layers = [Layer(f"block.{i}", "conv2d", work_flops=1.234e9 * (i % 2)) for i in range(n)]
+        tensors = [Tensor("x", "input", ("block.0",), 4.0)]
+        tensors += [Tensor(f"t{i}", f"block.{i}", (f"block.{i + 1}",), 3211264.0, (1, 64)) for i in range(n - 1)]
+        return LayerGraph("chain", (*layers,), (*tensors, Tensor("y", f"block.{n - 1}", (), 40.0, is_output=True)))
+
+    lines = str(chain(200)).splitlines()
+    assert len(lines) == 2 + 15 + 1 + 15
+    assert lines[1].split() == ["layer", "kind", "work", "output", "bytes", "parameters"]
+    assert lines[2].split() == ["1", "block.0", "conv2d", "1×64", "3.21", "MB"]
+    assert lines[3].split() == ["2", "block.1", "conv2d", "1.23", "GFLOP", "1×64", "3.21", "MB"]
+    assert lines[17].split() == ["…", "170", "more:", ".to_frame()"]
+    assert lines[-1].split()[:2] == ["200", "block.199"]
+    assert max(map(len, lines[1:])) <= 80
+    assert len(str(chain(40)).splitlines()) == 42
