@@ -70,9 +70,8 @@ class UnknownNameError(SplitplanError, LookupError):
         self.what, self.name, self.known, self.hint = what, name, tuple(map(str, known)), hint
         listing = ", ".join(self.known) or "none"
         close = did_you_mean(name, self.known)
-        super().__init__(
-            f"unknown {what} {name!r}{close}{'' if close else ';'} known: {listing}" + (f". {hint}" if hint else "")
-        )
+        text = f"unknown {what} {name!r}; known: {listing}{close}"
+        super().__init__(text + (f"{'' if close else '.'} {hint}" if hint else ""))
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         return type(self), (self.what, self.name, self.known, self.hint)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
-from splitplan.errors import DataError, raise_all
+from splitplan.errors import DataError, did_you_mean, raise_all
 from splitplan.models.graph import number_problem
 
 THIS = "this-cpu"
 """Catalogue name of the machine that runs splitplan; only such devices can be measured."""
+GIVEN = "; given by the user: "
+"""In a source: whose the numbers named after it are."""
 
 
 @dataclass(frozen=True)
@@ -126,22 +129,33 @@ class Device:
         """Measured power while computing at this clock (None: the top one)."""
         clock = self.check_clock(clock_hz)
         if not self.active_power_w:
-            raise DataError(
-                "has no active_power_w, so energy cannot be modelled; "
-                f"give it: splitplan.device({self.name!r}, active_power_w=…, idle_power_w=…)",
-                f"device {self.name!r}",
-            )
+            raise self._no_power()
         return float(self.active_power_w[-1 if clock is None else self.clock_hz.index(clock)])
 
     @property
     def idle_w(self) -> float:
         """Power while waiting; missing is an error, never a silent zero."""
         if self.idle_power_w is None:
-            raise DataError(
-                f"has no idle_power_w, so energy cannot be modelled; give it: splitplan.device({self.name!r}, idle_power_w=…)",
-                f"device {self.name!r}",
-            )
+            raise self._no_power()
         return self.idle_power_w
+
+    def _no_power(self) -> DataError:
+        """All that is missing for energy, in one error."""
+        clocks = len(self.clock_hz)
+        active = "[…]" if clocks else "…"
+        missing = [] if self.active_power_w else [("active_power_w", active)]
+        missing += [] if self.idle_power_w is not None else [("idle_power_w", "…")]
+        what = "watts" + (
+            f", active_power_w a list of one for each of the {clocks} clocks"
+            if clocks and not self.active_power_w
+            else ""
+        )
+        return DataError(
+            f"has {' and '.join(f'no {n}' for n, _ in missing)}, so energy cannot be modelled; "
+            f"give {'them' if len(missing) > 1 else 'it'} ({what}): device.but({', '.join(f'{n}={v}' for n, v in missing)}), "
+            f"or in the system's TOML under [places.device]: {'; '.join(f'{n} = {v}' for n, v in missing)}",
+            f"device {self.name!r}",
+        )
 
     def modelled_seconds(self, work_flops: np.ndarray, moved_bytes: np.ndarray) -> np.ndarray:
         """Analytic seconds of layers at the top clock, shape (layers,): a roofline with a stated efficiency."""
@@ -157,9 +171,9 @@ class Device:
         return self.slowdown * (self.overhead_s + np.maximum(compute, moved_bytes / self.bandwidth_bytes_s))
 
     def but(self, **changes: Any) -> Device:
-        """A copy with some fields changed; an unknown field is an error that lists the known ones."""
+        """A copy with some fields changed, and its source saying so; an unknown field is an error that lists the known ones."""
         check_fields(type(self), changes, f"device {self.name!r}")
-        return replace(self, **changes)
+        return replace(self, **{"source": source_with(self, changes), **changes})
 
     @property
     def emulated(self) -> str:
@@ -167,7 +181,24 @@ class Device:
         return f"compute slowed {self.slowdown:g}x by a duty cycle" if self.slowdown > 1 else ""
 
 
-def check_fields(cls: type, given: dict[str, Any], where: str) -> None:
-    """Refuse field names that the dataclass ``cls`` does not have."""
-    known = [f.name for f in fields(cls)]
-    raise_all([f"unknown field {k!r}; known: {', '.join(known)}" for k in given if k not in known], where)
+def check_fields(cls: type, given: dict[str, Any], where: str, also: tuple[str, ...] = ()) -> None:
+    """Refuse field names that neither the dataclass ``cls`` nor ``also`` has."""
+    raise_all(unknown_fields([*(f.name for f in fields(cls)), *also], given), where)
+
+
+def unknown_fields(known: list[str], given: Iterable[str]) -> list[str]:
+    """A sentence for each name that is not known, with the closest of those that are."""
+    return [f"unknown field {k!r}; known: {', '.join(known)}{did_you_mean(k, known)}" for k in given if k not in known]
+
+
+def source_with(old: Any, changes: dict[str, Any]) -> str:
+    """The source of a device or link some of whose numbers were replaced: what it was, and which are the user's.
+
+    How it is run (name, kind, local, slowdown, threads) is no number that has a source.
+    """
+    own = {"name", "kind", "local", "slowdown", "threads", "source"}
+    source: str = old.source
+    before, mark, named = source.partition(GIVEN)
+    replaced = named.split(", ") if mark else []
+    replaced += [k for k, v in changes.items() if k not in own and k not in replaced and v != getattr(old, k)]
+    return f"{before}{GIVEN}{', '.join(replaced)}" if source and replaced else source

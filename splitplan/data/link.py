@@ -99,8 +99,9 @@ class Link:
         """The radio's power model; missing is an error, never a silent zero."""
         if self.radio is None:
             raise DataError(
-                "has no radio power model, so energy cannot be modelled; "
-                "give radio=splitplan.Radio(up_w_per_bps=…, down_w_per_bps=…, base_w=…), all 0 for a wire that the device does not power",
+                "has no radio power model, so energy cannot be modelled; give it (all 0 for a wire that the device does not power): "
+                "link.but(radio=splitplan.Radio(up_w_per_bps=…, down_w_per_bps=…, base_w=…)), "
+                "or in the system's TOML under [[links]]: radio = { up_w_per_bps = …, down_w_per_bps = …, base_w = … }",
                 f"link {self.name!r}",
             )
         return self.radio
@@ -114,5 +115,5 @@ class Link:
                     f"rate_bps and {sorted(both)} both given; rate_bps sets both rates: give one or the other"
                 )
             changes |= {"rate_up_bps": rate_bps, "rate_down_bps": rate_bps}
-        check_fields(type(self), changes, f"link {self.name!r}")
+        check_fields(type(self), changes, f"link {self.name!r}", also=("rate_bps",))
         return replace(self, **changes)

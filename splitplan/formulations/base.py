@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, Self
 from splitplan.errors import AuditError, DataError, InfeasibleError, NoSolutionError, SolverError
 from splitplan.formulations import registry
 from splitplan.formulations.registry import NotApplicable, Solver
-from splitplan.formulations.solution import Audit, Found, Rung, Solution, Status, Termination, relative_gap
+from splitplan.formulations.solution import Alternative, Audit, Found, Rung, Solution, Status, Termination, relative_gap
 
 TOLERANCE = 1e-9
 """Relative tolerance of every comparison of a plan with a limit, and of an objective with a bound."""
@@ -81,6 +81,10 @@ class Formulation(ABC):
     def figure(self, solution: Solution) -> Any:
         """The figure of a solution."""
         raise SolverError(f"{self.kind} draws no figure; use solution.to_frame()")
+
+    def alternatives(self, plan: Any) -> tuple[Alternative, ...]:
+        """The plain plans that ``plan`` was chosen over, for the reader; none where there are none. Cheap: nothing is solved."""
+        return ()
 
     # -- what every formulation can do ------------------------------------------------------------
 
@@ -252,8 +256,17 @@ def conclude(
         audit=audit,
         duals=found.duals,
         log=found.log,
+        bound_by=_whose(solver, found, audit),
         figure=problem.figure,
+        compare=problem.alternatives,
     )
+
+
+def _whose(solver: Solver, found: Found, audit: Audit) -> str:
+    """Whose word the bound is; empty when there is none."""
+    if audit.bound is not None:
+        return f"recomputed by {audit.by} from the multipliers (weak duality)"
+    return "" if found.bound is None else found.bound_by or f"{solver.name}'s own claim"
 
 
 def _proof_tolerance(problem: Formulation) -> float:

@@ -14,7 +14,6 @@ import numpy as np
 from splitplan.data.plan import ResultAt, Wire, wire_bytes
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
-from splitplan.errors import DataError
 from splitplan.models.graph import INPUT
 
 
@@ -233,27 +232,3 @@ class SplitCosts:
             wanted |= outputs
         returned = far & outputs if self.result == "device" else np.zeros_like(far)
         return ~far & wanted, returned
-
-
-def check_places(profile: Profile, system: System) -> list[str]:
-    """Why a profile and a system cannot be priced as a split; empty when they can."""
-    problems = [
-        f"the profile has no times for place {p!r}; it has {', '.join(profile.places)}"
-        for p in ("device", "server")
-        if p not in profile.places
-    ]
-    try:
-        system.link, system.device, system.server  # noqa: B018  (asked for its error)
-    except DataError as e:
-        return problems + list(e.problems)
-    for place in ("device", "server"):
-        origin = profile.origins.get(place)
-        device = system.places[place]
-        if origin is None or origin.device == "given by the user":
-            continue
-        if origin.device != device.name or origin.slowdown != device.slowdown:
-            problems.append(
-                f"place {place!r}: the profile was made on {origin.device!r} slowed {origin.slowdown:g}x, the system has "
-                f"{device.name!r} slowed {device.slowdown:g}x; profile this system, or solve for the profile's"
-            )
-    return problems

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,28 @@ class Rung:
     solver: str
     used: bool
     reason: str
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A plain plan that the chosen one stands beside, so that a reader sees why this one.
+
+    Parameters
+    ----------
+    name : str
+        In words, as ``all on the device``.
+    objective : float
+        What it would cost, whether allowed or not.
+    forbidden : str
+        Which pins or limits exclude it; empty when none does.
+    is_plan : bool
+        Whether it is the chosen plan itself.
+    """
+
+    name: str
+    objective: float
+    forbidden: str = ""
+    is_plan: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,6 +161,8 @@ class Solution:
     audit : Audit
     duals : dict
     log : str
+    bound_by : str
+        Whose word the bound is: recomputed here from a certificate, or the solver's own claim; empty without a bound.
     """
 
     problem: str
@@ -156,12 +181,28 @@ class Solution:
     audit: Audit
     duals: dict[str, Any] = field(default_factory=dict, repr=False)
     log: str = field(default="", repr=False)
+    bound_by: str = ""
     figure: Callable[[Any], Any] | None = field(default=None, repr=False, compare=False)
+    compare: Callable[[Any], tuple[Alternative, ...]] | None = field(default=None, repr=False, compare=False)
 
     @property
     def gap(self) -> float | None:
         """(objective − bound) / |objective|, at least 0; None without a bound."""
         return relative_gap(self.objective, self.bound)
+
+    @cached_property
+    def alternatives(self) -> tuple[Alternative, ...]:
+        """What the plan was chosen over; priced when first asked for. Empty where the formulation knows of none."""
+        return () if self.compare is None else self.compare(self.plan)
+
+    @property
+    def why(self) -> str:
+        """`alternatives` in one line: what each would cost, and why it is forbidden if it is."""
+        return "; ".join(
+            f"{a.name}: {a.objective:.6g} {self.unit}"
+            + (f" (forbidden: {a.forbidden})" if a.forbidden else " (the plan)" if a.is_plan else "")
+            for a in self.alternatives
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Two columns, ``what`` and ``value``: the certificate, then the cost's parts."""
@@ -172,7 +213,9 @@ class Solution:
             ("plan", str(self.plan)),
             (f"objective ({self.unit})", self.objective),
             (f"bound ({self.unit})", self.bound),
+            ("bound by", self.bound_by),
             ("gap", self.gap),
+            ("why", self.why),
             ("status", str(self.status)),
             ("termination", str(self.termination)),
             ("solver", f"{self.solver} {self.solver_version}".strip()),
@@ -193,7 +236,9 @@ class Solution:
             "objective": self.objective,
             "unit": self.unit,
             "bound": self.bound,
+            "bound_by": self.bound_by,
             "gap": self.gap,
+            "alternatives": [asdict(a) for a in self.alternatives],
             "status": str(self.status),
             "termination": str(self.termination),
             "solver": self.solver,
@@ -225,10 +270,11 @@ class Solution:
     def __str__(self) -> str:
         gap = "no bound" if self.gap is None else f"gap {self.gap:.2g}"
         bound = "" if self.bound is None else f", bound {self.bound:.6g} {self.unit}"
-        lines = [
-            self.problem,
-            f"  plan        {self.plan}",
-            f"  objective   {self.objective:.6g} {self.unit}{bound}, {gap}",
+        lines = [self.problem, f"  plan        {self.plan}"]
+        lines += [f"  why         {self.why}"] if self.alternatives else []
+        lines += [f"  objective   {self.objective:.6g} {self.unit}{bound}, {gap}"]
+        lines += [f"  bound by    {self.bound_by}"] if self.bound_by else []
+        lines += [
             f"  status      {self.status} (stopped: {self.termination})",
             f"  solver      {self.solver} {self.solver_version}, build {self.build_s * 1e3:.2f} ms, solve {self.solve_s * 1e3:.2f} ms",
             f"  audited by  {self.audit.by}: {self.audit.objective:.6g} {self.unit}, {len(self.audit.violations)} violations",
@@ -242,7 +288,13 @@ class Solution:
             f"<li>{escape(r.solver)}: {'used' if r.used else 'passed over'}; {escape(r.reason)}</li>"
             for r in self.rungs
         )
-        return self.to_frame().to_html(index=False) + (f"<ul>{rungs}</ul>" if rungs else "")
+        frame = self.to_frame()
+        # Rows by hand: pandas cuts off text after 50 characters.
+        cells = "".join(
+            f"<tr><td>{escape(str(k))}</td><td>{escape(f'{v:.6g}' if isinstance(v, float) else str(v))}</td></tr>"
+            for k, v in zip(frame["what"], frame["value"], strict=True)
+        )
+        return f"<table>{cells}</table>" + (f"<ul>{rungs}</ul>" if rungs else "")
 
 
 def relative_gap(objective: float, bound: float | None) -> float | None:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from splitplan.data.plan import ResultAt, SplitPlan, Wire
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
-from splitplan.errors import DataError, SolverError, raise_all
+from splitplan.errors import DataError, SolverError, listed, raise_all
+from splitplan.formulations import split_cuts
 from splitplan.formulations.base import TOLERANCE, Formulation
-from splitplan.formulations.costs import Linear, SplitCosts, check_places
-from splitplan.models.graph import number_problem
+from splitplan.formulations.costs import Linear, SplitCosts
+from splitplan.formulations.solution import Alternative
+from splitplan.formulations.split_checks import problems
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyomo.environ as pyo
     from matplotlib.figure import Figure
 
-OBJECTIVES = ("latency", "energy", "period", "memory")
 UNITS = {"latency": "s", "energy": "J", "period": "s", "memory": "bytes"}
 KEYS = {"latency": "latency_s", "energy": "energy_j", "period": "period_s", "memory": "memory_bytes"}
 SCALE = 1e4
@@ -106,7 +108,7 @@ class SplitPoint(Formulation):
             if not isinstance(value, Collection):
                 raise DataError(f"{name} is {value!r}; give layer names", "SplitPoint")
             set_(self, name, (value,) if isinstance(value, str) else tuple(value))
-        raise_all(self._problems(), f"SplitPoint for {self.profile.graph.name!r}")
+        raise_all(problems(self), f"SplitPoint for {self.profile.graph.name!r}")
         set_(
             self,
             "costs",
@@ -119,66 +121,6 @@ class SplitPoint(Formulation):
                 self.system.device.check_clock(self.clock_hz),
             ),
         )
-
-    def _problems(self) -> list[str]:
-        problems = check_places(self.profile, self.system)
-        if not problems:
-            problems += self._power_and_clock_problems()
-        weights: dict[Any, Any] = {}
-        if isinstance(self.objective, str):
-            weights = {self.objective: 1.0}
-        elif isinstance(self.objective, Mapping):
-            weights = dict(self.objective)
-        else:
-            problems.append(f"objective is {self.objective!r}; give one of {', '.join(OBJECTIVES)}, or weights of them")
-        problems += [f"unknown objective {k!r}; known: {', '.join(OBJECTIVES)}" for k in weights if k not in OBJECTIVES]
-        problems += [p for k, v in weights.items() if (p := number_problem(f"weight of {k!r}", v))]
-        if not problems and not any(weights.values()):
-            problems.append("all weights of the objective are 0; give at least one positive weight")
-        for name, zero_ok in (
-            ("deadline_s", 0),
-            ("energy_budget_j", 0),
-            ("period_limit_s", 0),
-            ("device_memory_bytes", 1),
-            ("input_bytes", 1),
-        ):
-            if (value := getattr(self, name)) is not None:
-                problems += [p for p in [number_problem(name, value, positive=not zero_ok)] if p]
-        if self.wire not in get_args(Wire):
-            problems.append(f"wire is {self.wire!r}; give one of {', '.join(get_args(Wire))}")
-        if self.result not in get_args(ResultAt):
-            problems.append(f"result is {self.result!r}; give one of {', '.join(get_args(ResultAt))}")
-        known = self.profile.graph.index
-        for name in ("pin_device", "pin_server"):
-            problems += [f"{name}: the graph has no layer {v!r}" for v in getattr(self, name) if v not in known]
-        if not problems and (both := self._pins[0] & self._pins[1]):
-            names = [self.profile.graph.layers[v].name for v in sorted(both)]
-            problems.append(
-                f"pin_device and pin_server contradict each other at {', '.join(map(repr, names[:5]))}: what feeds a layer of "
-                "pin_device must stay, what a layer of pin_server feeds must go; unpin one"
-            )
-        return problems
-
-    def _power_and_clock_problems(self) -> list[str]:
-        """Why the device has no times at the clock, or no power when energy is asked for."""
-        device, problems = self.system.device, list[str]()
-
-        def tried(action: Callable[[], object]) -> None:
-            try:
-                action()
-            except DataError as e:
-                problems.extend(f"{e.where}: {p}" for p in e.problems)
-
-        clock = self.clock_hz
-        if clock is not None and (bad := number_problem("clock_hz", clock, positive=True)):
-            return [bad]
-        tried(lambda: self.profile.seconds("device", device.check_clock(clock)))
-        asks = self.objective if isinstance(self.objective, (str, Mapping)) else ()
-        if self.energy_budget_j is not None or "energy" in ([asks] if isinstance(asks, str) else asks):
-            tried(lambda: device.power_w(None))
-            tried(lambda: device.idle_w)
-            tried(lambda: self.system.link.needs_radio)
-        return problems
 
     @cached_property
     def _pins(self) -> tuple[set[int], set[int]]:
@@ -329,11 +271,11 @@ class SplitPoint(Formulation):
 
     def evaluate(self, plan: SplitPlan) -> dict[str, float]:
         """Costs of a plan by plain arithmetic: ``objective`` and its parts, see `score`."""
-        return {k: float(v[0]) for k, v in self.score(self._placement(plan)[None, :]).items()}
+        return {k: float(v[0]) for k, v in self.score(self.placement_of(plan)[None, :]).items()}
 
     def violations(self, plan: SplitPlan) -> list[str]:
         """What a plan breaks: (1), (8), (9), in the user's words."""
-        x = self._placement(plan)
+        x = self.placement_of(plan)
         graph = self.profile.graph
         names = [layer.name for layer in graph.layers]
         broken = [
@@ -347,7 +289,8 @@ class SplitPoint(Formulation):
                 broken.append(f"{name}={limit:g}: {what} is {terms[KEYS[what]]:.6g} {UNITS[what]}")
         return broken
 
-    def _placement(self, plan: SplitPlan) -> np.ndarray:
+    def placement_of(self, plan: SplitPlan) -> np.ndarray:
+        """A plan as an array of bool, True on the server, shape (layers,)."""
         plan.check(self.profile.graph)
         far = set(plan.server_layers)
         return np.array([layer.name in far for layer in self.profile.graph.layers])
@@ -385,11 +328,8 @@ class SplitPoint(Formulation):
         facts = [f"{link.rate_up_bps / 1e6:g} Mbit/s up", f"wire {self.wire}", f"result at {self.result}"]
         facts += [f"input {self.input_bytes:g} bytes"] if self.input_bytes is not None else []
         facts += [f"{name} ≤ {limit:g}" for name, (_, limit) in self.limits.items()]
-        facts += [
-            f"{len(p)} layers in {n}"
-            for n, p in (("pin_device", self.pin_device), ("pin_server", self.pin_server))
-            if p
-        ]
+        pins = (("pin_device", self.pin_device), ("pin_server", self.pin_server))
+        facts += [f"{name} {listed(layers, 3)}" for name, layers in pins if layers]
         return f"SplitPoint: least {what} of {self.profile.graph.name!r} ({', '.join(facts)})"
 
     @property
@@ -404,19 +344,13 @@ class SplitPoint(Formulation):
 
         return plot_cuts(self.cut_table(solution.plan))
 
-    def cut_table(self, plan: SplitPlan | None = None) -> Any:
-        """A DataFrame with a row for every cut after a topological prefix (and one for ``plan``): costs by part."""
-        import pandas as pd
+    def cut_table(self, plan: SplitPlan | None = None) -> pd.DataFrame:
+        """A row for every cut after a topological prefix (and one for ``plan``): costs by part, and why it is forbidden."""
+        return split_cuts.cut_table(self, plan)
 
-        n = len(self.profile.graph)
-        rows = [np.arange(n) >= k for k in range(n + 1)]
-        names = ["(input)", *(layer.name for layer in self.profile.graph.layers)]
-        if plan is not None:
-            rows.append(self._placement(plan))
-            names.append("(plan)")
-        frame = pd.DataFrame({"after": names, **self.score(np.array(rows))})
-        frame["is_plan"] = [bool(plan is not None and np.array_equal(r, rows[-1])) for r in rows]
-        return frame
+    def alternatives(self, plan: SplitPlan) -> tuple[Alternative, ...]:
+        """What the plan was chosen over: all on the device, all on the server, the best prefix cut between."""
+        return split_cuts.alternatives(self, plan)
 
     def read(self, values: Mapping[str, float]) -> SplitPlan:
         """The plan in a solver's values of the model's variables, by name."""

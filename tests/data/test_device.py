@@ -78,9 +78,9 @@ def test_power_by_clock_and_its_absence() -> None:
     assert [CLOCKED.power_w(f) for f in CLOCKED.clock_hz] == [2.0, 3.0, 5.0]
     assert CLOCKED.power_w(None) == 5.0
     assert sp.device("this-cpu", active_power_w=3.0).power_w(None) == 3.0
-    with pytest.raises(DataError, match=r"no active_power_w.*give it"):
+    with pytest.raises(DataError, match=r"no active_power_w and no idle_power_w.*give them"):
         sp.device("this-cpu").power_w(None)
-    with pytest.raises(DataError, match=r"no idle_power_w.*give it"):
+    with pytest.raises(DataError, match=r"no idle_power_w.*give them"):
         _ = sp.device("this-cpu").idle_w
 
 

@@ -237,7 +237,7 @@ def test_in_a_line(diamond_profile: sp.Profile, system: sp.System) -> None:
     )
     assert p.describe() == (
         "SplitPoint: least 1·latency + 0.5·energy of 'diamond' (20 Mbit/s up, wire int8, result at device, input 100 bytes, "
-        "deadline_s ≤ 0.1, 1 layers in pin_device)"
+        "deadline_s ≤ 0.1, pin_device 'a')"
     )
     assert p.unit == "weighted"
     table = p.cut_table(p.solve().plan)

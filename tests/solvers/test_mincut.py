@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import splitplan as sp
 from splitplan.errors import SolverError
 from splitplan.formulations.registry import NotApplicable
-from splitplan.solvers.mincut import MOST_ROUNDS, Cut, minimum_cut
+from splitplan.solvers.mincut import MOST_ROUNDS, Cut, flow_bound, minimum_cut
 
 Network = tuple[np.ndarray, np.ndarray, np.ndarray, int, int]
 
@@ -126,3 +126,41 @@ def test_steps_aside_with_the_reason(diamond_profile: sp.Profile, system: sp.Sys
     ):
         with pytest.raises(NotApplicable, match=reason):
             sp.SplitPoint(diamond_profile, system, **options).solve("min-cut")
+
+
+def test_a_bound_is_what_the_flow_proves_and_no_more() -> None:
+    """s → a → t with capacities 3 and 2: each defect of a flow is taken off what it proves."""
+    tail, head, capacity = np.array([0, 1]), np.array([1, 2]), np.array([3.0, 2.0])
+
+    def proven(*carried: float) -> float:
+        return flow_bound(tail, head, np.array(carried), capacity, 0, 2)
+
+    assert proven(2.0, 2.0) == 2.0
+    assert proven(1.5, 1.5) == 1.5
+    assert proven(3.0, 2.0) == 2.0, "what is lost at a proves nothing"
+    assert proven(2.5, 2.5) == 2.0, "nor does what is over a capacity"
+    assert proven(-1.0, 2.0) <= 0.0
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_spoiled_flow_never_proves_too_much(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    net = network(2000 + seed, 1e-3, 1e3)
+    least = minimum_cut(*net).value
+    for _ in range(20):
+        carried = rng.uniform(-1, 1, len(net[0])) * net[2] * rng.choice([1e-6, 0.5, 1.0, 3.0])
+        assert flow_bound(net[0], net[1], carried, net[2], net[3], net[4]) <= least * (1 + 1e-12)
+
+
+def test_the_solution_says_whose_the_bound_is(diamond_profile: sp.Profile, system: sp.System) -> None:
+    p = sp.SplitPoint(diamond_profile, system)
+    says = {name: p.solve(name).bound_by for name in ("min-cut", "ideals", "highs-lp", "highs")}
+    assert says == {
+        "min-cut": "recomputed from the flow (its balance at every node and every capacity checked)",
+        "ideals": "every one of the 6 heads was priced",
+        "highs-lp": "recomputed from the LP's multipliers (weak duality)",
+        "highs": "HiGHS's own claim (branch and bound)",
+    }
+    solution = p.solve("highs")
+    assert "  bound by    HiGHS's own claim (branch and bound)\n" in str(solution)
+    assert solution.to_dict()["bound_by"] == says["highs"]

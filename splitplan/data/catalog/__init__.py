@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import fields as dataclass_fields
 from functools import cache
 from importlib import resources
 from typing import Any
 
-from splitplan.data.device import Device, check_fields
+from splitplan.data.device import Device, source_with
 from splitplan.data.link import Link, Radio
 from splitplan.errors import UnknownNameError
 
@@ -48,8 +49,7 @@ def device(name: str, **changes: Any) -> Device:
     if name not in _table("devices"):
         raise UnknownNameError("device", name, device_names(), "Or describe it yourself: splitplan.Device(name=…, …)")
     fields = {"name": name, **_table("devices")[name]}
-    check_fields(Device, changes, f"device {name!r}")
-    return Device(**(fields | changes))
+    return Device(**fields).but(**changes)
 
 
 def link(name: str, **changes: Any) -> Link:
@@ -73,4 +73,8 @@ def link(name: str, **changes: Any) -> Link:
         raise UnknownNameError("link", name, link_names(), "Or describe it yourself: splitplan.Link(name=…, …)")
     fields = dict(_table("links")[name])
     radio = Radio(**fields.pop("radio")) if "radio" in fields else None
-    return Link(name=name, radio=radio, **fields).but(**changes)
+    made = Link(name=name, radio=radio, **fields)
+    changed = made.but(**changes)
+    if "source" in changes:
+        return changed
+    return changed.but(source=source_with(made, {f.name: getattr(changed, f.name) for f in dataclass_fields(Link)}))

@@ -1,0 +1,127 @@
+"""What can be wrong with the data of a SplitPoint, all of it at once, in the user's words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, get_args
+
+from splitplan.data.plan import ResultAt, Wire
+from splitplan.data.profile import Profile
+from splitplan.data.system import System
+from splitplan.errors import DataError, did_you_mean, listed
+from splitplan.models.graph import number_problem
+
+if TYPE_CHECKING:
+    from splitplan.formulations.split import SplitPoint
+
+OBJECTIVES = ("latency", "energy", "period", "memory")
+ZERO_ALLOWED = {
+    "deadline_s": False,
+    "energy_budget_j": False,
+    "period_limit_s": False,
+    "device_memory_bytes": True,
+    "input_bytes": True,
+}
+
+
+def problems(p: SplitPoint) -> list[str]:
+    """Everything that is wrong with a problem's data; empty when it can be stated."""
+    found = check_places(p.profile, p.system)
+    if not found:
+        found += _power_and_clock(p)
+    weights: dict[Any, Any] = {}
+    if isinstance(p.objective, str):
+        weights = {p.objective: 1.0}
+    elif isinstance(p.objective, Mapping):
+        weights = dict(p.objective)
+    else:
+        found.append(f"objective is {p.objective!r}; give one of {', '.join(OBJECTIVES)}, or weights of them")
+    found += [
+        f"unknown objective {k!r}; known: {', '.join(OBJECTIVES)}{did_you_mean(k, OBJECTIVES)}"
+        for k in weights
+        if k not in OBJECTIVES
+    ]
+    found += [bad for k, v in weights.items() if (bad := number_problem(f"weight of {k!r}", v))]
+    if not found and not any(weights.values()):
+        found.append("all weights of the objective are 0; give at least one positive weight")
+    for name, zero in ZERO_ALLOWED.items():
+        if (value := getattr(p, name)) is not None and (bad := number_problem(name, value, positive=not zero)):
+            found.append(bad)
+    if p.wire not in get_args(Wire):
+        found.append(f"wire is {p.wire!r}; give one of {', '.join(get_args(Wire))}")
+    if p.result not in get_args(ResultAt):
+        found.append(f"result is {p.result!r}; give one of {', '.join(get_args(ResultAt))}")
+    return found + _pins(p, found)
+
+
+def _pins(p: SplitPoint, before: list[str]) -> list[str]:
+    known = p.profile.graph.index
+    found = [
+        f"{name}: the graph has no layer {v!r}" + (did_you_mean(v, known) or "; profile.graph.layers names them")
+        for name in ("pin_device", "pin_server")
+        for v in getattr(p, name)
+        if v not in known
+    ]
+    if not before and not found and (both := p.pinned[0] & p.pinned[1]):
+        names = [p.profile.graph.layers[v].name for v in sorted(both)]
+        found.append(
+            f"pin_device and pin_server contradict each other at {listed(names)}: what feeds a layer of "
+            "pin_device must stay, what a layer of pin_server feeds must go; unpin one"
+        )
+    return found
+
+
+def _power_and_clock(p: SplitPoint) -> list[str]:
+    """Why the device has no times at the clock, or no power when energy is asked for."""
+    device, found = p.system.device, list[str]()
+
+    def tried(action: Callable[[], object]) -> None:
+        try:
+            action()
+        except DataError as e:
+            found.extend(f"{e.where}: {x}" for x in e.problems)
+
+    clock = p.clock_hz
+    if clock is not None and (bad := number_problem("clock_hz", clock, positive=True)):
+        return [bad]
+    tried(lambda: p.profile.seconds("device", device.check_clock(clock)))
+    asks = p.objective if isinstance(p.objective, (str, Mapping)) else ()
+    if p.energy_budget_j is not None or "energy" in ([asks] if isinstance(asks, str) else asks):
+        tried(lambda: device.power_w(None))
+        tried(lambda: device.idle_w)
+        tried(lambda: p.system.link.needs_radio)
+    return list(dict.fromkeys(found))  # both powers missing is one defect
+
+
+def check_places(profile: Profile, system: System) -> list[str]:
+    """Why a profile and a system cannot be priced as a split; empty when they can."""
+    found = [
+        f"the profile has no times for place {p!r}; it has {', '.join(profile.places)}"
+        for p in ("device", "server")
+        if p not in profile.places
+    ]
+    try:
+        system.link, system.device, system.server  # noqa: B018  (asked for its error)
+    except DataError as e:
+        return found + list(e.problems)
+    for place in ("device", "server"):
+        origin, device = profile.origins.get(place), system.places[place]
+        if origin is None or origin.device == "given by the user":
+            continue
+        was, now = _made_on(origin.device, origin.slowdown), _made_on(device.name, device.slowdown)
+        if was == now and origin.threads != device.threads and "measured" in profile.methods.get(place, ""):
+            # A modelled time does not depend on the threads.
+            was, now = f"{was} with {_threads(origin.threads)}", f"{now} with {_threads(device.threads)}"
+        if was != now:
+            found.append(
+                f"place {place!r}: the profile was made on {was}, the system has {now}; profile this system, or solve for the profile's"
+            )
+    return found
+
+
+def _made_on(device: str, slowdown: float) -> str:
+    return f"{device!r} slowed {slowdown:g}x"
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count != 1)}"
