@@ -149,11 +149,14 @@ class SplitCosts:
         return Linear(server_s=1.0)
 
     @cached_property
+    def uplink_bits(self) -> Linear:
+        """Bits that a frame puts on the uplink, the message's header included."""
+        return Linear(up_bits=1.0, up_messages=8.0 * self.system.link.header_bytes)
+
+    @cached_property
     def uplink(self) -> Linear:
         """Seconds for which a frame occupies the uplink (its delay occupies nothing)."""
-        link = self.system.link
-        per_bit = seconds_per_bit(link.rate_up_bps)
-        return Linear(up_bits=per_bit, up_messages=8.0 * link.header_bytes * per_bit)
+        return seconds_per_bit(self.system.link.rate_up_bps) * self.uplink_bits
 
     @cached_property
     def downlink(self) -> Linear:
@@ -189,6 +192,21 @@ class SplitCosts:
             + sending_w * self.uplink
             + receiving_w * self.downlink
         )
+
+    def by_lambda(self, what: str) -> tuple[Linear, Linear]:
+        """Latency or energy at every uplink rate: fixed + λ · rising, λ = 1 / rate; the pair (fixed, rising).
+
+        Written for any rate; `latency` and `energy` are it at the link's own.
+        """
+        delays = Linear(up_messages=self.system.link.up_delay_s, down_messages=self.system.link.down_delay_s)
+        waits = self.server + self.downlink + delays
+        if what == "latency":
+            return self.device + waits, self.uplink_bits
+        device, radio, idle_w = self.system.device, self.system.link.needs_radio, self.system.device.idle_w
+        receiving_w = radio.down_w_per_bps * self.system.link.rate_down_bps + radio.base_w
+        fixed = device.power_w(self.clock_hz) * self.device + idle_w * waits + receiving_w * self.downlink
+        # Sending takes up_w_per_bps · R + base_w for λ seconds a bit: the first part does not depend on the rate.
+        return fixed + radio.up_w_per_bps * self.uplink_bits, (idle_w + radio.base_w) * self.uplink_bits
 
     @property
     def stages(self) -> dict[str, Linear]:

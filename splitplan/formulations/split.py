@@ -174,6 +174,15 @@ class SplitPoint(Formulation):
         return total
 
     @property
+    def linear_by_lambda(self) -> tuple[Linear, Linear]:
+        """The linear objective at every uplink rate: (fixed, rising), fixed + λ · rising with λ = 1 / rate."""
+        fixed = rising = Linear()
+        for name, weight in self.weights.items():
+            one, two = self.costs.by_lambda(name)
+            fixed, rising = fixed + weight * one, rising + weight * two
+        return fixed, rising
+
+    @property
     def pinned(self) -> tuple[frozenset[int], frozenset[int]]:
         """Positions of the layers that must stay and that must go, the consequences of (1) included."""
         return frozenset(self._pins[0]), frozenset(self._pins[1])

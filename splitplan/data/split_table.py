@@ -1,0 +1,359 @@
+"""A split table: every cut that is best at some rate, and the rates at which the best one changes. Plain data; needs numpy alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from splitplan.data.plan import ResultAt, SplitPlan, Wire
+from splitplan.errors import DataError, FingerprintError, raise_all
+from splitplan.models.graph import LayerGraph, check_schema, number_problem, read_json, write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from splitplan.data.system import System
+
+SCHEMA = 1
+TOTALS = ("device_s", "server_s", "up_bits", "down_bits", "up_messages", "down_messages")
+"""What a cut adds up to, in the order of the arrays' columns."""
+
+
+@dataclass(frozen=True, eq=False)
+class SplitTable:
+    """The best cut at every uplink rate.
+
+    Cuts stand in the order of the bits that they send, fewest first: cut 0 is for the slowest links. Between two neighbours
+    lies the rate at which both cost the same; at that rate the one that sends less is chosen.
+
+    Parameters
+    ----------
+    model, fingerprint : str
+        The graph's.
+    layers : tuple of str
+        All layers, in topological order.
+    on_server : array of bool, shape (cuts, layers)
+    totals : array of float, shape (cuts, 6)
+        Seconds of device and server, bits up and down (framing included), messages up and down.
+    breaks_bps : array of float, shape (cuts - 1,)
+        Ascending: cut i is best from ``breaks_bps[i-1]`` to ``breaks_bps[i]``.
+    objective : mapping of str to float
+        Weights of latency, energy, period.
+    fixed, per_lambda : array of float, shape (6,)
+        A cut costs ``totals @ (fixed + per_lambda / rate)``; for the period see ``stages``.
+    link : mapping of str to float
+        ``rate_down_bps, up_delay_s, down_delay_s, header_bytes, overhead``: what the table holds of the link, its rate left out.
+    places : mapping of str to str
+        Place → device's name, and how it was slowed: for whom the times are.
+    wire, result, clock_hz, input_bytes
+        As in `SplitPlan` and `SplitPoint`.
+    pins : mapping
+        ``device`` and ``server``: layers that were pinned.
+    about : mapping
+        How it was made: layers before and after compression, cuts solved, gap.
+    """
+
+    model: str
+    fingerprint: str
+    layers: tuple[str, ...]
+    on_server: np.ndarray
+    totals: np.ndarray
+    breaks_bps: np.ndarray
+    objective: Mapping[str, float]
+    fixed: np.ndarray
+    per_lambda: np.ndarray
+    link: Mapping[str, float]
+    places: Mapping[str, str]
+    wire: Wire = "fp32"
+    result: ResultAt = "device"
+    clock_hz: float | None = None
+    input_bytes: float | None = None
+    pins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    about: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, shape in self._shapes().items():
+            given = np.array(getattr(self, name), bool if name == "on_server" else float)
+            given.setflags(write=False)
+            object.__setattr__(self, name, given)
+            if given.shape != shape:
+                raise DataError(f"{name} has shape {given.shape}, expected {shape}", f"split table of {self.model!r}")
+        raise_all(self._problems(), f"split table of {self.model!r}")
+        # What `decide` reads: a list, because a bisection of Python floats is the quickest that there is for one rate.
+        object.__setattr__(self, "_breaks", self.breaks_bps.tolist())
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        cuts = len(self.totals)
+        return {
+            "on_server": (cuts, len(self.layers)),
+            "totals": (cuts, len(TOTALS)),
+            "breaks_bps": (max(0, cuts - 1),),
+            "fixed": (len(TOTALS),),
+            "per_lambda": (len(TOTALS),),
+        }
+
+    def _problems(self) -> list[str]:
+        problems = [] if len(self.totals) else ["it holds no cut; build it again"]
+        for name in ("totals", "breaks_bps", "fixed", "per_lambda"):
+            values = getattr(self, name)
+            if not np.isfinite(values).all() or (values < 0).any():
+                problems.append(f"{name} holds a negative or non-finite number; the file is damaged: build it again")
+        if (np.diff(self.breaks_bps) <= 0).any():
+            problems.append("breaks_bps does not ascend; the file is damaged: build it again")
+        problems += [
+            bad
+            for name in ("rate_down_bps", "up_delay_s", "down_delay_s", "header_bytes", "overhead")
+            if (bad := number_problem(f"link: {name}", self.link.get(name, math.nan)))
+        ]
+        return problems
+
+    # -- deciding ------------------------------------------------------------------------------------
+
+    def decide(self, rate_bps: Any) -> Any:
+        """The best cut's number at an uplink rate; an array of rates gives an array of numbers.
+
+        Parameters
+        ----------
+        rate_bps : float or array of float
+            0 is a dead link: the cut that sends nothing, if there is one.
+
+        Raises
+        ------
+        DataError
+            A rate that is negative or no number; a rate of 0 when every cut sends something.
+        """
+        if type(rate_bps) is float and rate_bps > 0.0:
+            return bisect_left(self._breaks, rate_bps)  # type: ignore[attr-defined]
+        return self._decide(rate_bps)
+
+    def _decide(self, given: Any) -> Any:
+        try:
+            rates = np.asarray(given, float)
+        except (TypeError, ValueError) as e:
+            raise DataError(f"rate_bps is {given!r}; give bit/s as a number or an array of numbers", "decide") from e
+        worst = rates.min(initial=math.inf)  # NaN if any is
+        if not worst >= 0:
+            where = np.flatnonzero(~(rates.ravel() >= 0))
+            what = f"rate_bps[{where[0]}]" if rates.ndim else "rate_bps"
+            more = f" ({len(where)} such rates)" if len(where) > 1 else ""
+            raise DataError(f"{what} is {float(rates.ravel()[where[0]])}; give bit/s from 0 up{more}", "decide")
+        if worst == 0 and self.sends[0]:
+            raise DataError(
+                "rate_bps is 0, and every cut of this table sends something (pins or the result's place ask for it): no cut works "
+                "over a dead link",
+                "decide",
+            )
+        found = np.searchsorted(self.breaks_bps, rates, side="left")
+        return found if rates.ndim else int(found)
+
+    @cached_property
+    def sends(self) -> np.ndarray:
+        """Whether each cut sends anything up, shape (cuts,), bool."""
+        found: np.ndarray = self.totals[:, 4] > 0
+        return found
+
+    def cost(self, rate_bps: Any, cut: Any = None) -> Any:
+        """The objective at a rate: of the best cut, or of the numbered ones.
+
+        Parameters
+        ----------
+        rate_bps : float or array of float
+        cut : int or array of int, optional
+            Broadcast with the rates.
+        """
+        chosen = self.decide(rate_bps) if cut is None else cut
+        with np.errstate(divide="ignore", invalid="ignore"):
+            pieces = self._pieces(chosen, rate_bps)
+            if "period" in self.objective:
+                value = np.max([pieces[k] for k in ("device_s", "uplink_s", "server_s", "downlink_s")], axis=0)
+            else:
+                value = self._line(self.fixed)[chosen] + self._over(self._line(self.per_lambda)[chosen], rate_bps)
+        return value if np.ndim(value) else float(value)
+
+    def _line(self, weights: np.ndarray) -> np.ndarray:
+        line: np.ndarray = self.totals @ weights
+        return line
+
+    @staticmethod
+    def _over(bits: Any, rate_bps: Any) -> Any:
+        """Bits / rate, where nothing takes no time also on a dead link."""
+        return np.where(np.asarray(bits) == 0, 0.0, np.divide(bits, rate_bps))
+
+    def _pieces(self, cut: Any, rate_bps: Any) -> dict[str, Any]:
+        device, server, up, down, ups, downs = (self.totals[:, k][cut] for k in range(len(TOTALS)))
+        header, link = 8.0 * self.link["header_bytes"], self.link
+        uplink = self._over(up + header * ups, rate_bps)
+        downlink = self._over(down + header * downs, link["rate_down_bps"])
+        return {
+            "device_s": device,
+            "uplink_s": uplink,
+            "up_s": uplink + link["up_delay_s"] * ups,
+            "server_s": server,
+            "downlink_s": downlink,
+            "down_s": downlink + link["down_delay_s"] * downs,
+            "up_bytes": (up + header * ups) / 8,
+        }
+
+    # -- plans -----------------------------------------------------------------------------------------
+
+    def plan(self, cut: int, rate_bps: float | None = None) -> SplitPlan:
+        """The plan of a cut; with a rate, also what is predicted of it there."""
+        if not -len(self) <= cut < len(self):
+            raise DataError(f"cut {cut} of a table of {len(self)}; give 0 to {len(self) - 1}", "plan")
+        far, predicted = self.on_server[cut], {}
+        if rate_bps is not None:
+            self._decide(rate_bps)
+            p = {k: float(v) for k, v in self._pieces(cut, rate_bps).items()}
+            predicted = {k: p[k] for k in ("device_s", "up_s", "server_s", "down_s", "up_bytes")}
+            predicted["latency_s"] = p["device_s"] + p["up_s"] + p["server_s"] + p["down_s"]
+            predicted["period_s"] = max(p[k] for k in ("device_s", "uplink_s", "server_s", "downlink_s"))
+            predicted = {k: v for k, v in predicted.items() if math.isfinite(v)}
+        return SplitPlan(
+            self.model,
+            self.fingerprint,
+            tuple(n for n, x in zip(self.layers, far, strict=True) if not x),
+            tuple(n for n, x in zip(self.layers, far, strict=True) if x),
+            wire=self.wire,
+            result=self.result,
+            clock_hz=self.clock_hz,
+            predicted=predicted,
+        )
+
+    def check(self, graph: LayerGraph | None = None, system: System | None = None) -> None:
+        """Raise unless the table is one of this model, and for the devices and the link of this system (its rate may differ)."""
+        where = f"split table of {self.model!r}"
+        if graph is not None and graph.fingerprint != self.fingerprint:
+            raise FingerprintError(
+                f"{where} was made for fingerprint {self.fingerprint[:12]}, the model {graph.name!r} has {graph.fingerprint[:12]}: "
+                "the structure or the weights differ. Build the table again for this model"
+            )
+        if system is None:
+            return
+        problems = [
+            f"its times are of {name} as {place}, the system has {describe_place(system, place)} there: build it again from a profile of it"
+            for place, name in self.places.items()
+            if describe_place(system, place) != name
+        ]
+        problems += [
+            f"it was made for a link with {name} = {value:g}, the system's has {getattr(system.link, name):g}: build it again"
+            for name, value in self.link.items()
+            if not math.isclose(getattr(system.link, name), value, rel_tol=1e-9)
+        ]
+        raise_all(problems, where)
+
+    # -- seeing ------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.totals)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a cut: the rates at which it is best, where it cuts, and what it adds up to."""
+        import pandas as pd
+
+        ends = [0.0, *self.breaks_bps, math.inf]
+        plans = [self.plan(i) for i in range(len(self))]
+        return pd.DataFrame(
+            {
+                "from_bps": ends[:-1],
+                "to_bps": ends[1:],
+                "device_layers": [len(p.device_layers) for p in plans],
+                "server_layers": [len(p.server_layers) for p in plans],
+                "last_on_device": [p.device_layers[-1] if p.device_layers else "(input)" for p in plans],
+                "device_s": self.totals[:, 0],
+                "server_s": self.totals[:, 1],
+                "up_bytes": self._pieces(slice(None), 1.0)["up_bytes"],
+            }
+        )
+
+    def __str__(self) -> str:
+        what = " + ".join(k if w == 1 else f"{w:g}·{k}" for k, w in self.objective.items())
+        lines = [f"split table of {self.model!r}: least {what}, {len(self)} cuts (wire {self.wire}, result at {self.result})"]
+        for i, row in enumerate(self.to_frame().itertuples()):
+            span = f"{row.from_bps / 1e6:10.4g} … {row.to_bps / 1e6:<10.4g} Mbit/s"
+            lines.append(f"{i:3}  {span}  {self.plan(i).describe()}; sends {row.up_bytes:,.0f} bytes")
+        lines += [f"{k}: {v:g}" for k, v in self.about.items()]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"SplitTable({self.model!r}: {len(self)} cuts)"
+
+    def plot(self, rates_bps: Sequence[float] | None = None) -> Figure:
+        """The objective of every cut against the rate, the best one marked, with its breakpoints."""
+        from splitplan.plots.table import plot_table
+
+        return plot_table(self, rates_bps)
+
+    # -- files -----------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and dicts, with the schema's version; placements as runs of layers on the device."""
+        return {
+            "schema": SCHEMA,
+            "kind": "splitplan.SplitTable",
+            **{k: getattr(self, k) for k in ("model", "fingerprint", "wire", "result", "clock_hz", "input_bytes")},
+            "objective": dict(self.objective),
+            "places": dict(self.places),
+            "link": dict(self.link),
+            "pins": {k: list(v) for k, v in self.pins.items()},
+            "about": dict(self.about),
+            "fixed": self.fixed.tolist(),
+            "per_lambda": self.per_lambda.tolist(),
+            "breaks_bps": self.breaks_bps.tolist(),
+            "cuts": [
+                {"device": _runs(~far), "totals": totals.tolist()}
+                for far, totals in zip(self.on_server, self.totals, strict=True)
+            ],
+            "layers": list(self.layers),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "split table") -> SplitTable:
+        """The inverse of `to_dict`."""
+        check_schema(data, "splitplan.SplitTable", SCHEMA, where)
+        body = {k: v for k, v in data.items() if k not in ("schema", "kind", "cuts")}
+        try:
+            body["layers"] = tuple(str(name) for name in body["layers"])
+            body["pins"] = {k: tuple(v) for k, v in body["pins"].items()}
+            cuts = data["cuts"]
+            far = np.ones((len(cuts), len(body["layers"])), bool)
+            for row, cut in zip(far, cuts, strict=True):
+                for first, last in cut["device"]:
+                    if not 0 <= first < last <= len(row):
+                        raise ValueError(f"layers {first} to {last} of {len(row)}")
+                    row[first:last] = False
+            totals = np.array([cut["totals"] for cut in cuts], float).reshape(len(cuts), -1)
+            return cls(on_server=far, totals=totals, **body)
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            raise DataError(f"a field is missing, unknown or of the wrong type ({e!r}); build the table again", where) from e
+        except DataError as e:
+            raise DataError(e.problems, where) from e
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write as JSON, whole or not at all."""
+        write_whole(path, json.dumps(self.to_dict(), separators=(",", ":")))
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> SplitTable:
+        """Read what `save` wrote."""
+        return cls.from_dict(read_json(path), str(path))
+
+
+def describe_place(system: System, place: str) -> str:
+    """A device's name, and how it is slowed."""
+    device = system.places[place]
+    return device.name + (f" slowed {device.slowdown:g}x" if device.slowdown != 1 else "")
+
+
+def _runs(mask: np.ndarray) -> list[list[int]]:
+    """Runs of True as [first, past the last]."""
+    edges = np.flatnonzero(np.diff(np.r_[False, mask, False]))
+    return edges.reshape(-1, 2).tolist()  # type: ignore[no-any-return]
