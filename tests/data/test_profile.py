@@ -287,11 +287,12 @@ def test_defects_of_a_file_name_the_line_that_an_editor_shows(diamond_profile: s
 
 
 def test_lines_are_right_after_names_of_several_lines_and_empty_lines(tmp_path: Path) -> None:
-    graph = sp.LayerGraph(
-        "g",
-        (sp.Layer("a\nb"), sp.Layer("c")),
-        (sp.Tensor("x", "input", ("a\nb", "c"), 1.0), sp.Tensor("y", "c", (), 1.0, is_output=True)),
+    tensors = (
+        sp.Tensor("x", "input", ("a\nb",), 1.0),
+        sp.Tensor("t", "a\nb", ("c",), 1.0),
+        sp.Tensor("y", "c", (), 1.0, is_output=True),
     )
+    graph = sp.LayerGraph("g", (sp.Layer("a\nb"), sp.Layer("c")), tensors)
     path = tmp_path / "p.csv"
     sp.Profile.given(graph, {"device": {"a\nb": 0.25, "c": 0.5}}).save(path)
     edit(path, 5, "0.5", "-1")
