@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from splitplan.data.plan import SplitPlan
     from splitplan.data.profile import Origin, Profile
     from splitplan.data.system import System
-    from splitplan.data.users import User
+    from splitplan.data.users import AllocationPlan, User
     from splitplan.executor.app import App, deploy
     from splitplan.executor.profiler import profile
     from splitplan.executor.report import Report
@@ -44,7 +44,7 @@ _WHERE = {
     "splitplan.data.plan": ("SplitPlan",),
     "splitplan.data.profile": ("Origin", "Profile"),
     "splitplan.data.system": ("System",),
-    "splitplan.data.users": ("User",),
+    "splitplan.data.users": ("AllocationPlan", "User"),
     "splitplan.executor.app": ("App", "deploy"),
     "splitplan.executor.profiler": ("profile",),
     "splitplan.executor.report": ("Report",),
@@ -64,6 +64,7 @@ _HOME = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
     "KKT",
+    "AllocationPlan",
     "App",
     "Convex",
     "Device",

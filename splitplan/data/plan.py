@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from splitplan.errors import DataError, FingerprintError, raise_all
+from splitplan.errors import DataError, FingerprintError, did_you_mean, raise_all
 from splitplan.models.graph import LayerGraph, check_schema, number_problem, read_json, write_whole
 
 if TYPE_CHECKING:
@@ -97,7 +97,10 @@ class SplitPlan:
         """The plan that runs ``server`` on the server and everything else on the device."""
         far = set(server)
         unknown = far - set(graph.index)
-        raise_all([f"layer {name!r} is not in the graph" for name in sorted(unknown)], f"plan for {graph.name!r}")
+        raise_all(
+            [f"layer {name!r} is not in the graph{did_you_mean(name, graph.index)}" for name in sorted(unknown)],
+            f"plan for {graph.name!r}",
+        )
         names = [layer.name for layer in graph.layers]
         return cls(
             graph.name,
@@ -117,7 +120,10 @@ class SplitPlan:
             )
         placed = set(self.device_layers) | set(self.server_layers)
         problems = [f"layer {x.name!r} is not placed" for x in graph.layers if x.name not in placed]
-        problems += [f"layer {name!r} is not in the graph" for name in sorted(placed - set(graph.index))]
+        problems += [
+            f"layer {name!r} is not in the graph{did_you_mean(name, graph.index)}"
+            for name in sorted(placed - set(graph.index))
+        ]
         if not problems and not graph.is_monotone(self.server_layers):
             problems.append("a layer on the server feeds one on the device; data may cross one way only")
         raise_all(problems, where)

@@ -9,21 +9,26 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from html import escape
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from splitplan.data.device import Device
+from splitplan.data.profile_table import COLUMNS as COLUMNS
+from splitplan.data.profile_table import checked, first_lines, from_csv
 from splitplan.data.system import System
-from splitplan.errors import DataError, MissingPackageError, raise_all
+from splitplan.errors import DataError, MissingPackageError
 from splitplan.models.graph import INPUT, LayerGraph, check_schema, write_whole
 
 SCHEMA = 1
-COLUMNS = ("layer", "place", "clock_hz", "median_s", "spread_s", "samples", "method")
-METHODS = ("measured", "modelled", "given")
-NUMBERS = ("clock_hz", "median_s", "spread_s", "samples")
+NOISE_SHARE = 0.8
+"""`Profile.noise` looks at the longest layers that together take this share of a place's time."""
+NOISY = 0.25
+"""`Profile.noise` above which a profile warns. A quiet machine shows 0.05 to 0.15, and up to 0.25 for models of less than a
+millisecond; one with more busy processes than cores 0.9."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +83,7 @@ class Profile:
     origins: dict[str, Origin] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        table = self.table.reset_index(drop=True)
-        missing = [c for c in COLUMNS if c not in table]
-        raise_all([f"has no column {c!r}" for c in missing], f"profile of {self.graph.name!r}")
-        table = table.loc[:, list(COLUMNS)].copy()
-        problems = _not_numbers(table)
-        raise_all(problems, f"profile of {self.graph.name!r}")
-        table = table.astype(dict.fromkeys(NUMBERS, float))
-        raise_all(_problems(table, self.graph), f"profile of {self.graph.name!r}")
+        table = checked(self.table, self.graph, f"profile of {self.graph.name!r}", lambda i: f"table.iloc[{i}]")
         object.__setattr__(self, "table", table)
 
     # -- reading it ------------------------------------------------------------------------------
@@ -158,6 +156,33 @@ class Profile:
         """A copy of the table."""
         return self.table.copy()
 
+    @property
+    def noise(self) -> dict[str, float]:
+        """Noise of each measured place: the interquartile ranges of the layers that make up its time, over their seconds.
+
+        Of a place's layers at its highest clock, from the longest, those that together take `NOISE_SHARE` of its time:
+        Σ spread / Σ seconds. Above `NOISY` the machine was not quiet: which cut is best may be chance, and predictions are
+        off by as much. Places that were not measured are left out.
+        """
+        found = {}
+        for place, method in self.methods.items():
+            seconds = self.seconds(place)
+            if "measured" in method and seconds.sum() > 0:
+                order = np.argsort(-seconds, kind="stable")
+                most = order[: 1 + np.searchsorted(np.cumsum(seconds[order]), NOISE_SHARE * seconds.sum())]
+                found[place] = float(self.spread(place)[most].sum() / seconds[most].sum())
+        return found
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence for each place whose `noise` is above `NOISY`."""
+        return tuple(
+            f"place {place!r} is noisy: its layers' seconds vary by {noise:.0%} (interquartile range), above {NOISY:.0%}; "
+            "profile again while nothing else runs there"
+            for place, noise in self.noise.items()
+            if noise > NOISY
+        )
+
     def summary(self) -> pd.DataFrame:
         """One row a place and clock: total seconds, method, device, what is emulated."""
         grouped = self.table.groupby(["place", "clock_hz"], dropna=False, sort=False)
@@ -167,7 +192,8 @@ class Profile:
         return frame
 
     def __str__(self) -> str:
-        return f"Profile of {self.graph.name!r}, batch {self.graph.batch}, {len(self.graph)} layers\n{self.summary().to_string(index=False)}"
+        head = f"Profile of {self.graph.name!r}, batch {self.graph.batch}, {len(self.graph)} layers"
+        return "\n".join([head, self.summary().to_string(index=False), *(f"warning: {w}" for w in self.warnings)])
 
     def __repr__(self) -> str:
         return f"Profile({self.graph.name!r}, places {', '.join(f'{p}: {m}' for p, m in self.methods.items())})"
@@ -176,7 +202,13 @@ class Profile:
         wide = self.table.pivot_table(
             index="layer", columns=["place", "clock_hz"], values="median_s", sort=False, dropna=False
         )
-        return f"<p><code>{self!r}</code></p>" + self.summary().to_html(index=False) + wide.to_html(max_rows=20)
+        warned = "".join(f"<p>warning: {escape(w)}</p>" for w in self.warnings)
+        return (
+            f"<p><code>{escape(repr(self))}</code></p>"
+            + warned
+            + self.summary().to_html(index=False)
+            + wide.to_html(max_rows=20)
+        )
 
     # -- on disk ---------------------------------------------------------------------------------
 
@@ -213,10 +245,9 @@ class Profile:
             else:
                 # Bytes and newline="": a carriage return in a layer's name is no end of a line.
                 first, _, body = Path(path).read_bytes().decode("utf-8").partition("\n")
-                header = json.loads(first.removeprefix("#"))
-                # As text: float() reads back the very numbers that were written, and a layer may be called "NA" or "007".
-                table = pd.read_csv(io.StringIO(body, newline=""), dtype=str, keep_default_na=False)
-                table = table.replace({c: {"": "nan"} for c in NUMBERS if c in table})
+                header, table = from_csv(first, body, where)
+        except DataError:
+            raise
         except OSError as e:
             raise DataError(f"cannot be read: {e.strerror or e}", where) from e
         except ValueError as e:  # damaged JSON, CSV, parquet or text encoding
@@ -230,9 +261,13 @@ class Profile:
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise DataError(f"a field of the header is missing or unknown: {e}", where) from e
         try:
-            return cls(LayerGraph.from_dict(graph, where), table, origins)
+            made = LayerGraph.from_dict(graph, where)
         except DataError as e:
             raise DataError(e.problems, where) from e
+        if Path(path).suffix == ".parquet":
+            return cls(made, checked(table, made, where, lambda i: f"row {i + 1}"), origins)
+        lines = first_lines(body)
+        return cls(made, checked(table, made, where, lambda i: f"line {lines[i + 1]}"), origins)
 
     # -- making it -------------------------------------------------------------------------------
 
@@ -304,51 +339,3 @@ def _parquet(action: Any) -> Any:
         return action()
     except ImportError as e:
         raise MissingPackageError("parquet needs pyarrow: pip install 'splitplan[parquet]', or save as .csv") from e
-
-
-def _not_numbers(table: pd.DataFrame) -> list[str]:
-    """Cells that hold no number where one belongs: text must not pass for "not given"."""
-    problems = []
-    for column in NUMBERS:
-        for i, value in enumerate(table[column]):
-            try:
-                float(value)
-            except (TypeError, ValueError):
-                at = f"row {i + 1} (layer {table['layer'].iloc[i]!r}, place {table['place'].iloc[i]!r})"
-                problems.append(f"{at}, column {column}: {value!r}; give a number")
-    return problems
-
-
-def _problems(table: pd.DataFrame, graph: LayerGraph) -> list[str]:
-    problems = [
-        f"place {p!r}: the name must be text" for p in table["place"].unique() if not isinstance(p, str) or not p
-    ]
-    seconds, clocks = {c: table[c].to_numpy(float) for c in ("median_s", "spread_s")}, table["clock_hz"].to_numpy(float)
-    checks: list[tuple[str, np.ndarray, str]] = [
-        ("layer", table["layer"].isin(list(graph.index)).to_numpy(), "the graph has no such layer"),
-        (
-            "clock_hz",
-            np.isnan(clocks) | (np.isfinite(clocks) & (clocks > 0)),
-            "give a positive number of Hz, or leave it empty",
-        ),
-        ("method", table["method"].isin(METHODS).to_numpy(), f"give one of {', '.join(METHODS)}"),
-    ]
-    checks += [(c, np.isfinite(v) & (v >= 0), "give a finite number of seconds from 0") for c, v in seconds.items()]
-    for column, good, cure in checks:
-        for i in np.flatnonzero(~good):
-            layer, place, value = (table[c].iloc[i] for c in ("layer", "place", column))
-            problems.append(f"row {i + 1} (layer {layer!r}, place {place!r}), column {column}: {value!r}; {cure}")
-    if problems:
-        return problems
-    if table.empty:
-        return ["has no rows; give a time for each layer at each place"]
-    for key, rows in table.groupby(["place", "clock_hz"], dropna=False, sort=False):
-        place, clock = cast("tuple[str, float]", key)
-        at = f"place {place!r}" + ("" if np.isnan(clock) else f" at {clock / 1e6:g} MHz")
-        counts = rows["layer"].value_counts()
-        problems += [f"{at}: layer {name!r} has {n} times; give one" for name, n in counts.items() if n > 1]
-        problems += [f"{at}: layer {x.name!r} has no time" for x in graph.layers if x.name not in counts.index]
-    for place, rows in table.groupby("place", sort=False):
-        if rows["clock_hz"].isna().any() and not rows["clock_hz"].isna().all():
-            problems.append(f"place {place!r}: some rows name a clock and some do not; do one or the other")
-    return problems

@@ -11,10 +11,26 @@ from typing import Any
 
 from splitplan.data.catalog import device as catalog_device
 from splitplan.data.catalog import link as catalog_link
-from splitplan.data.device import Device
+from splitplan.data.device import Device, unknown_fields
 from splitplan.data.link import Link, Radio
 from splitplan.errors import DataError, SplitplanError, raise_all
 from splitplan.models.graph import write_whole
+
+SKELETON = """\
+[places.device]              # `from` takes a catalogue entry; or give name = "…" and the fields of splitplan.Device
+from = "this-cpu"
+slowdown = 4.0
+active_power_w = 3.0         # watts while computing, one for each clock; these two only for energy
+idle_power_w = 1.0
+[places.server]
+from = "this-cpu"
+[[links]]
+between = ["device", "server"]
+name = "wifi"                # or from = "lte-2021", and what differs from it
+rate_bps = 20e6              # or rate_up_bps and rate_down_bps
+rtt_s = 0.03
+radio = { up_w_per_bps = 0.0, down_w_per_bps = 0.0, base_w = 0.0 }  # watts of the device's radio; only for energy
+"""
 
 
 @dataclass(frozen=True, init=False)
@@ -151,11 +167,16 @@ class System:
             if (between[0], between[1]) in links:
                 problems.append(f"{where}: {between[0]!r} and {between[1]!r} have a link already; give one")
             links.update({(between[0], between[1]): made} if (made := _collect(problems, where, _link, body)) else {})
-        raise_all(problems, str(path))
         try:
+            raise_all(problems)
             return cls(link=None, links=links, **places)
         except DataError as e:
-            raise DataError(e.problems, str(path)) from e
+            raise DataError(_with_skeleton(e.problems), str(path)) from e
+
+    @staticmethod
+    def skeleton() -> str:
+        """A valid system as TOML, to start a file of one's own from; `read` names it where a file's form is wrong."""
+        return SKELETON
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write as TOML, whole or not at all."""
@@ -165,6 +186,15 @@ class System:
         for (a, b), k in self.links.items():
             lines += ["[[links]]", f"between = [{_value(a)}, {_value(b)}]", *_fields(k), ""]
         write_whole(path, "\n".join(lines))
+
+
+def _with_skeleton(problems: tuple[str, ...]) -> tuple[str, ...]:
+    """The problems, a valid file after the last one when some are of form: a field or table that is unknown or missing."""
+    signs = ("unknown field", "unknown table", "needs ", "has no places", "must hold tables", "must be a")
+    if not any(sign in p for p in problems for sign in signs):
+        return problems
+    shown = "\n".join(f"      {line}".rstrip() for line in SKELETON.splitlines())
+    return (*problems[:-1], f"{problems[-1]}\n    A valid file to start from (splitplan.System.skeleton()):\n{shown}")
 
 
 def _tables(data: Any, where: str, problems: list[str]) -> list[tuple[str, dict[str, Any]]]:
@@ -213,9 +243,12 @@ def _known(cls: type, body: dict[str, Any], what: str) -> dict[str, Any]:
     from dataclasses import MISSING
 
     names = {f.name: f for f in fields(cls)}
-    problems = [f"unknown field {k!r}; known: {', '.join(names)}" for k in body if k not in names]
+    also = ["rate_bps"] if cls is Link else []
+    problems = unknown_fields([*names, *also], body)
     needed = [n for n, f in names.items() if f.default is MISSING and f.default_factory is MISSING]
-    problems += [f"needs {n}" for n in needed if n not in body]
+    missing = [n for n in needed if n not in body]
+    both = " (or rate_bps for both ways)"
+    problems += [f"needs {n}" + (both if n in ("rate_up_bps", "rate_down_bps") else "") for n in missing]
     raise_all(problems, what)
     return body
 

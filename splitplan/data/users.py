@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from splitplan.data.device import unknown_fields
 from splitplan.data.plan import SplitPlan
 from splitplan.errors import DataError, raise_all
-from splitplan.models.graph import number_problem
+from splitplan.models.graph import check_schema, number_problem, read_json, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
+
+SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -129,22 +134,72 @@ class AllocationPlan:
         Uplink bit/s.
     speed : array, shape (users,)
         Server speed, in units of the server that ``server_work`` was measured on.
+    latency_s : array, shape (users,), or None
+        What the problem that made it predicts for each user.
     """
 
     names: tuple[str, ...]
     rate_bps: np.ndarray
     speed: np.ndarray
+    latency_s: np.ndarray | None = None
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a user."""
+        """One row a user: ``user, rate_bps, speed``, and ``latency_s`` where it is predicted."""
         import pandas as pd
 
-        return pd.DataFrame({"user": self.names, "rate_bps": self.rate_bps, "speed": self.speed})
+        frame = pd.DataFrame({"user": self.names, "rate_bps": self.rate_bps, "speed": self.speed})
+        return frame if self.latency_s is None else frame.assign(latency_s=self.latency_s)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists."""
-        plain = {k: v.tolist() if isinstance(v, np.ndarray) else list(v) for k, v in asdict(self).items()}
-        return {"schema": 1, "kind": "splitplan.AllocationPlan", **plain}
+        """Plain lists, with the schema's version."""
+        plain = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(self).items()}
+        return {"schema": SCHEMA, "kind": "splitplan.AllocationPlan", **plain, "names": list(self.names)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "plan") -> AllocationPlan:
+        """The inverse of `to_dict`.
+
+        Raises
+        ------
+        DataError
+            With every defect: another kind or schema, fields that are missing or unknown, lists of other lengths, no numbers.
+        """
+        check_schema(data, "splitplan.AllocationPlan", SCHEMA, where)
+        body = {k: v for k, v in data.items() if k not in ("schema", "kind")}
+        known = [f.name for f in fields(cls)]
+        problems = unknown_fields(known, body)
+        problems += [f"needs {n}" for n in ("names", "rate_bps", "speed") if n not in body]
+        problems += [
+            f"{n} is {v!r}; give a list"
+            for n, v in body.items()
+            if n in known and not (isinstance(v, list) or (v is None and n == "latency_s"))
+        ]
+        raise_all(problems, where)
+        names = body["names"]
+        problems += [f"names[{i}] is {v!r}; give text" for i, v in enumerate(names) if not isinstance(v, str)]
+        for column in ("rate_bps", "speed", "latency_s"):
+            values = body.get(column)
+            if values is None:
+                continue
+            if len(values) != len(names):
+                problems.append(f"{column} has {len(values)} values for {len(names)} names; give one for each")
+            problems += [p for i, v in enumerate(values) if (p := number_problem(f"{column}[{i}]", v))]
+        raise_all(problems, where)
+        arrays = {k: np.array(v, float) for k, v in body.items() if k != "names" and v is not None}
+        return cls(tuple(names), **arrays)
+
+    def to_json(self) -> str:
+        """The plan as JSON."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write as JSON, whole or not at all."""
+        write_whole(path, self.to_json())
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> AllocationPlan:
+        """Read what `save` wrote."""
+        return cls.from_dict(read_json(path), str(path))
 
     def __str__(self) -> str:
         return f"{len(self.names)} users, {self.rate_bps.sum() / 1e6:g} Mbit/s and server speed {self.speed.sum():g} given out"

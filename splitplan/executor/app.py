@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import math
 import threading
 import time
+import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,17 +25,16 @@ import torch
 from splitplan.data.plan import SplitPlan
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
-from splitplan.errors import ExecutorError, HandshakeError, SplitplanError
+from splitplan.errors import ExecutorError, SplitplanError
+from splitplan.executor.check import judge
 from splitplan.executor.codec import copy
+from splitplan.executor.conditions import not_emulated, unlike_profiled
 from splitplan.executor.crew import Crew, Settings
 from splitplan.executor.report import FrameRecord, Report, count, make_rows
-from splitplan.executor.roles import CHECK_TOLERANCE
 from splitplan.executor.session import Session, error_of
 from splitplan.executor.split import run_whole
 from splitplan.executor.wire import Message, encode, pack_all
 from splitplan.models.trace import Traced
-
-_SOCKET_PATH = 90  # the kernel's limit is 104 (macOS) to 108 bytes
 
 
 def deploy(
@@ -51,6 +52,7 @@ def deploy(
     frame_timeout_s: float | None = None,
     start_timeout_s: float = 120.0,
     max_restarts: int = 10,
+    progress: Callable[[str], None] | None = None,
 ) -> App:
     """Start running a plan.
 
@@ -65,14 +67,17 @@ def deploy(
     system : System
         Two places, ``device`` and ``server``, and the link between them.
     profile : Profile, optional
-        Only to be named in the report.
+        For the report only: it names the profile, and says where the system has another number of threads.
     hosts : mapping of str to str, optional
         Addresses of workers that run already, as ``{"server": "tcp://host:5555"}``; a place without one gets a local worker.
+        With hosts nothing is emulated unless ``emulate`` says so: the real link is measured and beside it stands the
+        prediction for the system's.
     keys : path, optional
         Directory of keys (`splitplan.executor.keys`): encrypts what goes over TCP. Needed for hosts beyond this machine.
     emulate : bool, optional
-        Whether the link is shaped to the system's and local workers are slowed to the system's devices. By default when
-        both workers are local.
+        Whether the link is shaped to the system's and local workers are slowed to the system's devices. By default True
+        without ``hosts`` and False with them; a warning says then what of the system is left out. Workers elsewhere are
+        slowed by their own ``--slowdown`` only.
     depth : int
         Frames under way at once; `App.submit` waits while there are so many.
     check : bool
@@ -86,6 +91,8 @@ def deploy(
         For each worker to get ready, and for the check.
     max_restarts : int
         How often each local worker is started again.
+    progress : callable, optional
+        Told, while it starts, what is being waited for.
 
     Raises
     ------
@@ -95,11 +102,19 @@ def deploy(
         The workers do not fit together: version, weights, keys; or the split does not compute what the model does.
     ExecutorError
         A worker cannot be started or reached.
+
+    Warns
+    -----
+    UserWarning
+        ``hosts`` are given, ``emulate`` is not, and the system has a slowed device or a link that is not loopback.
     """
     settings = Settings(
         dict(hosts or {}), keys, emulate, depth, heartbeat_s, frame_timeout_s, start_timeout_s, max_restarts
     )
-    app = App(traced, plan, system, profile=profile, settings=settings)
+    app = App(traced, plan, system, profile=profile, settings=settings, progress=progress)
+    if hosts and emulate is None:
+        for text in not_emulated(plan, system, hosts):
+            warnings.warn(text, stacklevel=2)
     try:
         app._start(check)
     except BaseException:
@@ -138,6 +153,7 @@ class App:
         *,
         profile: Profile | None,
         settings: Settings,
+        progress: Callable[[str], None] | None = None,
     ) -> None:
         plan.check(traced.graph)
         self.traced, self.plan, self.system = traced, plan, system
@@ -153,6 +169,7 @@ class App:
         self._session: Session | None = None
         self._closed, self._local = False, ""
         self._stir = threading.Event()
+        self._tell = progress or (lambda _: None)
         self._crew = Crew(
             traced,
             plan,
@@ -162,6 +179,7 @@ class App:
             on_news=self._stir.set,
             adopt=self._adopt,
             note=self._note,
+            tell=self._tell,
         )
         self._keeper = threading.Thread(target=self._keep, name="splitplan keeper", daemon=True)
 
@@ -201,7 +219,9 @@ class App:
         counts |= {f"restarts_{k}": float(w.starts - 1) for k, w in self._crew.workers.items()}
         counts["surplus_answers_dropped"] = float(self._surplus)
         counts |= self._compared
-        return Report(self.plan, tuple(make_rows(self.plan, self.system, frames)), counts, notes, frames)
+        one_clock = all(f.times.get("clock_uncertainty_s", math.inf) == 0 for f in frames if "server_s" in f.times)
+        rows = make_rows(self.plan, self.system, frames, self._crew.conditions.remarks(one_clock))
+        return Report(self.plan, tuple(rows), counts, notes, frames)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -262,36 +282,16 @@ class App:
                     session.send(entry.parts)
 
     def _run_check(self) -> None:
+        self._tell("checking the example")
         future = self._submit(self.traced.example_inputs(), None, check=True)
         try:
-            found = future.result(self._crew.settings.start_timeout_s)
+            alone, compared = future.result(self._crew.settings.start_timeout_s)
         except TimeoutError as e:
             raise ExecutorError(
                 f"the example was not answered within start_timeout_s = {self._crew.settings.start_timeout_s:g} s; give more, or check=False"
             ) from e
-        alone, compared = found
-        if alone:
-            raise ExecutorError(f"the example could not be run split: {alone}")
-        if compared["crossing_relative"] > CHECK_TOLERANCE:
-            raise HandshakeError(
-                f"the example's result through both workers differs from the same computed in one by {compared['crossing_relative']:.2g} "
-                f"of the largest output (allowed: {CHECK_TOLERANCE:g}); the workers compute differently: same torch on both?"
-            )
-        if self.plan.wire == "fp32" and compared["whole_relative"] > CHECK_TOLERANCE:
-            raise HandshakeError(
-                f"the example's split result differs from the whole model's by {compared['whole_relative']:.2g} of the largest output "
-                f"(allowed: {CHECK_TOLERANCE:g}); please report this model"
-            )
-        self._compared = {
-            "largest_output_difference": compared["whole_absolute"],
-            "largest_output_difference_relative": compared["whole_relative"],
-        }
-        self._notes.append(
-            "the example's split result is bit-equal to the whole model's"
-            if compared["whole_equal"]
-            else f"the example's split result differs from the whole model's by {compared['whole_absolute']:.3g} "
-            f"({compared['whole_relative']:.2g} of the largest output; wire {self.plan.wire})"
-        )
+        self._compared, note = judge(alone, compared, self.plan.wire)
+        self._note(note)
 
     # -- frames ----------------------------------------------------------------------------------
 
@@ -417,15 +417,7 @@ class App:
             self._notes.append(text)
 
     def _facts(self) -> list[str]:
-        facts = self._crew.facts()
-        if self.plan.clock_hz is not None:
-            facts.append(
-                f"the plan's clock of {self.plan.clock_hz / 1e6:g} MHz was not set: no clock was governed in this run"
-            )
-        if self._crew.offloads and self.plan.result != "device":
-            facts.append(
-                "the result belongs elsewhere than on the device; it was brought back beside the link to be handed over"
-            )
+        facts = self._crew.conditions.facts()
         uncertain = [f.times["clock_uncertainty_s"] for f in self._frames if f.times.get("clock_uncertainty_s")]
         if uncertain:
             facts.append(
@@ -433,6 +425,7 @@ class App:
             )
         if self._profile is not None:
             facts.append("profile: " + ", ".join(f"{p} {m}" for p, m in self._profile.methods.items()))
+            facts += unlike_profiled(self._profile, self.system)
         return facts
 
     def _at_exit(self) -> None:

@@ -20,7 +20,8 @@ import zmq
 from splitplan.data.plan import SplitPlan, wire_bytes
 from splitplan.data.system import System
 from splitplan.errors import ExecutorError, FingerprintError, HandshakeError, raise_all
-from splitplan.executor import keys as key_files
+from splitplan.executor.conditions import Conditions, offloads
+from splitplan.executor.reach import PATIENCE_S, host_problems, knock, near, read_keys
 from splitplan.executor.session import Session
 from splitplan.executor.shaper import Shaper
 from splitplan.executor.spawn import WorkerProcess
@@ -28,7 +29,6 @@ from splitplan.executor.wire import Message
 from splitplan.executor.worker import WorkerOptions
 from splitplan.models.trace import Traced
 
-PATIENCE_S = 10.0
 _SOCKET_PATH = 90  # the kernel's limit is 104 (macOS) to 108 bytes
 
 
@@ -46,16 +46,7 @@ class Settings:
     max_restarts: int = 10
 
     def __post_init__(self) -> None:
-        problems = [
-            f"hosts: there is no place {p!r}; places are device and server"
-            for p in self.hosts
-            if p not in ("device", "server")
-        ]
-        problems += [
-            f"hosts[{p!r}] is {a!r}; give tcp://host:port or ipc://path"
-            for p, a in self.hosts.items()
-            if not str(a).startswith(("tcp://", "ipc://"))
-        ]
+        problems = host_problems(self.hosts, self.keys is not None)
         if isinstance(self.depth, bool) or not isinstance(self.depth, int) or not 1 <= self.depth <= 512:
             problems.append(f"depth is {self.depth!r}; give a whole number from 1 to 512")
         for name in ("heartbeat_s", "frame_timeout_s", "start_timeout_s"):
@@ -82,6 +73,8 @@ class Crew:
         Given a new session as soon as frames may be sent on it, and None when there is none.
     note : callable
         Given what the report should say.
+    tell : callable
+        Told, while it starts, what is being waited for.
     """
 
     def __init__(
@@ -95,10 +88,12 @@ class Crew:
         on_news: Callable[[], None],
         adopt: Callable[[Session | None], None],
         note: Callable[[str], None],
+        tell: Callable[[str], None],
     ) -> None:
         self._traced, self._plan, self._system, self.settings = traced, plan, system, settings
         self._on_message, self._on_news, self._adopt, self._note = on_message, on_news, adopt, note
-        self.offloads = bool(plan.server_layers) or plan.result == "server"
+        self._tell = tell
+        self.offloads = offloads(plan)
         self.emulate = settings.emulate if settings.emulate is not None else not settings.hosts
         link = system.link
         self._up = Shaper(link.rate_up_bps, link.up_delay_s, link.overhead, link.header_bytes) if self.emulate else None
@@ -106,7 +101,7 @@ class Crew:
             Shaper(link.rate_down_bps, link.down_delay_s, link.overhead, link.header_bytes) if self.emulate else None
         )
         self.frame_timeout_s = settings.frame_timeout_s or 30.0 + settings.depth * self._least_latency_s()
-        self._keys = key_files.load(settings.keys) if settings.keys is not None else None
+        self._keys = read_keys(settings.keys, settings.hosts)
         self._keys_directory = str(self._keys.directory) if self._keys is not None else None
         self._token, self.plan_id = uuid.uuid4().hex, uuid.uuid4().hex
         self._hosts = dict(settings.hosts)
@@ -118,9 +113,12 @@ class Crew:
         self._directory: Path | None = None
 
     def start(self) -> None:
-        """Start the local workers, and connect."""
+        """See that the hosts are there and fit, start the local workers, and connect."""
+        self._greet_hosts()
         self._directory = Path(tempfile.mkdtemp(prefix="splitplan-"))
         places = [p for p in ("device", "server") if p not in self._hosts and (p == "device" or self.offloads)]
+        if places:
+            self._tell(f"starting the {' and the '.join(places)} worker")
         path = self._model_file() if places else ""
         for place in places:
             options = WorkerOptions(path, self._address(place), self._keys_directory, **self._device_options(place))
@@ -133,12 +131,21 @@ class Crew:
             # A port that was chosen is kept, so that a restarted worker is found where it was.
             self._hosts[place] = self.abouts[place]["address"]
             worker.options = WorkerOptions(**{**vars(worker.options), "listen": self._hosts[place]})
+        self._tell("handing the plan to the workers")
         sees_server, why = self._connect(PATIENCE_S)
         if self.offloads and not sees_server:
-            raise ExecutorError(
-                f"the server worker at {self._hosts['server']} cannot be reached from the device worker within {PATIENCE_S:g} s "
-                f"({why}); is it running there, and may the device connect to it?"
-            )
+            at = self._hosts["server"]
+            raise ExecutorError(f"the device worker does not reach the server{'' if at in why else f' at {at}'}: {why}")
+
+    def _greet_hosts(self) -> None:
+        """Raise now what would otherwise be told when the local workers have started."""
+        for place, address in near(self._hosts).items():
+            if place == "device" or self.offloads:
+                self._tell(f"connecting to the {place} worker at {address}")
+                knock(place, address, PATIENCE_S)
+                session = self._open(place, uuid.uuid4().hex, PATIENCE_S, on_lost=lambda _: None)
+                self.abouts[place] = session.welcome
+                session.close()
 
     def _model_file(self) -> str:
         assert self._directory is not None
@@ -166,24 +173,34 @@ class Crew:
             "owned": str(self._directory),
         }
 
-    def _connect(self, patience_s: float) -> tuple[bool, str]:
-        """A session with the device worker, told the plan; returns whether it sees the server, and why not."""
+    def _open(self, place: str, token: str, patience_s: float, on_lost: Callable[[str], None]) -> Session:
+        """A session with the worker at a place, once it is sure that it has the same model."""
+        at, granularity = self._hosts[place], self._traced.granularity
         session = Session(
-            self._context, self._hosts["device"], self._keys, name="the device worker", token=self._token,
-            heartbeat_s=self.settings.heartbeat_s, on_message=self._on_message, on_lost=lambda _: self._on_news(),
+            self._context, at, self._keys, name=f"the {place} worker", token=token,
+            heartbeat_s=self.settings.heartbeat_s, on_message=self._on_message, on_lost=on_lost,
         )  # fmt: skip
         try:
             about = session.open(patience_s)
             if about["fingerprint"] != self._plan.fingerprint:
                 raise HandshakeError(
-                    f"the device worker at {self._hosts['device']} has a model of fingerprint {about['fingerprint'][:12]}, the plan is "
+                    f"the {place} worker at {at} has a model of fingerprint {about['fingerprint'][:12]}, the plan is "
                     f"for {self._plan.fingerprint[:12]}: structure, weights or granularity differ; give it the same model"
                 )
-            if about["granularity"] != self._traced.granularity:
+            if about["granularity"] != granularity:
                 raise HandshakeError(
-                    f"the device worker at {self._hosts['device']} has {about['granularity']} granularity, this model "
-                    f"{self._traced.granularity}; start it with --granularity {self._traced.granularity}"
+                    f"the {place} worker at {at} has {about['granularity']} granularity, this model {granularity}; "
+                    f"start it with --granularity {granularity}"
                 )
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    def _connect(self, patience_s: float) -> tuple[bool, str]:
+        """A session with the device worker, told the plan; returns whether it sees the server, and why not."""
+        session = self._open("device", self._token, patience_s, on_lost=lambda _: self._on_news())
+        try:
             body = {
                 "plan_id": self.plan_id,
                 "plan": self._plan.to_dict(),
@@ -199,7 +216,7 @@ class Crew:
         except BaseException:
             session.close()
             raise
-        self.abouts["device"] = about
+        self.abouts["device"] = session.welcome
         self.session = session
         self._adopt(session)
         return answer.body["sees_server"], answer.body["why"]
@@ -275,54 +292,10 @@ class Crew:
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
 
-    def facts(self) -> list[str]:
-        """What the report says of workers and emulation."""
-        found, link = [], self._system.link
-        if self.offloads and self.emulate:
-            found.append(
-                f"emulated link: {link.rate_up_bps / 1e6:g} Mbit/s up, {link.rate_down_bps / 1e6:g} down, "
-                f"delays {link.up_delay_s * 1e3:g} and {link.down_delay_s * 1e3:g} ms; messages also crossed the real way below it"
-            )
-        elif self.offloads:
-            found.append("the link was not emulated")
-        for place, about in self.abouts.items():
-            slowed = f", emulated: slowed {about['slowdown']:g}x by a duty cycle" if about["slowdown"] > 1 else ""
-            found.append(
-                f"{place}: torch {about['torch']} on {about['torch_device']}, {about['threads']} thread(s){slowed}"
-            )
-        for place, device in self._system.places.items():
-            if place in self.workers and device.slowdown > 1 and not self.emulate:
-                found.append(
-                    f"{place}: its slowdown of {device.slowdown:g}x was not emulated, so predicted and measured are of different things; "
-                    "deploy with emulate=True to slow it"
-                )
-        found += self._unlike_predicted()
-        found += [f"{place}: a worker at {at} that was running already" for place, at in self.settings.hosts.items()]
-        if not any(a["torch_device"].startswith("cuda") for a in self.abouts.values()):
-            found.append("never run on cuda" + (" by the workers started here" if self.settings.hosts else ""))
-        return found
-
-    def _unlike_predicted(self) -> list[str]:
-        graph, plan, link = self._traced.graph, self._plan, self._system.link
-        far, told = set(plan.server_layers), plan.predicted
-        found: list[str] = []
-        if not self.offloads:
-            return found
-        if "memory_bytes" in told:
-            found.append(
-                f"the predicted {told['memory_bytes']:.4g} bytes of device memory are the head's; the device worker held the whole "
-                "model, to finish frames when the server is away"
-            )
-        stays = [t for t in graph.outputs if t.producer not in far] if plan.result == "server" else []
-        crossing = {t.name: t for t in [*graph.boundary(far), *stays]}.values()
-        size = sum(wire_bytes(t.size_bytes, t.dtype, plan.wire) for t in crossing)
-        sent = size * link.overhead + link.header_bytes
-        if "up_bytes" in told and abs(told["up_bytes"] - sent) > 1e-6 * max(sent, 1.0):
-            found.append(
-                f"predicted was a way up of {told['up_bytes']:.4g} bytes, the model's tensors of this cut make {sent:.4g} (a stated "
-                "input_bytes is not applied when running): predicted and measured are of different things"
-            )
-        return found
+    @property
+    def conditions(self) -> Conditions:
+        """What the run is under."""
+        return Conditions(self._plan, self._traced.graph, self._system, self.settings.hosts, self.emulate, self.abouts)
 
 
 def _link_body(shaper: Shaper | None) -> dict[str, float] | None:

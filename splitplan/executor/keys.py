@@ -8,7 +8,7 @@ Each machine has a directory with its own pair and the public keys of those it t
 
 Two machines, "laptop" (runs `deploy`) and "server" (runs the worker), know each other after three steps on the laptop::
 
-    python -m splitplan.executor.keys ~/splitplan-keys && ssh server python -m splitplan.executor.keys splitplan-keys
+    splitplan worker --keys ~/splitplan-keys && ssh server splitplan worker --keys splitplan-keys
     scp ~/splitplan-keys/public.key server:splitplan-keys/peers/laptop.key
     scp server:splitplan-keys/public.key ~/splitplan-keys/peers/server.key
 
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -32,7 +31,7 @@ from splitplan.errors import HandshakeError
 from splitplan.models.graph import write_whole
 
 _PUBLIC, _SECRET = "splitplan public key", "splitplan secret key"
-_MEND = "python -m splitplan.executor.keys {directory}"
+_MEND = "splitplan worker --keys {directory}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,16 +48,31 @@ class Keys:
 
     def of(self, address: str) -> bytes:
         """The public key of the worker at ``tcp://host:port``."""
-        host = urlsplit(address).hostname or ""
+        return self._choose(address)[0]
+
+    def source(self, address: str) -> Path:
+        """The file that `of` takes the key from."""
+        return self._choose(address)[1]
+
+    def file_of(self, address: str) -> Path:
+        """Where the public key of the worker at an address belongs, whether it is there or not."""
+        return self.directory / "peers" / f"{urlsplit(address).hostname or 'NAME'}.key"
+
+    def _choose(self, address: str) -> tuple[bytes, Path]:
+        host, peers = urlsplit(address).hostname or "", self.directory / "peers"
         if host in self.peers:
-            return self.peers[host]
+            return self.peers[host], self.file_of(address)
         if _is_loopback(host):
-            return self.public
+            return self.public, self.directory / "public.key"
         if len(self.peers) == 1:
-            return next(iter(self.peers.values()))
+            ((name, key),) = self.peers.items()
+            return key, peers / f"{name}.key"
+        others = (
+            f" ({peers} holds {', '.join(self.peers)}, and which is this worker's cannot be told)" if self.peers else ""
+        )
         raise HandshakeError(
-            f"{address}: {self.directory / 'peers'} holds {', '.join(self.peers) or 'no key'}, so which is the worker's cannot "
-            f"be told; copy its public.key to {self.directory / 'peers' / f'{host}.key'}"
+            f"{address}: the worker's public key {self.file_of(address)} is missing{others}. Copy it from that machine, where "
+            f"`splitplan worker --keys DIR` made it: scp {host}:DIR/public.key {self.file_of(address)}"
         )
 
 
@@ -132,19 +146,3 @@ def _read(path: Path, head: str, directory: Path) -> bytes:
             f"{path} is no {head}, or damaged; copy it again, or make a pair: {_MEND.format(directory=directory)}"
         )
     return lines[1].encode()
-
-
-def main() -> None:
-    """Make a pair in the directory given on the command line and say what to do with it."""
-    if len(sys.argv) != 2:
-        sys.exit(f"usage: {_MEND.format(directory='DIRECTORY')}")
-    try:
-        keys = make(sys.argv[1])
-    except HandshakeError as e:
-        sys.exit(str(e))
-    own = keys.directory / "public.key"
-    sys.stdout.write(f"made {keys.directory}; give {own} to the other machine, as peers/NAME.key in its directory\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from splitplan.data.plan import SplitPlan
 from splitplan.data.system import System
 from splitplan.errors import DataError
+from splitplan.executor.conditions import Remark
 from splitplan.formulations.costs import SplitCosts, SplitTotals
 
 if TYPE_CHECKING:
@@ -57,7 +58,10 @@ class FrameRecord:
 
 @dataclass(frozen=True)
 class Row:
-    """One quantity: predicted beside measured (median, 95th percentile, over n frames)."""
+    """One quantity: predicted beside measured (median, 95th percentile, over n frames).
+
+    ``comparable`` is False when the two are known to be of different things; ``how`` says then of which.
+    """
 
     quantity: str
     unit: str
@@ -66,11 +70,12 @@ class Row:
     p95: float | None
     n: int
     how: str
+    comparable: bool = True
 
     @property
     def ratio(self) -> float | None:
-        """Measured over predicted."""
-        if self.predicted is None or self.measured is None or not self.predicted:
+        """Measured over predicted; None when one is missing or they cannot be compared."""
+        if self.predicted is None or self.measured is None or not self.predicted or not self.comparable:
             return None
         return self.measured / self.predicted
 
@@ -83,7 +88,7 @@ class Report:
     ----------
     plan : SplitPlan
     rows : tuple of Row
-        Latency and its pieces, throughput, energy.
+        Latency, its pieces and what is left between them (``overhead``), throughput, energy.
     counts : dict of str to float
         Frames answered, finished locally, restarts, bytes sent and received, largest output difference …
     notes : tuple of str
@@ -187,11 +192,22 @@ def _number(value: float | None, unit: str) -> str:
 PIECES = ("device", "up", "server", "down")
 
 
-def make_rows(plan: SplitPlan, system: System, frames: Sequence[FrameRecord]) -> list[Row]:
+def make_rows(
+    plan: SplitPlan, system: System, frames: Sequence[FrameRecord], remarks: Mapping[str, Remark]
+) -> list[Row]:
     """The table of a run.
 
     The pieces are service times: waiting in queues is left out, so that frames of a stream count too. The total is of
-    frames that were alone in the system, as the prediction is; when there were none, of all.
+    frames that were alone in the system, as the prediction is; when there were none, of all. The overhead is a frame's
+    latency less its pieces, of frames that were alone.
+
+    Parameters
+    ----------
+    plan : SplitPlan
+    system : System
+    frames : sequence of FrameRecord
+    remarks : mapping of str to Remark
+        By quantity.
     """
     whole = [f for f in frames if not f.alone]
     rows = []
@@ -201,15 +217,31 @@ def make_rows(plan: SplitPlan, system: System, frames: Sequence[FrameRecord]) ->
     single = [f.latency_s for f in whole if f.single]
     how = "" if single or not whole else "with waiting: no frame was alone in the system"
     rows.append(_row("latency", "s", plan.predicted.get("latency_s"), single or [f.latency_s for f in whole], how))
+    rows.append(_overhead(plan, whole))
     rows.append(_throughput(plan, frames))
     rows.append(_energy(plan, system, whole))
-    return rows
+    return [_remarked(row, remarks.get(row.quantity)) for row in rows]
+
+
+def _remarked(row: Row, remark: Remark | None) -> Row:
+    if remark is None or row.measured is None:
+        return row
+    return replace(row, how="; ".join(filter(None, (row.how, remark.text))), comparable=not remark.differs)
 
 
 def _row(quantity: str, unit: str, predicted: float | None, values: Sequence[float], how: str) -> Row:
     if not values:
         return Row(quantity, unit, predicted, None, None, 0, how or "no frame went this way")
     return Row(quantity, unit, predicted, float(np.median(values)), float(np.quantile(values, 0.95)), len(values), how)
+
+
+def _overhead(plan: SplitPlan, frames: Sequence[FrameRecord]) -> Row:
+    predicted = 0.0 if "latency_s" in plan.predicted else None
+    # Before two machines' clocks are compared, the ways are not told apart: such a frame's overhead is not known.
+    known = [f for f in frames if f.single and ("up_bytes" in f.times) == ("up_s" in f.times)]
+    values = [f.latency_s - math.fsum(f.times.get(f"{piece}_s", 0.0) for piece in PIECES) for f in known]
+    how = "latency less the four above: headers, copies, queues, processes; not in the prediction"
+    return _row("overhead", "s", predicted, values, how if values else "no frame was alone in the system")
 
 
 def _throughput(plan: SplitPlan, frames: Sequence[FrameRecord]) -> Row:
@@ -222,7 +254,9 @@ def _throughput(plan: SplitPlan, frames: Sequence[FrameRecord]) -> Row:
     runs = sorted(streams.values(), key=lambda done: len(done))
     longest = sorted(runs[-1]) if runs else []
     if len(longest) < 3:
-        return Row("throughput", "1/s", predicted, None, None, 0, "nothing was streamed")
+        how = "fewer than 3 frames were" if longest else "nothing was"
+        how += " streamed; app.stream(items), or splitplan run --depth 8, measures it"
+        return Row("throughput", "1/s", predicted, None, None, 0, how)
     rate = (len(longest) - 1) / (longest[-1] - longest[0])
     return Row("throughput", "1/s", predicted, rate, None, len(longest), "first to last answer of the longest stream")
 

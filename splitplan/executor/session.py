@@ -40,13 +40,14 @@ MISSED = 3
 UNKNOWN_PLAN = "UnknownPlan"
 """What a worker calls the error of a frame whose plan it was never told: it was started anew in the meantime."""
 
-_FAILED: dict[int, str] = {
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "the worker does not know this machine's key: copy public.key to its peers/ directory",
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "one end uses keys and the other does not: give both (or neither) a keys directory",
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: (
-        "the encrypted handshake failed: the worker has another key than peers/ says, or it knows no keys; copy its public.key again"
-    ),
-}
+_FAILED = (
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+)
+_BROKE_OFF = (
+    "the handshake broke off: what listens there has died in it, is no splitplan worker or a tunnel that leads nowhere"
+)
 _ERRORS: dict[str, type[SplitplanError]] = {
     c.__name__: c for c in (BoundaryError, DataError, ExecutorError, FingerprintError, HandshakeError, WireError)
 }
@@ -132,8 +133,9 @@ class Session:
         self.address, self.name, self.token, self.clock = address, name, token, Clock()
         self.welcome: dict[str, Any] = {}
         self.lost: str | None = None
+        self._refused: SplitplanError | None = None
         self._on_message, self._on_lost, self._heartbeat_s = on_message, on_lost, heartbeat_s
-        self._encrypted = keys is not None and not address.startswith("ipc://")
+        self._keys = None if address.startswith("ipc://") else keys
         self._answers: queue.SimpleQueue[Message | SplitplanError] = queue.SimpleQueue()
         self._request = threading.Lock()
         self._open, self._heard, self._missed = False, True, 0
@@ -143,9 +145,9 @@ class Session:
         try:
             for socket in (self._data, self._control):
                 prepare(socket, address)
-                if keys and self._encrypted:
-                    socket.curve_publickey, socket.curve_secretkey = keys.public, keys.secret
-                    socket.curve_serverkey = keys.of(address)
+                if self._keys:
+                    socket.curve_publickey, socket.curve_secretkey = self._keys.public, self._keys.secret
+                    socket.curve_serverkey = self._keys.of(address)
             self._monitor = self._data.get_monitor_socket(zmq.EVENT_DISCONNECTED | sum(_FAILED))
             self._monitor.linger = 0
             for socket in (self._data, self._control):
@@ -178,6 +180,8 @@ class Session:
         with self._request:
             while not self._answers.empty():
                 self._answers.get()
+            if self._refused:  # it may have come before the question, and says more than that the connection is lost
+                raise self._refused
             if self.lost:
                 raise ExecutorError(f"{self.name} at {self.address}: {self.lost}")
             self.send(encode(kind, body))
@@ -245,12 +249,28 @@ class Session:
             self._take_event(parse_monitor_message([bytes(p) for p in parts])["event"])
 
     def _take_event(self, event: int) -> None:
-        if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and not self._encrypted:
-            self._lose("the handshake broke off: the worker died in it, or it wants keys and none were given")
+        if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and self._keys is None:
+            self._lose(f"{_BROKE_OFF}, or wants keys and none were given")
         elif event in _FAILED:
-            self._answers.put(HandshakeError(f"{self.name} at {self.address}: {_FAILED[event]}"))
+            self._refused = HandshakeError(f"{self.name} at {self.address}: {self._why_failed(event)}")
+            self._answers.put(self._refused)
         elif event == zmq.EVENT_DISCONNECTED:
-            self._lose("the connection broke" + ("" if self._open else " during the handshake"))
+            self._lose("the connection broke" if self._open else _BROKE_OFF)
+
+    def _why_failed(self, event: int) -> str:
+        if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL or self._keys is None:
+            return "one end uses keys and the other does not: give both (or neither) a keys directory"
+        own = self._keys.directory / "public.key"
+        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            return (
+                f"it does not know this machine's key: copy {own} to peers/NAME.key in the worker's directory of keys"
+            )
+        source, belongs = self._keys.source(self.address), self._keys.file_of(self.address)
+        taken = f"{source}, taken because {belongs} is missing" if source != belongs else f"{source}"
+        return (
+            f"the encrypted handshake failed: the worker has another key than {taken} (or it uses none); "
+            f"copy its public.key to {belongs}"
+        )
 
     def _beat(self) -> None:
         if not self._open or self.lost:

@@ -102,6 +102,11 @@ class RateAllocation(Formulation):
         latency: np.ndarray = self.waits + up + served
         return latency
 
+    def plan_for(self, rate_bps: np.ndarray, speed: np.ndarray) -> AllocationPlan:
+        """The plan of shares, two arrays of shape (users,), with the latency that this problem predicts for each user."""
+        bare = AllocationPlan(self.names, rate_bps, speed)
+        return replace(bare, latency_s=self.latency_s(bare))
+
     def evaluate(self, plan: AllocationPlan) -> dict[str, float]:
         """Objective, mean and largest latency, and how much of each resource is used."""
         latency = self.latency_s(plan)

@@ -211,9 +211,7 @@ def read_plan(problem: RateAllocation, model: cp.Problem) -> AllocationPlan | No
             return None
         who = problem.bits > 0 if v.name() == "rate" else problem.work > 0
         shares[v.name()][who] = v.value * min(1.0, n / max(float(np.sum(v.value)), 1e-300))
-    return AllocationPlan(
-        problem.names, shares["rate"] * problem.uplink_bps / n, shares["speed"] * problem.server_speed / n
-    )
+    return problem.plan_for(shares["rate"] * problem.uplink_bps / n, shares["speed"] * problem.server_speed / n)
 
 
 def read_duals(problem: RateAllocation, model: cp.Problem) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from splitplan.data.users import AllocationPlan
 from splitplan.formulations.registry import Ladder, NotApplicable
 from splitplan.formulations.solution import Found, Termination
 
@@ -40,12 +39,13 @@ class KKT:
         weight = problem.column("weight")
         rate, rate_price = fill(weight * problem.bits, problem.column("rate_cap_bps"), problem.uplink_bps)
         speed, speed_price = fill(weight * problem.work, problem.column("speed_cap"), problem.server_speed)
-        plan = AllocationPlan(problem.names, rate, speed)
-        late = np.flatnonzero(problem.latency_s(plan) > problem.column("deadline_s"))
+        plan = problem.plan_for(rate, speed)
+        latency_s = problem.latency_s(plan)
+        late = np.flatnonzero(latency_s > problem.column("deadline_s"))
         if len(late):
             named = ", ".join(repr(problem.names[i]) for i in late[:3]) + (" …" if len(late) > 3 else "")
             raise NotApplicable(f"the deadline of {len(late)} users binds ({named}): it couples rate and speed")
-        objective = float(weight @ problem.latency_s(plan))
+        objective = float(weight @ latency_s)
         return Found(
             plan,
             Termination.CONVERGED,

@@ -45,3 +45,17 @@ def test_unknown_names_list_the_known() -> None:
 def test_unknown_field() -> None:
     with pytest.raises(DataError, match=r"unknown field 'slow_down'; known: .*slowdown"):
         sp.device("this-cpu", slow_down=4)
+
+
+def test_the_source_says_which_numbers_are_the_user_s() -> None:
+    assert sp.device("this-cpu").source == "this machine; measured when profiled"
+    given = sp.device("this-cpu", slowdown=4.0, active_power_w=3.0, idle_power_w=1.0)
+    assert given.source == "this machine; measured when profiled; given by the user: active_power_w, idle_power_w"
+    again = given.but(idle_power_w=2.0, memory_bytes=1e9)
+    assert again.source.endswith("; given by the user: active_power_w, idle_power_w, memory_bytes")
+    assert sp.device("jetson-nano", threads=2).source == sp.device("jetson-nano").source
+    assert sp.device("jetson-nano", idle_power_w=1.68).source == sp.device("jetson-nano").source, "the same number"
+    assert sp.device("this-cpu", active_power_w=3.0, source="my meter").source == "my meter"
+    link = sp.link("lte-2021", rate_bps=5e6)
+    assert link.source == sp.link("lte-2021").source + "; given by the user: rate_up_bps, rate_down_bps"
+    assert sp.link("lte-2021", rtt_s=0.1, source="ping").source == "ping"

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import splitplan as sp
+from splitplan.data.profile import COLUMNS, NOISY
 from splitplan.errors import DataError
 
 SUFFIXES = [".csv", ".parquet"]
@@ -57,12 +58,12 @@ def test_every_defect_names_row_and_column(diamond_profile: sp.Profile) -> None:
     problems = caught.value.problems
     assert caught.value.where == "profile of 'diamond'"
     expected = [
-        ("row 1 (layer 'a', place 'device'), column median_s", "nan"),
-        ("row 2 (layer 'b', place 'device'), column median_s", "-1.0"),
-        ("row 3 (layer 'c', place 'device'), column spread_s", "inf"),
-        ("row 4 (layer 'e', place 'device')", "no such layer"),
-        ("row 5 (layer 'a', place 'server'), column method", "guessed"),
-        ("row 6 (layer 'b', place 'server'), column clock_hz", "-5.0"),
+        ("table.iloc[0] (layer 'a', place 'device'), column median_s", "nan"),
+        ("table.iloc[1] (layer 'b', place 'device'), column median_s", "-1.0"),
+        ("table.iloc[2] (layer 'c', place 'device'), column spread_s", "inf"),
+        ("table.iloc[3] (layer 'e', place 'device')", "no such layer"),
+        ("table.iloc[4] (layer 'a', place 'server'), column method", "guessed"),
+        ("table.iloc[5] (layer 'b', place 'server'), column clock_hz", "-5.0"),
     ]
     assert len(problems) == len(expected)
     for start, what in expected:
@@ -81,15 +82,15 @@ def test_missing_and_repeated_layers(diamond_profile: sp.Profile) -> None:
 
 
 def test_text_where_a_number_belongs(diamond_profile: sp.Profile) -> None:
-    with pytest.raises(DataError, match=r"row 1 .*column median_s"):
+    with pytest.raises(DataError, match=r"table\.iloc\[0\] .*column median_s"):
         sp.Profile(diamond_profile.graph, rows(diamond_profile, median_s=["fast", *[1.0] * 7]))
     # An unreadable clock must not be taken for "no clock given".
-    with pytest.raises(DataError, match=r"row 1 .*column clock_hz.*fast"):
+    with pytest.raises(DataError, match=r"table\.iloc\[0\] .*column clock_hz.*fast"):
         sp.Profile(diamond_profile.graph, rows(diamond_profile, clock_hz=["fast", *[math.nan] * 7]))
 
 
 def test_samples_must_be_counts(diamond_profile: sp.Profile) -> None:
-    with pytest.raises(DataError, match=r"row 1 .*column samples"):
+    with pytest.raises(DataError, match=r"table\.iloc\[0\] .*column samples"):
         sp.Profile(diamond_profile.graph, rows(diamond_profile, samples=["many", *[1] * 7]))
 
 
@@ -247,12 +248,109 @@ def test_no_profile_at_all(tmp_path: Path) -> None:
         sp.Profile.read(tmp_path / "none.csv")
 
 
-def test_a_wrong_number_in_the_file_names_file_row_and_column(diamond_profile: sp.Profile, tmp_path: Path) -> None:
+def edit(path: Path, line: int, old: str, new: str) -> None:
+    """Change a line of a file, counted from 1 as editors do."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    assert old in lines[line - 1]
+    lines[line - 1] = lines[line - 1].replace(old, new)
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def read_problems(path: Path) -> tuple[str, ...]:
+    with pytest.raises(DataError) as caught:
+        sp.Profile.read(path)
+    assert caught.value.where == str(path)
+    return caught.value.problems
+
+
+def test_defects_of_a_file_name_the_line_that_an_editor_shows(diamond_profile: sp.Profile, tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     diamond_profile.save(path)
-    path.write_text(path.read_text(encoding="utf-8").replace("0.004", "oops"), encoding="utf-8")
-    with pytest.raises(DataError, match=r"p\.csv: row 1 \(layer 'a', place 'device'\), column median_s"):
-        sp.Profile.read(path)
+    edit(path, 3, "0.004", "oops")
+    edit(path, 10, "0.0005", "many")
+    assert read_problems(path) == (
+        "line 3 (layer 'a', place 'device'), column median_s: 'oops'; give a number",
+        "line 10 (layer 'd', place 'server'), column median_s: 'many'; give a number",
+    )
+    edit(path, 3, "oops", "nan")
+    edit(path, 10, "many", "1.0")
+    edit(path, 4, '"b"', '"conv"')
+    problems = read_problems(path)
+    assert problems[0].startswith(
+        "line 4 (layer 'conv', place 'device'), column layer: 'conv'; the graph has no such layer"
+    )
+    assert (
+        problems[1]
+        == "line 3 (layer 'a', place 'device'), column median_s: nan; give a finite number of seconds from 0"
+    )
+    assert "np.float64" not in "".join(problems)
+
+
+def test_lines_are_right_after_names_of_several_lines_and_empty_lines(tmp_path: Path) -> None:
+    tensors = (
+        sp.Tensor("x", "input", ("a\nb",), 1.0),
+        sp.Tensor("t", "a\nb", ("c",), 1.0),
+        sp.Tensor("y", "c", (), 1.0, is_output=True),
+    )
+    graph = sp.LayerGraph("g", (sp.Layer("a\nb"), sp.Layer("c")), tensors)
+    path = tmp_path / "p.csv"
+    sp.Profile.given(graph, {"device": {"a\nb": 0.25, "c": 0.5}}).save(path)
+    edit(path, 5, "0.5", "-1")
+    edit(path, 5, '"c"', '\n"c"')
+    assert path.read_text(encoding="utf-8").split("\n")[5].startswith('"c"')
+    assert read_problems(path)[0].startswith("line 6 (layer 'c', place 'device')")
+
+
+def test_a_row_of_too_many_cells_is_named_by_its_line(diamond_profile: sp.Profile, tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    diamond_profile.save(path)
+    edit(path, 6, "0.002", "0.002,1,2")
+    assert "in line 6, " in read_problems(path)[0]
+
+
+def test_a_file_without_header_says_what_is_expected(diamond_profile: sp.Profile, tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    diamond_profile.to_frame().to_csv(path, index=False)
+    (problem,) = read_problems(path)
+    assert problem.startswith("line 1 is no header of a splitplan profile")
+    columns = "layer,place,clock_hz,median_s,spread_s,samples,method"
+    assert f"line 2 '{columns}'" in problem
+    assert "splitplan.Profile.given(graph, " in problem
+    diamond_profile.save(path)
+    lines = path.read_text(encoding="utf-8").split("\n")
+    path.write_text("\n".join([lines[0], *lines[2:]]), encoding="utf-8")
+    (problem,) = read_problems(path)
+    assert problem.startswith("line 2 names no column 'layer', 'place'")
+    assert columns in problem
+
+
+# -- noise -----------------------------------------------------------------------------------------
+
+
+def measured(diamond: sp.LayerGraph, seconds: list[float], spread: list[float]) -> sp.Profile:
+    rows = [(n, "device", math.nan, s, q, 9, "measured") for n, s, q in zip("abcd", seconds, spread, strict=True)]
+    return sp.Profile(diamond, pd.DataFrame(rows, columns=list(COLUMNS)))
+
+
+def test_noise_is_of_the_layers_that_make_up_the_time(diamond: sp.LayerGraph) -> None:
+    # a and b take 90 of 100 ms; what the small layers do is no matter.
+    profile = measured(diamond, [0.06, 0.03, 0.005, 0.005], [0.006, 0.003, 0.05, 0.05])
+    assert profile.noise == {"device": pytest.approx(0.1)}
+    assert profile.warnings == ()
+    assert "warning" not in str(profile)
+    noisy = measured(diamond, [0.06, 0.03, 0.005, 0.005], [0.03, 0.006, 0.0, 0.0])
+    assert noisy.noise == {"device": pytest.approx(0.4)}
+    assert noisy.noise["device"] > NOISY
+    assert str(noisy).endswith(
+        "warning: place 'device' is noisy: its layers' seconds vary by 40% (interquartile range), above 25%; "
+        "profile again while nothing else runs there"
+    )
+    assert "warning: place &#x27;device&#x27; is noisy" in noisy._repr_html_()
+
+
+def test_what_was_not_measured_has_no_noise(diamond_profile: sp.Profile, diamond: sp.LayerGraph) -> None:
+    assert diamond_profile.noise == {}
+    assert measured(diamond, [0.0] * 4, [0.0] * 4).noise == {}
 
 
 def test_numpy_scalars_are_numbers(diamond: sp.LayerGraph) -> None:

@@ -168,6 +168,53 @@ def test_toml_defects(tmp_path: Path, text: str, message: str) -> None:
         sp.System.read(path)
 
 
+def test_a_file_of_the_wrong_form_is_shown_a_right_one(tmp_path: Path) -> None:
+    path = tmp_path / "system.toml"
+    path.write_text("[device]\nactive_w = 3\n[places.device]\nname = 'd'\nactive_w = 3\n", encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        sp.System.read(path)
+    first, last = caught.value.problems
+    assert first == "unknown table 'device'; known: places, links"
+    assert last.startswith("[places.device]: unknown field 'active_w'; known: name, kind")
+    assert "did you mean 'active_power_w'" in last
+    for line in sp.System.skeleton().splitlines():
+        assert line in last
+    # A file whose form is right and a number wrong is not.
+    path.write_text("[places.device]\nfrom = 'this-cpu'\nslowdown = 0.5\n", encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        sp.System.read(path)
+    assert "A valid file" not in str(caught.value)
+
+
+def test_the_skeleton_is_a_system_that_even_energy_can_be_asked_of(tmp_path: Path, diamond_profile: sp.Profile) -> None:
+    path = tmp_path / "system.toml"
+    path.write_text(sp.System.skeleton(), encoding="utf-8")
+    system = sp.System.read(path)
+    assert (system.link.rate_up_bps, system.link.rate_down_bps) == (20e6, 20e6)
+    assert sp.SplitPoint(diamond_profile, system, {"latency": 1.0, "energy": 1.0}).solve().status == "optimal"
+    assert len(sp.System.skeleton().splitlines()) <= 14
+
+
+def test_one_rate_for_both_ways_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "system.toml"
+    places = (
+        "[places.device]\nfrom='this-cpu'\n[places.server]\nfrom='this-cpu'\n[[links]]\nbetween=['device','server']\n"
+    )
+    for link in ("name='l'\nrate_bps=3e6\n", "from='lte-2021'\nrate_bps=3e6\n"):
+        path.write_text(places + link, encoding="utf-8")
+        read = sp.System.read(path).link
+        assert (read.rate_up_bps, read.rate_down_bps) == (3e6, 3e6)
+    for link in ("name='l'\nrate=3e6\n", "from='lte-2021'\nrate=3e6\n"):
+        path.write_text(places + link, encoding="utf-8")
+        with pytest.raises(
+            DataError, match=r"unknown field 'rate'; known: .*source, rate_bps; did you mean 'rate_bps'"
+        ):
+            sp.System.read(path)
+    path.write_text(places + "name='l'\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"needs rate_up_bps \(or rate_bps for both ways\)"):
+        sp.System.read(path)
+
+
 def test_missing_and_binary_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be read: No such file"):
         sp.System.read(tmp_path / "none.toml")

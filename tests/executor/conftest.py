@@ -70,8 +70,9 @@ def same(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> boo
 
 
 @pytest.fixture
-def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def nothing_left(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """No process, directory or thread that a test's apps have made outlives it. The directory in which they make theirs."""
+    tmp_path_factory.getbasetemp()  # made now: within ours it would be removed with it, and other tests need it
     own = psutil.Process()
     at = Path(tempfile.mkdtemp(prefix="sp-"))  # pytest's own would be too long a path for a socket
     monkeypatch.setattr(tempfile, "tempdir", str(at))

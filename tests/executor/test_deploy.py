@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import statistics
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +20,7 @@ from splitplan.data.plan import SplitPlan
 from splitplan.data.system import System
 from splitplan.errors import DataError, ExecutorError, FingerprintError, HandshakeError
 from splitplan.executor.app import deploy
+from splitplan.executor.spawn import WorkerProcess
 from splitplan.executor.split import run_whole
 from splitplan.models.trace import Traced, trace
 
@@ -122,10 +128,18 @@ def test_what_is_predicted_of_another_run_is_told(small: Traced, pair: System) -
     sent = size * pair.link.overhead + pair.link.header_bytes
 
     def notes(up_bytes: float, emulate: bool) -> str:
-        plan = cut(small, 2, predicted={"up_bytes": up_bytes, "memory_bytes": 5.0})
+        told = {"up_bytes": up_bytes, "memory_bytes": 5.0, "device_s": 1.0, "server_s": 1.0, "latency_s": 1.0}
+        plan = cut(small, 2, predicted=told)
         with deploy(small, plan, system, emulate=emulate, check=False) as app:
             app(EXAMPLE)
-            return str(app.report())
+            report = app.report()
+        rows = {r.quantity: r for r in report.rows}
+        assert all(r.measured is not None and r.predicted == 1.0 for q, r in rows.items() if f"{q}_s" in told)
+        assert [q for q in ("device", "server", "latency") if rows[q].ratio] == (
+            ["device", "server", "latency"] if emulate else ["server"]
+        )
+        assert emulate or "not comparable: the device's slowdown of 3x was not emulated" in rows["latency"].how
+        return str(report)
 
     true, other = notes(sent, True), notes(100.0, False)
     assert "input_bytes" in other and "input_bytes" not in true
@@ -203,10 +217,60 @@ def test_a_model_that_fails_on_an_input_fails_that_frame_only(pair: System) -> N
             assert torch.equal(app(x, good), x[:, good])
 
 
-def test_a_host_that_is_not_there(small: Traced, pair: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("splitplan.executor.crew.PATIENCE_S", 2.0)
-    with pytest.raises(ExecutorError, match=r"127\.0\.0\.1:9 cannot be reached"):
+def test_a_host_that_is_not_there_is_told_before_anything_is_started(
+    small: Traced, pair: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spawn(worker: WorkerProcess) -> None:
+        raise AssertionError("a worker was started")
+
+    monkeypatch.setattr(WorkerProcess, "spawn", spawn)
+    begin = time.monotonic()
+    with pytest.raises(
+        ExecutorError, match=r"^the server worker at tcp://127\.0\.0\.1:9: nothing listens there"
+    ) as caught:
         deploy(small, cut(small, 2), pair, hosts={"server": "tcp://127.0.0.1:9"})
+    assert (
+        time.monotonic() - begin < 4 and str(caught.value).count("127.0.0.1:9") == 2
+    )  # what it is, and how to start it
+
+
+def test_a_host_that_is_no_worker_is_told_as_that(small: Traced, pair: System) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        door.settimeout(30)
+
+        def hang_up() -> None:
+            for _ in range(3):  # the knock, and the session's two connections
+                with contextlib.suppress(OSError):
+                    door.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(ExecutorError, match="no splitplan worker"):
+            deploy(small, cut(small, 2), pair, hosts={"server": f"tcp://127.0.0.1:{door.getsockname()[1]}"})
+    thread.join(40)
+
+
+def test_what_it_waits_for_is_told(small: Traced, pair: System) -> None:
+    told: list[str] = []
+    with deploy(small, cut(small, 2), pair, progress=told.append):
+        pass
+    assert told == [
+        "starting the device and the server worker",
+        "handing the plan to the workers",
+        "checking the example",
+    ]
+
+
+def test_the_overhead_is_what_the_parts_leave_of_the_latency(small: Traced, pair: System) -> None:
+    with deploy(small, cut(small, 2, predicted={"latency_s": 1.0}), pair, check=False) as app:
+        for x in frames(5):
+            app(x)
+        report = app.report()
+    rows = {r.quantity: r for r in report.rows}
+    left = [f.latency_s - sum(f.times[f"{p}_s"] for p in ("device", "up", "server", "down")) for f in report.frames]
+    assert rows["overhead"].measured == pytest.approx(statistics.median(left)) and rows["overhead"].measured > 0
+    assert rows["overhead"].predicted == 0 and rows["overhead"].ratio is None
+    assert "app.stream(items)" in rows["throughput"].how and "--depth" in rows["throughput"].how
 
 
 def test_from_a_cell_without_a_main_guard(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -35,12 +33,25 @@ def test_the_peer_of_an_address(tmp_path: Path) -> None:
     assert keys.load(tmp_path / "own").of("tcp://127.0.0.1:1") == own.public
     (peers / "beta.key").write_bytes((tmp_path / "b" / "public.key").read_bytes())
     assert keys.load(tmp_path / "own").of("tcp://beta:1") == b.public
-    with pytest.raises(HandshakeError, match=r"alpha, beta.*copy its public.key to .*gamma.key"):
+    with pytest.raises(
+        HandshakeError, match=r"gamma.key is missing .*alpha, beta.*scp gamma:DIR/public.key .*/peers/gamma.key"
+    ):
         keys.load(tmp_path / "own").of("tcp://gamma:1")
+    own_keys = keys.load(tmp_path / "own")
+    assert own_keys.source("tcp://beta:1") == own_keys.file_of("tcp://beta:1") == peers / "beta.key"
+    assert own_keys.source("tcp://127.0.0.1:1") == tmp_path / "own" / "public.key"
+
+
+def test_a_peer_that_is_not_there_is_named_with_its_path(tmp_path: Path) -> None:
+    at = keys.make(tmp_path / "own").directory
+    with pytest.raises(
+        HandshakeError, match=r"own/peers/server\.key is missing\. Copy it .*`splitplan worker --keys DIR`"
+    ):
+        keys.load(at).of("tcp://server:5555")
 
 
 def test_each_defect_says_how_to_mend_it(tmp_path: Path) -> None:
-    with pytest.raises(HandshakeError, match=r"no such key.*python -m splitplan.executor.keys"):
+    with pytest.raises(HandshakeError, match=r"no such key; make a pair: splitplan worker --keys .*none"):
         keys.load(tmp_path / "none")
     at = tmp_path / "k"
     keys.make(at)
@@ -59,11 +70,3 @@ def test_each_defect_says_how_to_mend_it(tmp_path: Path) -> None:
     (at / "public.key").write_text(f"splitplan public key\n{other.public.decode()}\n")
     with pytest.raises(HandshakeError, match="does not belong"):
         keys.load(at)
-
-
-def test_as_a_program(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "splitplan.executor.keys", str(tmp_path / "k")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "peers/NAME.key" in done.stdout and keys.load(tmp_path / "k").peers == {}
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode != 0 and "already" in again.stderr and "Traceback" not in again.stderr

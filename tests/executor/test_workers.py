@@ -213,12 +213,19 @@ def test_an_encrypted_link(small: Traced, pair: System, file: str, start: Starte
     # A stranger's key, a wrong idea of the server's key, and no key at all: each refused at once, with a cure.
     stranger = key_files.make(tmp_path / "stranger")
     exchange(stranger, server, one_way=True)
-    with pytest.raises(HandshakeError, match=r"copy public\.key to its peers/"):
+    with pytest.raises(HandshakeError, match=r"copy .*stranger/public\.key to peers/NAME\.key"):
         deploy(small, cut(small, 2), pair, hosts=hosts, keys=stranger.directory)
     with pytest.raises(ExecutorError, match=r"keys|handshake"):
         deploy(small, cut(small, 2), pair, hosts=hosts)
     (laptop.directory / "peers" / "127.0.0.1.key").write_bytes((stranger.directory / "public.key").read_bytes())
-    with pytest.raises(ExecutorError, match=r"key|handshake"):
+    with pytest.raises(
+        HandshakeError, match=r"another key than .*laptop/peers/127\.0\.0\.1\.key .*; copy its public\.key to"
+    ):
+        deploy(small, cut(small, 2), pair, hosts=hosts, keys=laptop.directory)
+    (laptop.directory / "peers" / "127.0.0.1.key").unlink()
+    with pytest.raises(
+        HandshakeError, match=r"laptop/public\.key, taken because .*/peers/127\.0\.0\.1\.key is missing"
+    ):
         deploy(small, cut(small, 2), pair, hosts=hosts, keys=laptop.directory)
 
 
@@ -243,6 +250,39 @@ def test_two_workers_with_different_weights(
     _, ready = start(str(tmp_path / "other.pt2"))
     with pytest.raises(HandshakeError, match="weights"):
         deploy(small, cut(small, 2), pair, hosts={place: ready["address"]})
+
+
+def test_hosts_turn_emulation_off_and_say_so(small: Traced, pair: System, file: str, start: Starter) -> None:
+    link = pair.link.but(name="lte", rate_bps=1e6, rtt_s=0.05)
+    system = System(device=pair.device.but(slowdown=3.0), server=pair.server.but(slowdown=2.0), link=link)
+    told = dict.fromkeys(("device_s", "up_s", "server_s", "down_s", "latency_s"), 1.0)
+    plan = cut(small, 2, predicted=told)
+    _, ready = start(file, "--slowdown", "2")
+    with pytest.warns(UserWarning, match="not emulated|was started") as caught:
+        app = deploy(small, plan, system, hosts={"server": ready["address"]})
+    with app:
+        app(EXAMPLE)
+        report = app.report()
+    said = [str(w.message) for w in caught]
+    assert len(said) == 3 and "the link is not emulated" in said[0] and "'lte' (1 Mbit/s up" in said[0]
+    assert "device's slowdown of 3x is not emulated" in said[1] and "--slowdown 2" in said[2]
+    rows = {r.quantity: r for r in report.rows}
+    # One clock and a loopback address: the real way is known not to be the system's link. The server is as slow as stated.
+    assert {q for q, r in rows.items() if r.ratio is not None} == {"server"}
+    assert all(rows[q].measured and rows[q].predicted for q in ("device", "up", "down", "latency"))
+    assert "loopback of one machine, not emulated; predicted is of 'lte'" in rows["up"].how
+    assert "the device's slowdown of 3x was not emulated" in rows["device"].how
+    assert any("the real way was measured, the prediction is of 'lte'" in n for n in report.notes)
+
+    # Asked for, it is emulated, and nobody is warned; a worker elsewhere that is not slowed as stated is found out.
+    other = System(device=system.device, server=system.server.but(slowdown=5.0), link=link)
+    with deploy(small, plan, other, hosts={"server": ready["address"]}, emulate=True) as app:
+        app(EXAMPLE)
+        report = app.report()
+    rows = {r.quantity: r for r in report.rows}
+    assert {q for q, r in rows.items() if r.ratio is not None} == {"device", "up", "down"}
+    assert "slowed 5x in the system, its worker was slowed 2x" in rows["server"].how
+    assert any("start it with --slowdown 5" in n for n in report.notes)
 
 
 def test_two_workers_with_different_granularity(small: Traced, pair: System, file: str, start: Starter) -> None:

@@ -466,7 +466,7 @@ def test_a_solution_can_be_shown_saved_and_sent(solver: str) -> None:
     p = instances.allocation(Seeded(3), 4)
     s = p.solve(solver)
     assert "4 users" in str(s)
-    assert s.plan.to_frame().shape == (4, 3)
+    assert s.plan.to_frame().shape == (4, 4)
     assert json.loads(s.to_json())["plan"]["kind"] == "splitplan.AllocationPlan"
     assert "<table" in s._repr_html_()
     assert s.to_frame().set_index("what")["value"]["objective (s)"] == s.objective
