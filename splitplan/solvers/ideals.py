@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -105,24 +105,27 @@ class Ideals:
                 raise NotApplicable(
                     f"{len(found)} heads (order ideals) were met within {time_limit_s:.3g} s, and there are more"
                 )
-        width = (len(graph) + 7) // 8
-        raw = np.frombuffer(b"".join(h.to_bytes(width, "little") for h in found), np.uint8).reshape(len(found), width)
-        on_server: np.ndarray = np.unpackbits(raw, axis=1, bitorder="little", count=len(graph)) == 0
-        return on_server
+        return unpacked(found, len(graph))
 
 
 def ideals(graph: LayerGraph, stay: frozenset[int] = frozenset(), go: frozenset[int] = frozenset()) -> Iterator[int]:
-    """Yield each order ideal of the graph once, as a bit mask over layer positions.
+    """Yield each order ideal of the graph once, as a bit mask over layer positions; those with all of ``stay`` and none of ``go``."""
+    return closed_sets(len(graph), graph.edges, stay, go)
 
-    Ideals that hold all of ``stay`` and none of ``go``. Each ideal is extended only by layers after its last one
+
+def closed_sets(
+    n: int, edges: Iterable[Sequence[int]], stay: frozenset[int] = frozenset(), go: frozenset[int] = frozenset()
+) -> Iterator[int]:
+    """Yield each set of 0 … n−1 that is closed under predecessors once, as a bit mask; positions are a topological order.
+
+    Sets that hold all of ``stay`` and none of ``go``. Each set is extended only by members after its last one
     in topological order whose predecessors it holds, so that none is met twice and memory stays that of one path.
     """
-    n = len(graph)
     needs = [0] * n
-    for v, w in graph.edges:
-        needs[w] |= 1 << v
+    for v, w in edges:
+        needs[int(w)] |= 1 << int(v)
     must = sum(1 << v for v in stay)
-    # From the smallest ideal: what must stay, closed downwards already by the problem's pins.
+    # From the smallest: what must stay, closed downwards already by the problem's pins.
     pending: list[tuple[int, int]] = [(must, 0)]
     while pending:
         head, start = pending.pop()
@@ -131,3 +134,11 @@ def ideals(graph: LayerGraph, stay: frozenset[int] = frozenset(), go: frozenset[
             bit = 1 << v
             if not head & bit and v not in go and needs[v] & ~head == 0:
                 pending.append((head | bit, v + 1))
+
+
+def unpacked(heads: Sequence[int], width: int) -> np.ndarray:
+    """Bit masks of what stays as placements, shape (heads, width), bool, True on the server."""
+    octets = (width + 7) // 8
+    raw = np.frombuffer(b"".join(h.to_bytes(octets, "little") for h in heads), np.uint8).reshape(len(heads), octets)
+    on_server: np.ndarray = np.unpackbits(raw, axis=1, bitorder="little", count=width) == 0
+    return on_server

@@ -1,0 +1,96 @@
+"""A set of cuts with what each of them asks of device, link and server: the choices of a controller. Plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from splitplan.data.plan import ResultAt, SplitPlan, Wire
+from splitplan.errors import DataError, raise_all
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Kept = Literal["hull", "pareto"]
+
+
+@dataclass(frozen=True, eq=False)
+class CutSet:
+    """The cuts that can be best for some weights of device work, bits and server work.
+
+    Parameters
+    ----------
+    model, fingerprint : str
+    layers : tuple of str
+    on_server : array of bool, shape (cuts, layers)
+    works : array of float, shape (cuts, 3)
+        Seconds on the device, bits on the uplink (framing and header included), seconds on the server.
+    kept : {"hull", "pareto"}
+        ``hull``: best for some weights, enough for sums; ``pareto``: no other cut is as small in all three, enough for limits too.
+    wire, result, clock_hz
+        As in `SplitPlan`.
+    """
+
+    model: str
+    fingerprint: str
+    layers: tuple[str, ...]
+    on_server: np.ndarray
+    works: np.ndarray
+    kept: Kept
+    wire: Wire = "fp32"
+    result: ResultAt = "device"
+    clock_hz: float | None = None
+
+    def decide(self, weights: Any) -> Any:
+        """The cut of least weighted work.
+
+        Parameters
+        ----------
+        weights : array of float, shape (3,) or (many, 3)
+            Cost of a second on the device, of a bit, of a second on the server; none negative.
+
+        Returns
+        -------
+        int, or array of int, shape (many,)
+            Of equal ones the first.
+        """
+        w = np.asarray(weights, float)
+        problems = [] if w.shape[-1:] == (3,) and w.ndim in (1, 2) else [f"weights have shape {w.shape}; give (3,) or (many, 3)"]
+        problems += [] if (np.isfinite(w) & (w >= 0)).all() else ["weights hold a negative or non-finite number; give numbers from 0 up"]
+        raise_all(problems, "decide")
+        found = np.argmin(w @ self.works.T, axis=-1)
+        return found if w.ndim > 1 else int(found)
+
+    def plan(self, cut: int) -> SplitPlan:
+        """The plan of a cut."""
+        if not -len(self) <= cut < len(self):
+            raise DataError(f"cut {cut} of a set of {len(self)}; give 0 to {len(self) - 1}", "plan")
+        far = self.on_server[cut]
+        return SplitPlan(
+            self.model,
+            self.fingerprint,
+            tuple(n for n, x in zip(self.layers, far, strict=True) if not x),
+            tuple(n for n, x in zip(self.layers, far, strict=True) if x),
+            wire=self.wire,
+            result=self.result,
+            clock_hz=self.clock_hz,
+        )
+
+    def __len__(self) -> int:
+        return len(self.works)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a cut: where it cuts, and its three works."""
+        import pandas as pd
+
+        plans = [self.plan(i) for i in range(len(self))]
+        return pd.DataFrame(
+            {
+                "last_on_device": [p.device_layers[-1] if p.device_layers else "(input)" for p in plans],
+                "device_s": self.works[:, 0],
+                "up_bits": self.works[:, 1],
+                "server_s": self.works[:, 2],
+            }
+        )
