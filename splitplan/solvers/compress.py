@@ -45,9 +45,8 @@ def articulations(graph: CutGraph) -> np.ndarray:
     is wanted no later than at v and outputs count as wanted at the end. So each cut is either right after an articulation node,
     or inside one block between two neighbours: the optimum is the least over blocks, whatever the objective.
 
-    Proof that all before v feed v: take the last node x < v that does not. If x makes nothing that is read, nothing is wanted
-    of it: such a node is counted as wanted at the end, so that it jumps over v. Otherwise a reader y of x has y ≤ v, and y
-    feeds v or is v, so x feeds v: a contradiction.
+    Proof that all before v feed v: every layer leads to an output (`LayerGraph` sees to that), so each x < v has a way on. Outputs
+    count as wanted at the end, so x makes none, but is read by some y, x < y ≤ v; and y feeds v or is v, by induction from v down.
 
     Returns
     -------
@@ -57,9 +56,6 @@ def articulations(graph: CutGraph) -> np.ndarray:
     n = len(graph)
     reach = np.full(n + 1, -1)  # reach[i + 1]: furthest position at which something made at i is wanted
     np.maximum.at(reach, graph.producer + 1, np.where(graph.output, n, graph.wanted))
-    idle = np.ones(n, bool)
-    idle[graph.producer[graph.producer != INPUT]] = False
-    reach[1:][idle] = n
     furthest = np.maximum.accumulate(reach)[:-1]  # over all made before v
     return np.flatnonzero(furthest <= np.arange(n))
 

@@ -1,0 +1,152 @@
+"""The cut re-decided for each frame, from the rate that was observed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from splitplan.data.plan import SplitPlan
+from splitplan.data.split_table import SplitTable
+from splitplan.errors import DataError, raise_all
+from splitplan.models.graph import number_problem
+from splitplan.policies.base import Moment, Seen
+
+
+@dataclass
+class RateEstimator:
+    """The uplink's rate, from transfers that were observed: bits over seconds, both forgotten exponentially.
+
+        B ← B e^(−Δ/τ) + bits        T ← T e^(−Δ/τ) + seconds        rate = B / T
+
+    Δ: time since the last transfer. A long transfer weighs more than a short one, as it should: it says more. In an idle gap both
+    fade alike, so that the estimate stays while its weight goes, and the first transfer after the gap counts in full.
+    A transfer that never ended counts with the bits it could not bring: as none, over the time it had.
+
+    Parameters
+    ----------
+    tau_s : float
+        Memory, seconds.
+    delay_s : float
+        The link's one-way delay, which a transfer takes whatever its size.
+    """
+
+    tau_s: float = 2.0
+    delay_s: float = 0.0
+    _bits: float = 0.0
+    _seconds: float = 0.0
+    _last_s: float = -math.inf
+
+    def __post_init__(self) -> None:
+        raise_all(
+            [p for p in (number_problem("tau_s", self.tau_s, positive=True), number_problem("delay_s", self.delay_s)) if p], "RateEstimator"
+        )
+
+    def update(self, bits: float, seconds: float, now_s: float) -> None:
+        """Take in a transfer that took so many seconds, delay included."""
+        busy = seconds - self.delay_s
+        if not (bits >= 0 and busy > 0):
+            return  # quicker than the link's delay: a clock's accident, which says nothing of the rate
+        fade = math.exp(-max(0.0, now_s - self._last_s) / self.tau_s) if math.isfinite(self._last_s) else 0.0
+        self._bits, self._seconds, self._last_s = self._bits * fade + bits, self._seconds * fade + busy, now_s
+
+    @property
+    def rate_bps(self) -> float | None:
+        """The estimate; None before the first transfer."""
+        return self._bits / self._seconds if self._seconds else None
+
+    @property
+    def last_s(self) -> float:
+        """When the last transfer was taken in; −inf before the first."""
+        return self._last_s
+
+    def restart(self) -> None:
+        """Forget all."""
+        self._bits = self._seconds = 0.0
+        self._last_s = -math.inf
+
+
+@dataclass
+class AdaptivePolicy:
+    """The table's best cut at the estimated rate, changed only when that pays.
+
+    The cut is changed when staying costs more than ``1 + margin`` times the best one at the estimated rate: so it is never worse than that by the
+    estimate, and does not flutter at a breakpoint. A cut that sends nothing learns nothing of the link, so after ``probe_s``
+    without a transfer one frame goes by the cut that sends least; what that frame costs more is the price of knowing.
+
+    Parameters
+    ----------
+    table : SplitTable
+    margin : float
+        Hysteresis, as a part of the cost.
+    probe_s : float
+        Longest time without a transfer; infinite: never probe.
+    start_bps : float, optional
+        What to believe of the rate before the first transfer; unless given, the first frame probes.
+    tau_s : float
+        Memory of the `RateEstimator`.
+    """
+
+    table: SplitTable
+    margin: float = 0.05
+    probe_s: float = 5.0
+    start_bps: float | None = None
+    tau_s: float = 2.0
+    name: str = "adaptive"
+    estimator: RateEstimator = field(init=False)
+    _current: int | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.table, SplitTable):
+            raise DataError(f"got a {type(self.table).__name__}; give a splitplan.SplitTable", "AdaptivePolicy")
+        problems = [number_problem("margin", self.margin)]
+        if not (isinstance(self.probe_s, (int, float)) and self.probe_s > 0):
+            problems.append(f"probe_s is {self.probe_s!r}; give positive seconds, or infinity")
+        if self.start_bps is not None:
+            problems.append(number_problem("start_bps", self.start_bps, positive=True))
+        raise_all([p for p in problems if p], "AdaptivePolicy")
+        self.estimator = RateEstimator(self.tau_s, self.table.link["up_delay_s"])
+
+    @property
+    def plans(self) -> tuple[SplitPlan, ...]:
+        """The table's cuts."""
+        return tuple(self.table.plan(i) for i in range(len(self.table)))
+
+    @property
+    def _probe(self) -> int | None:
+        """The cut that sends least of those that send."""
+        sending = self.table.sends.nonzero()[0]
+        return int(sending[0]) if len(sending) else None
+
+    def decide(self, now: Moment) -> int:
+        """The cut for the next frame."""
+        table, rate = self.table, self.estimator.rate_bps
+        if rate is None:
+            if self.start_bps is None and self._probe is not None:
+                return self._probe
+            rate = self.start_bps or 0.0
+        best = table.decide(float(rate)) if rate > 0 or not table.sends[0] else 0
+        if self._current is None:
+            self._current = best
+        elif best != self._current and rate > 0:
+            if table.cost(rate, self._current) > (1 + self.margin) * table.cost(rate, best):
+                self._current = best
+        elif rate == 0:
+            self._current = best
+        stale = now.time_s - self.estimator.last_s > self.probe_s
+        if stale and not table.sends[self._current] and self._probe is not None and now.under_way == 0:
+            return self._probe
+        return self._current
+
+    def observe(self, seen: Seen) -> None:
+        """Take a frame's transfer in, framing included."""
+        header, overhead = self.table.link["header_bytes"], self.table.link["overhead"]
+        if seen.up_bytes > 0:
+            if seen.up_s is not None:
+                self.estimator.update(8 * (seen.up_bytes * overhead + header), seen.up_s, seen.time_s)
+            elif seen.latency_s is not None:
+                self.estimator.update(0.0, seen.latency_s, seen.time_s)
+
+    def restart(self) -> None:
+        """Forget the link."""
+        self.estimator.restart()
+        self._current = None

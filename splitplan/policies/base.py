@@ -1,0 +1,97 @@
+"""What a policy is: it keeps a few plans ready and chooses one for each frame. The same object in simulator and executor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from splitplan.data.plan import SplitPlan
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is known when a frame is to be sent on its way.
+
+    Parameters
+    ----------
+    time_s : float
+        On a clock that never goes back.
+    under_way : int
+        Frames accepted and not yet answered, this one left out.
+    """
+
+    time_s: float
+    under_way: int = 0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a frame was like, once it is answered.
+
+    Parameters
+    ----------
+    time_s : float
+        When it was answered.
+    cut : int
+        Which plan it ran.
+    up_bytes : float
+        Bytes that went up, framing left out; 0 when nothing did.
+    up_s : float or None
+        Seconds from when they entered the uplink until they were there, the link's delay included; None when they never were.
+    device_s, server_s, latency_s : float or None
+    """
+
+    time_s: float
+    cut: int
+    up_bytes: float = 0.0
+    up_s: float | None = None
+    device_s: float | None = None
+    server_s: float | None = None
+    latency_s: float | None = None
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Chooses a plan for each frame."""
+
+    name: str
+
+    @property
+    def plans(self) -> tuple[SplitPlan, ...]:
+        """The plans among which it chooses; both ends keep all of them ready. Alike in wire, result and clock."""
+        ...
+
+    def decide(self, now: Moment) -> int:
+        """The number of the plan for the frame that is sent now."""
+        ...
+
+    def observe(self, seen: Seen) -> None:
+        """Told every frame that was answered, in the order of the answers."""
+        ...
+
+    def restart(self) -> None:
+        """Forget what was observed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """One plan for every frame."""
+
+    plan: SplitPlan
+    name: str = "fixed"
+
+    @property
+    def plans(self) -> tuple[SplitPlan, ...]:
+        """The one."""
+        return (self.plan,)
+
+    def decide(self, now: Moment) -> int:
+        """The one."""
+        return 0
+
+    def observe(self, seen: Seen) -> None:
+        """Learns nothing."""
+
+    def restart(self) -> None:
+        """Knows nothing."""
