@@ -32,6 +32,8 @@ def profile(
     found = measure(traced, where, budget_s=budget_s)
     if output is not None:
         found.save(output)
+    for warning in found.warnings:
+        say(f"warning: {warning}")
     frame = found.summary()
     if json:
         print_json({"model": traced.name, "fingerprint": traced.fingerprint, "places": frame.to_dict("records")})
