@@ -97,10 +97,11 @@ def test_unknown_names_list_the_known() -> None:
         sp.zoo("resnet")
     with pytest.raises(UnknownNameError, match="tiny-cnn"):
         sp.zoo_example("resnet")
-    with pytest.raises(UnknownNameError, match=r"did you mean 'resnet50'.*known: alexnet, .*tiny-transformer$"):
+    with pytest.raises(UnknownNameError, match="did you mean 'resnet50'"):
         sp.zoo("resnet51")
-    with pytest.raises(UnknownNameError, match=r"'yolo'; known: alexnet"):
+    with pytest.raises(UnknownNameError, match="known: alexnet") as caught:
         sp.zoo("yolo")
+    assert "did you mean" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
