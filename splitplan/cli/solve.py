@@ -114,7 +114,9 @@ def show_solution(solution: Solution) -> None:
     rows: list[tuple[str, str]] = [
         ("plan", str(solution.plan)),
         ("objective", f"{solution.objective:.6g} {solution.unit}"),
+        ("why", solution.why),
         ("bound", f"{bound} (gap {gap})"),
+        ("bound by", solution.bound_by),
         ("status", f"{solution.status}; stopped: {solution.termination}"),
         ("solver", f"{solution.solver} {solution.solver_version}".strip()),
         ("time", f"build {seconds(solution.build_s)}, solve {seconds(solution.solve_s)}"),
@@ -122,7 +124,7 @@ def show_solution(solution: Solution) -> None:
         *((f"rung {r.solver}", f"{'used' if r.used else 'passed over'}: {r.reason}") for r in solution.rungs),
         *((name, show_term(name, value)) for name, value in solution.terms.items()),
     ]
-    out().print(table(solution.problem, ("", ""), rows))
+    out().print(table(solution.problem, ("", ""), [(name, value) for name, value in rows if value]))
 
 
 def show_term(name: str, value: Any) -> str:

@@ -261,6 +261,11 @@ def test_report_has_a_panel_for_each_unit() -> None:
     assert "\nup\n" not in shown
 
 
+def test_pairs_that_do_not_compare_get_no_percentage() -> None:
+    table = REPORT.assign(ratio=[None] * len(REPORT))
+    assert "%" not in "".join(t for t in texts(plot_report(table)).split() if t[0] in "+-")
+
+
 def test_report_without_anything() -> None:
     with pytest.raises(DataError, match=r"neither a prediction nor a measurement"):
         plot_report(REPORT.assign(predicted=None, measured=None))
