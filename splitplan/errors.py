@@ -64,7 +64,7 @@ def raise_all(problems: Sequence[str], where: str | None = None) -> None:
 
 
 class UnknownNameError(SplitplanError, LookupError):
-    """A name that nothing answers to; lists the names that are known, the closest first."""
+    """A name that nothing answers to; lists the names that are known, and which of them are close."""
 
     def __init__(self, what: str, name: object, known: Iterable[object], hint: str = "") -> None:
         self.what, self.name, self.known, self.hint = what, name, tuple(map(str, known)), hint

@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands: here with a small network in ResNet-50's place, marked slow with the real one."""
+"""What README and docs show runs as it stands: here with a small network in the real one's place, marked slow with the real one."""
 
 from __future__ import annotations
 
@@ -6,43 +6,129 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+import splitplan as sp
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+NETWORK, SMALL = "efficientnet_b0", "tiny-branch"
 
 
-def run(code: str, folder: Path) -> str:
-    script = folder / "readme.py"
-    script.write_text(code, encoding="utf-8")
-    command = [sys.executable, "-W", "error::FutureWarning", str(script)]
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+PYTHON = blocks(README, "python")
+(SYSTEM,) = blocks(README, "toml")
+COMMANDS = next(b for b in blocks(README, "bash") if b.startswith("splitplan trace")).splitlines()
+
+
+def run(command: list[str], folder: Path, **environment: str) -> str:
     done = subprocess.run(
-        command, capture_output=True, text=True, cwd=folder, env=os.environ | {"SMOKE_TEST": "1"}, timeout=280
-    )
+        command, capture_output=True, text=True, cwd=folder, env=os.environ | {"SMOKE_TEST": "1"} | environment, timeout=280
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_the_readme_has_code_that_fits_its_promise() -> None:
-    assert len(BLOCKS) == 3
-    lines = [line for line in BLOCKS[0].splitlines() if line.strip()]
-    assert len(lines) <= 20
+def python(code: str, folder: Path, **environment: str) -> str:
+    (folder / "readme.py").write_text(code, encoding="utf-8")
+    return run([sys.executable, "-W", "error::FutureWarning", "readme.py"], folder, **environment)
 
 
-@pytest.mark.parametrize("block", range(len(BLOCKS)))
+def labels(printed: str) -> set[str]:
+    """The words that lines of solutions and reports begin with."""
+    return set(re.findall(r"^ *([a-z]+(?: by)?) {2,}\S", printed, flags=re.MULTILINE))
+
+
+def test_the_main_job_is_short() -> None:
+    assert len(PYTHON) == 3
+    assert len([line for line in PYTHON[0].splitlines() if line.strip()]) <= 20
+    assert all(NETWORK in text for text in (PYTHON[0], PYTHON[1], COMMANDS[0]))
+
+
+@pytest.mark.parametrize("block", range(len(PYTHON)))
 def test_blocks_run(block: int, tmp_path: Path) -> None:
-    shown = run(BLOCKS[block].replace("resnet50", "tiny-branch"), tmp_path)
+    shown = python(PYTHON[block].replace(NETWORK, SMALL), tmp_path)
     assert "audited by" in shown
     if block == 0:
-        assert "never run on cuda" in shown or "cuda" in shown
-        assert "measured" in shown
+        promised = labels(README[README.index("\nSplitPoint: ") :].partition("```")[0])
+        assert {"plan", "why", "audited by", "latency"} <= promised <= labels(shown)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("torchvision") is None, reason="the zoo extra is not installed")
-@pytest.mark.parametrize("block", range(len(BLOCKS)))
+@pytest.mark.parametrize("block", range(len(PYTHON)))
 def test_blocks_run_with_the_real_network(block: int, tmp_path: Path) -> None:
-    assert "audited by" in run(BLOCKS[block], tmp_path)
+    assert "audited by" in python(PYTHON[block], tmp_path)
+
+
+def test_the_system_file_and_the_commands(tmp_path: Path) -> None:
+    (tmp_path / "system.toml").write_text(SYSTEM, encoding="utf-8")
+    system = sp.System.read(tmp_path / "system.toml")
+    assert (system.device.slowdown, system.link.rate_up_bps, system.link.rtt_s) == (8.0, 20e6, 0.03)
+    assert (system.device.active_power_w, system.device.idle_power_w) == ((5.0,), 1.5)
+    assert len(COMMANDS) == 4
+    for line in COMMANDS:
+        words = line.replace(NETWORK, SMALL).replace("--frames 50", "--frames 3").split()
+        if words[1] == "profile":
+            words += ["--budget-s", "0.2"]
+        shown = run([sys.executable, "-m", *words], tmp_path)
+    assert "measured" in shown
+    plan = sp.SplitPlan.read(tmp_path / "plan.json")
+    plan.check(sp.load_traced(tmp_path / "model.pt2").graph)
+    assert "energy_j" in sp.SplitPoint(sp.Profile.read(tmp_path / "profile.csv"), system).solve().terms
+
+
+def test_every_link_leads_somewhere() -> None:
+    pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
+        (ROOT / "docs").glob("*.md")
+    )
+    assert len(pages) == 6
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_functions_that_the_pages_name_exist() -> None:
+    text = ARCHITECTURE + (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z_]+/[a-z_]+\.py)(?::(\w+))?`", text))
+    assert len(named) >= 10
+    for file, name in named:
+        code = (ROOT / "splitplan" / file).read_text(encoding="utf-8")
+        assert not name or re.search(rf"^(def|class) {name}\b", code, re.MULTILINE), f"{file}:{name}"
+
+
+def test_a_formulation_of_ones_own_in_one_file(tmp_path: Path) -> None:
+    """As installed: a module, and a distribution whose metadata name its entry points."""
+    (entries,) = blocks(ARCHITECTURE, "toml")
+    (code,) = blocks(ARCHITECTURE, "python")
+    (tmp_path / "server_choice.py").write_text(code, encoding="utf-8")
+    info = tmp_path / "server_choice-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: server-choice\nVersion: 1.0\n")
+    groups = tomllib.loads(entries)["project"]["entry-points"]
+    lines = [
+        line for group, names in groups.items() for line in (f"[{group}]", *(f"{k} = {v}" for k, v in names.items()))
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    use = """
+from server_choice import ServerChoice
+from splitplan.errors import InfeasibleError
+given = dict(latency_s={"near": 0.01, "far": 0.05, "dear": 0.001}, price={"near": 2, "far": 1, "dear": 9})
+solution = ServerChoice(**given, budget=3).solve()
+print(solution.plan, solution.status, solution.solver, solution.audit.by, len(ServerChoice(**given, budget=3).build().x))
+try:
+    ServerChoice(**given, budget=0).solve()
+except InfeasibleError as error:
+    print(error)
+"""
+    shown = python(use, tmp_path, PYTHONPATH=str(tmp_path)).splitlines()
+    assert shown[0] == "near optimal look server_choice.audit 3"
+    assert "the least price is 1" in shown[-1]

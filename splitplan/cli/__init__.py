@@ -1,5 +1,15 @@
 """``splitplan …`` on the command line: a file a command group. Each command imports what it needs when it runs."""
 
-from splitplan.cli.app import main
+import sys
 
-__all__ = ["main"]
+
+def main() -> None:
+    """The console script."""
+    try:
+        # Here, so that Ctrl-C while it loads ends like any other.
+        from splitplan.cli.app import app
+
+        app()
+    except KeyboardInterrupt:
+        sys.stderr.write("splitplan: interrupted\n")
+        sys.exit(130)

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from splitplan.cli import catalog, demo, doctor, profile, run, solve, trace, worker
-from splitplan.cli.output import say_error
+from splitplan.cli.output import MODEL_HELP, say_error
 from splitplan.errors import SplitplanError
 
 
@@ -40,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Decide where to cut a neural network between a device and a server, prove how good that is, and run it.",
-    epilog="A MODEL is FILE.pt2, zoo:NAME or package.module:factory. Try: splitplan demo",
+    epilog=f"A MODEL is {MODEL_HELP} Try: splitplan demo",
 )
 
 
@@ -73,8 +73,3 @@ for _command in (
     catalog.catalog,
 ):
     app.command()(_command)
-
-
-def main() -> None:
-    """The console script."""
-    app()

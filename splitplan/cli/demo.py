@@ -42,7 +42,7 @@ SMOKE = Sizes(frames=3, stream=4, budget_s=0.3)
 def demo(
     folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write what it makes.")] = Path("demo"),
     model: Annotated[
-        str | None, typer.Option(help="Another model. [default: zoo:resnet50 if torchvision is there]")
+        str | None, typer.Option(help="Another model.", show_default="zoo:resnet50 if torchvision is there")
     ] = None,
     rate_mbps: Annotated[float, typer.Option(min=0.001, help="Rate of the emulated link, both ways.")] = 20.0,
     slowdown: Annotated[

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from splitplan.errors import DataError
+from splitplan.errors import DataError, raise_all
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script, nothing else, on stdout.")]
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="FILE.pt2, zoo:NAME or package.module:factory.")]
+MODEL_HELP = (
+    "FILE.pt2, zoo:NAME or package.module:factory, where factory() returns (module, example): the module in eval mode, and "
+    "an example input (a tensor, or a tuple or dict of them). Modules are looked for in the current directory too."
+)
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 SystemOption = Annotated[Path, typer.Option("--system", help="TOML file of the places and links.", metavar="FILE.toml")]
 
 
@@ -87,15 +92,30 @@ def amount(value: float, unit: str) -> str:
 
 
 @contextmanager
-def working(text: str) -> Iterator[None]:
-    """A spinner while something takes its time; a plain line where stderr is no terminal."""
+def working(text: str) -> Iterator[Callable[[str], None]]:
+    """A spinner while something takes its time; a plain line where stderr is no terminal. Yields what changes its text."""
     console = err()
     if console.is_terminal:
-        with console.status(text):
-            yield
+        with console.status(escape(text)) as status:
+            yield lambda now: status.update(escape(now))
     else:
         say(f"{text} …")
-        yield
+        yield lambda now: say(f"{now} …")
+
+
+def check_figure(path: Path | None) -> None:
+    """Refuse a figure that could not be written, before anything long is done for it."""
+    if path is None:
+        return
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    problems = []
+    if (kind := path.suffix.removeprefix(".") or "png") not in known:
+        problems.append(f"no figure can be written in the format {kind!r}; give one of {', '.join(known)}")
+    if not path.parent.is_dir():
+        problems.append(f"there is no folder {path.parent}; make it first")
+    raise_all(problems, str(path))
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -105,10 +125,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     from splitplan.models.graph import write_whole
 
     buffer = io.BytesIO()
-    try:
-        figure.savefig(buffer, format=path.suffix.removeprefix(".") or "png", dpi=200, bbox_inches="tight")
-    except ValueError as e:
-        raise DataError(f"no figure can be written in this format: {e}", str(path)) from e
+    figure.savefig(buffer, format=path.suffix.removeprefix(".") or "png", dpi=200, bbox_inches="tight")
     write_whole(path, buffer.getvalue())
 
 

@@ -32,6 +32,8 @@ def profile(
     found = measure(traced, where, budget_s=budget_s)
     if output is not None:
         found.save(output)
+    for warning in found.warnings:
+        say(f"warning: {warning}")
     frame = found.summary()
     if json:
         print_json({"model": traced.name, "fingerprint": traced.fingerprint, "places": frame.to_dict("records")})
@@ -48,9 +50,9 @@ def profile(
     ]
     title = f"{traced.name}: {len(traced.graph)} layers, batch {traced.graph.batch}"
     out().print(table(title, ("place", "device", "clock", "all layers", "how"), rows, numeric=("all layers",)))
-    slow = found.to_frame().sort_values("median_s", ascending=False).drop_duplicates("layer").head(10)
+    slow = found.to_frame().sort_values("time_s", ascending=False).drop_duplicates("layer").head(10)
     rows = [
-        (r["layer"], r["place"], seconds(r["median_s"]), seconds(r["spread_s"]), f"{r['samples']:.0f}")
+        (r["layer"], r["place"], seconds(r["time_s"]), seconds(r["spread_s"]), f"{r['samples']:.0f}")
         for r in slow.to_dict("records")
     ]
     columns = ("slowest layers", "place", "median", "spread (IQR)", "samples")

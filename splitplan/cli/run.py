@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from splitplan.cli.output import (
     ModelArgument,
     SystemOption,
     amount,
+    check_figure,
     out,
     print_json,
     save_figure,
@@ -20,7 +21,7 @@ from splitplan.cli.output import (
     table,
     working,
 )
-from splitplan.errors import DataError
+from splitplan.errors import raise_all
 
 if TYPE_CHECKING:
     from splitplan.executor.app import App
@@ -37,7 +38,9 @@ def run(
     hosts: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PLACE=ADDRESS", help="A worker that runs already, as server=tcp://host:5555. May be repeated."
+            metavar="PLACE=ADDRESS",
+            help="A worker that runs already, as server=tcp://host:5555. May be repeated. Nothing is emulated then, unless "
+            "--emulate says so.",
         ),
     ] = None,
     keys: Annotated[
@@ -46,7 +49,9 @@ def run(
     emulate: Annotated[
         bool | None,
         typer.Option(
-            help="Shape the link and slow the devices to the system's. [default: when both workers are local]"
+            help="Shape the link to the system's and slow the workers that are started here to its devices; workers "
+            "elsewhere are slowed by their own --slowdown.",
+            show_default="--emulate; with --hosts: --no-emulate",
         ),
     ] = None,
     figure: Annotated[
@@ -55,21 +60,32 @@ def run(
     json: Json = False,
 ) -> None:
     """Run a plan on the model's example input: in two processes here, or on workers elsewhere."""
-    addresses = read_hosts(hosts or [])
-    with working(f"loading {model}"):
-        from splitplan.data.plan import SplitPlan
-        from splitplan.data.system import System
+    from splitplan.data.plan import SplitPlan
+    from splitplan.data.system import System
+    from splitplan.executor.conditions import not_emulated, offloads
+
+    # What costs nothing comes first: torch alone takes seconds to load, a model may take minutes to trace.
+    addresses = read_hosts(hosts or [], keys)
+    check_figure(figure)
+    what, where = SplitPlan.read(plan), System.read(system)
+    if addresses and emulate is None:
+        emulate = False
+        for text in not_emulated(what, where, addresses):
+            say(f"note: {text}")
+    if offloads(what) or "device" in addresses:
+        knock_at(addresses)
+    with working(f"loading {model}") as tell:
         from splitplan.executor.app import deploy
         from splitplan.models.load import load_model
 
-        what, where = SplitPlan.read(plan), System.read(system)
         traced = load_model(model)
-    with (
-        working(f"running {frames} frames"),
-        deploy(traced, what, where, hosts=addresses or None, keys=keys, emulate=emulate, depth=depth) as app,
-    ):
-        feed(app, traced, frames, depth)
-        report = app.report()
+        what.check(traced.graph)
+        with deploy(
+            traced, what, where, hosts=addresses, keys=keys, emulate=emulate, depth=depth, progress=tell
+        ) as app:
+            tell(f"running {frames} frames")
+            feed(app, traced, frames, depth)
+            report = app.report()
     if figure is not None:
         from splitplan.plots.report import plot_report
 
@@ -82,33 +98,43 @@ def run(
         say(f"written: {figure}")
 
 
-def read_hosts(pairs: list[str]) -> dict[str, str]:
-    """``server=tcp://host:5555`` as a mapping."""
-    problems = [f"{p!r} is no host; give place=address, as server=tcp://host:5555" for p in pairs if "=" not in p]
-    if problems:
-        raise DataError(problems, "--hosts")
-    return {place: address for place, _, address in (p.partition("=") for p in pairs)}
+def read_hosts(pairs: list[str], keys: Path | None) -> dict[str, str]:
+    """``server=tcp://host:5555`` as a mapping; refused when it cannot be right, or when the keys for it are not there."""
+    from splitplan.executor.reach import host_problems, read_keys
+
+    addresses: dict[str, str] = {}
+    problems = []
+    for pair in pairs:
+        place, sign, address = pair.partition("=")
+        if not sign:
+            problems.append(f"{pair!r} is no host; give place=address, as server=tcp://host:5555")
+        elif place in addresses:
+            problems.append(f"{place} is given twice; a place has one worker")
+        else:
+            addresses[place] = address
+    raise_all(problems + host_problems(addresses, keys is not None), "--hosts")
+    read_keys(keys, addresses)
+    return addresses
 
 
-def example_call(traced: Traced) -> tuple[Any, ...]:
-    """The example of the trace as a call of the model, at the trace's batch: its arguments by position."""
-    values = traced.example_inputs()
-    spec = traced.program.call_spec.in_spec
-    assert spec is not None  # every program that torch exports or loads has one
-    args, kwargs = spec.unflatten(
-        values[name] if fixed is None else fixed.value for name, fixed in traced.exported.flat_inputs
-    )
-    return (*args, *kwargs.values())
+def knock_at(addresses: dict[str, str]) -> None:
+    """See that the workers elsewhere listen."""
+    from splitplan.executor.reach import knock, near
+
+    for place, address in near(addresses).items():
+        with working(f"looking for the {place} worker at {address}"):
+            knock(place, address)
 
 
 def feed(app: App, traced: Traced, frames: int, depth: int) -> None:
     """Send the example so many times; at depth 1 each frame waits for the one before it."""
-    call = example_call(traced)
+    args, kwargs = traced.example_call()
     if depth == 1:
         for _ in range(frames):
-            app(*call)
+            app(*args, **kwargs)
     else:
-        for _ in app.stream((call for _ in range(frames)), depth):
+        item = (*args, *kwargs.values())
+        for _ in app.stream((item for _ in range(frames)), depth):
             pass
 
 

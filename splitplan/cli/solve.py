@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from splitplan.cli.output import Json, SystemOption, amount, out, print_json, save_figure, say, seconds, table
+from splitplan.cli.output import (
+    Json,
+    SystemOption,
+    amount,
+    check_figure,
+    out,
+    print_json,
+    save_figure,
+    say,
+    seconds,
+    table,
+)
 from splitplan.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,7 +40,7 @@ def solve(
     wire: Annotated[str, typer.Option(help="Precision on the link: fp32, fp16, int8.")] = "fp32",
     result: Annotated[str, typer.Option(help="Where the result must be: device, server, anywhere.")] = "device",
     input_bytes: Annotated[float | None, typer.Option(help="Bytes of the raw input on the wire.")] = None,
-    clock_hz: Annotated[float | None, typer.Option(help="The device's clock. [default: its top clock]")] = None,
+    clock_hz: Annotated[float | None, typer.Option(help="The device's clock.", show_default="its top clock")] = None,
     solver: Annotated[str, typer.Option(help="A solver's name; auto climbs the ladder.")] = "auto",
     time_limit_s: Annotated[float | None, typer.Option(help="Seconds after which the best in hand comes back.")] = None,
     gap: Annotated[float, typer.Option(help="Relative gap at which the solver may stop.")] = 0.0,
@@ -46,8 +57,10 @@ def solve(
     from splitplan.data.system import System
     from splitplan.formulations.split import SplitPoint
 
+    check_figure(figure)
+    times = Profile.read(profile)
     problem = SplitPoint(
-        Profile.read(profile),
+        times,
         System.read(system),
         objective=read_objective(objective),
         deadline_s=deadline_s,
@@ -61,6 +74,8 @@ def solve(
         input_bytes=input_bytes,
         clock_hz=clock_hz,
     )
+    for warning in times.warnings:
+        say(f"warning: {warning}")
     solution = problem.solve(solver, time_limit_s=time_limit_s, gap=gap)
     if output is not None:
         solution.plan.save(output)
@@ -99,7 +114,9 @@ def show_solution(solution: Solution) -> None:
     rows: list[tuple[str, str]] = [
         ("plan", str(solution.plan)),
         ("objective", f"{solution.objective:.6g} {solution.unit}"),
+        ("why", solution.why),
         ("bound", f"{bound} (gap {gap})"),
+        ("bound by", solution.bound_by),
         ("status", f"{solution.status}; stopped: {solution.termination}"),
         ("solver", f"{solution.solver} {solution.solver_version}".strip()),
         ("time", f"build {seconds(solution.build_s)}, solve {seconds(solution.solve_s)}"),
@@ -107,7 +124,7 @@ def show_solution(solution: Solution) -> None:
         *((f"rung {r.solver}", f"{'used' if r.used else 'passed over'}: {r.reason}") for r in solution.rungs),
         *((name, show_term(name, value)) for name, value in solution.terms.items()),
     ]
-    out().print(table(solution.problem, ("", ""), rows))
+    out().print(table(solution.problem, ("", ""), [(name, value) for name, value in rows if value]))
 
 
 def show_term(name: str, value: Any) -> str:

@@ -31,7 +31,7 @@ def trace(
         Path | None, typer.Option("--graph-json", metavar="FILE.json", help="Where to write the layer graph alone.")
     ] = None,
     granularity: Annotated[
-        GranularityName | None, typer.Option(help="How fine the layers are. [default: layer, or the file's own]")
+        GranularityName | None, typer.Option(help="How fine the layers are.", show_default="layer, or the file's own")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Batch of a zoo model's example.")] = 1,
     static_batch: Annotated[bool, typer.Option("--static-batch", help="Fix the batch to the example's.")] = False,

@@ -7,14 +7,12 @@ from typing import Annotated
 
 import typer
 
-from splitplan.cli.output import say
+from splitplan.cli.output import MODEL_HELP, say
 from splitplan.cli.trace import GranularityName
 
 
 def worker(
-    model: Annotated[
-        str | None, typer.Option(help="FILE.pt2, zoo:NAME or package.module:factory, on this machine's disk.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help=f"On this machine's disk: {MODEL_HELP}")] = None,
     listen: Annotated[
         str, typer.Option(help="tcp://host:port (port 0: any free one) or ipc://path.")
     ] = "tcp://127.0.0.1:0",
@@ -26,7 +24,7 @@ def worker(
     torch_device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     slowdown: Annotated[float, typer.Option(help="Emulates a device so many times slower, by resting.")] = 1.0,
     granularity: Annotated[
-        GranularityName | None, typer.Option(help="Of the layer graph. [default: layer, or the file's own]")
+        GranularityName | None, typer.Option(help="Of the layer graph.", show_default="layer, or the file's own")
     ] = None,
     owned: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:

@@ -67,7 +67,7 @@ class Profile:
     ----------
     graph : LayerGraph
     table : DataFrame
-        Columns ``layer, place, clock_hz (NaN: the only clock), median_s, spread_s (interquartile range), samples, method``
+        Columns ``layer, place, clock_hz (NaN: the only clock), time_s (typical), spread_s (interquartile range), samples, method``
         with method one of ``measured``, ``modelled``, ``given``.
     origins : dict of str to Origin
         By place.
@@ -102,7 +102,7 @@ class Profile:
         clock_hz : float or None
             None: the highest clock in the profile.
         """
-        return self._column(place, clock_hz, "median_s")
+        return self._column(place, clock_hz, "time_s")
 
     def spread(self, place: str, clock_hz: float | None = None) -> np.ndarray:
         """Interquartile range of each layer's seconds at a place, shape (layers,)."""
@@ -121,8 +121,8 @@ class Profile:
 
     @cached_property
     def records(self) -> tuple[tuple[str, str, float, float], ...]:
-        """The rows as plain values: layer, place, clock_hz, median_s."""
-        columns = ("layer", "place", "clock_hz", "median_s")
+        """The rows as plain values: layer, place, clock_hz, time_s."""
+        columns = ("layer", "place", "clock_hz", "time_s")
         return tuple(zip(*(self.table[c].tolist() for c in columns), strict=True))
 
     def _pick(self, place: str, clock_hz: float | None, column: str) -> np.ndarray:
@@ -186,7 +186,7 @@ class Profile:
     def summary(self) -> pd.DataFrame:
         """One row a place and clock: total seconds, method, device, what is emulated."""
         grouped = self.table.groupby(["place", "clock_hz"], dropna=False, sort=False)
-        frame = grouped.agg(total_s=("median_s", "sum"), method=("method", "first")).reset_index()
+        frame = grouped.agg(total_s=("time_s", "sum"), method=("method", "first")).reset_index()
         frame["device"] = [self.origins[p].device if p in self.origins else "" for p in frame["place"]]
         frame["slowdown"] = [self.origins[p].slowdown if p in self.origins else 1.0 for p in frame["place"]]
         return frame
@@ -200,7 +200,7 @@ class Profile:
 
     def _repr_html_(self) -> str:
         wide = self.table.pivot_table(
-            index="layer", columns=["place", "clock_hz"], values="median_s", sort=False, dropna=False
+            index="layer", columns=["place", "clock_hz"], values="time_s", sort=False, dropna=False
         )
         warned = "".join(f"<p>warning: {escape(w)}</p>" for w in self.warnings)
         return (
@@ -315,7 +315,7 @@ def rows_at_clocks(
                     "layer": layers,
                     "place": place,
                     "clock_hz": np.nan if clock is None else clock,
-                    "median_s": seconds * scale,
+                    "time_s": seconds * scale,
                     "spread_s": spread * scale,
                     "samples": samples,
                     "method": method,

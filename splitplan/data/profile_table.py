@@ -14,9 +14,9 @@ import pandas as pd
 from splitplan.errors import DataError, did_you_mean, raise_all
 from splitplan.models.graph import LayerGraph
 
-COLUMNS = ("layer", "place", "clock_hz", "median_s", "spread_s", "samples", "method")
+COLUMNS = ("layer", "place", "clock_hz", "time_s", "spread_s", "samples", "method")
 METHODS = ("measured", "modelled", "given")
-NUMBERS = ("clock_hz", "median_s", "spread_s", "samples")
+NUMBERS = ("clock_hz", "time_s", "spread_s", "samples")
 
 
 def from_csv(first: str, body: str, where: str) -> tuple[Any, pd.DataFrame]:
@@ -86,7 +86,7 @@ def _problems(table: pd.DataFrame, graph: LayerGraph, cell: Callable[[int, str],
     problems = [
         f"place {p!r}: the name must be text" for p in table["place"].unique() if not isinstance(p, str) or not p
     ]
-    seconds, clocks = {c: table[c].to_numpy(float) for c in ("median_s", "spread_s")}, table["clock_hz"].to_numpy(float)
+    seconds, clocks = {c: table[c].to_numpy(float) for c in ("time_s", "spread_s")}, table["clock_hz"].to_numpy(float)
     checks: list[tuple[str, np.ndarray, str]] = [
         ("layer", table["layer"].isin(list(graph.index)).to_numpy(), "the graph has no such layer"),
         (

@@ -148,7 +148,7 @@ class Conditions:
                 cure = f"start it with --slowdown {self.system.places[place].slowdown:g} --threads {self.system.places[place].threads}"
                 found.append(
                     f"{unlike}: predicted and measured are of different things; "
-                    + (cure if place in self.hosts else "deploy with emulate=True to slow it")
+                    + (cure if place in self.hosts else "deploy with emulate=True (--emulate) to slow it")
                 )
         found += [
             f"{place}: whether its worker is slowed {device.slowdown:g}x, as in the system, is not known here"

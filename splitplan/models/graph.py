@@ -12,6 +12,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -239,7 +240,9 @@ class LayerGraph:
         )
 
     def _repr_html_(self) -> str:
-        return f"<p><code>{self!r}</code></p>" + self.to_frame().to_html(max_rows=40, index=False)
+        from splitplan.models.table import to_html
+
+        return f"<p><code>{escape(repr(self))}</code></p>{to_html(self.to_frame())}"
 
     def plot(self, server: Collection[str] = ()) -> Figure:
         """Draw the graph, with the layers in ``server`` on the far side of the cut."""

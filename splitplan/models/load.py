@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splitplan.errors import DataError, UnknownNameError
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from splitplan.models.trace import Traced
 
 _FORMS = "FILE.pt2, zoo:NAME or package.module:factory"
+_CONTRACT = "a factory is called without arguments and returns (module, example)"
 
 
 def load_model(
@@ -27,8 +30,9 @@ def load_model(
     Parameters
     ----------
     spec : str
-        A file of `Traced.save` or `torch.export.save`; a model of the zoo; or a function that returns a
-        module in eval mode, or a module and an example input. Code and files are trusted.
+        A file of `Traced.save` or `torch.export.save`; a model of the zoo; or a function that is called without arguments
+        and returns a module in eval mode and an example input (the module alone, when ``example`` is given). Its module
+        is looked for in the current directory too, as ``python -m`` does. Code and files are trusted.
     example : Tensor, tuple or dict, optional
         For a factory that returns no example, or instead of the zoo's.
     granularity : str, optional
@@ -58,31 +62,47 @@ def load_model(
     made = _factory(spec, kind, rest)()
     if isinstance(made, tuple):
         if len(made) != 2:
-            raise DataError(
-                f"returned {len(made)} values; return a module, or a module and an example", f"model {spec!r}"
-            )
+            raise DataError(f"returned {len(made)} values; {_CONTRACT}", f"model {spec!r}")
         model, own = made
         example = own if example is None else example
     else:
         model = made
     if example is None:
-        raise DataError("returned no example input; return (module, example)", f"model {spec!r}")
+        raise DataError(f"returned no example input; {_CONTRACT}", f"model {spec!r}")
     return trace(model, example, granularity=granularity or "layer", dynamic_batch=dynamic_batch, name=rest)
 
 
 def _factory(spec: str, module: str, name: str) -> Any:
     where = f"model {spec!r}"
+    if module.endswith(".py"):
+        dotted = module.removesuffix(".py").removeprefix("./").replace("/", ".")
+        raise DataError(
+            f"names a file; give its module, as {dotted}:{name}, from the directory that it is found in", where
+        )
+    # A console script's path starts with its own directory; the user's modules lie where the user is.
+    if not sys.flags.safe_path and not {"", str(Path.cwd())} & set(sys.path):
+        sys.path.insert(0, str(Path.cwd()))
     try:
         home = importlib.import_module(module)
     except ModuleNotFoundError as e:
         if e.name is None or not (module == e.name or module.startswith(f"{e.name}.")):
             raise
         raise DataError(
-            f"no module {module!r} is found; install it, or put its folder on PYTHONPATH. A model is {_FORMS}", where
+            f"no module {module!r} is found in {Path.cwd()} or among what is installed; go to its directory, install it, or put "
+            f"its folder on PYTHONPATH. A model is {_FORMS}",
+            where,
         ) from e
     found = getattr(home, name, None)
     if found is None:
-        raise UnknownNameError(f"factory in {module}", name, [n for n in vars(home) if not n.startswith("_")])
-    if not callable(found):
-        raise DataError(f"{name!r} is a {type(found).__name__}; give a function that returns a module", where)
+        raise UnknownNameError(
+            f"factory in {module}", name, [n for n, v in vars(home).items() if callable(v) and not n.startswith("_")]
+        )
+    if not callable(found) or _is_module(found):
+        raise DataError(f"{name!r} is a {type(found).__name__}; {_CONTRACT}: def make(): return {name}, example", where)
     return found
+
+
+def _is_module(found: object) -> bool:
+    from torch import nn
+
+    return isinstance(found, nn.Module)

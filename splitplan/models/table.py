@@ -17,6 +17,10 @@ ENDS = 15
 """Rows of either end that are printed of a graph that is too long to print whole."""
 
 
+COLUMNS = ("", "layer", "kind", "work", "output", "bytes", "parameters")
+"""What is printed; `to_frame` has more, as numbers."""
+
+
 def to_frame(graph: LayerGraph) -> pd.DataFrame:
     """See `LayerGraph.to_frame`."""
     import pandas as pd
@@ -45,7 +49,19 @@ def to_frame(graph: LayerGraph) -> pd.DataFrame:
 
 def to_text(frame: pd.DataFrame) -> str:
     """The table of `to_frame` in aligned columns, the middle of a long one left out."""
-    columns = ("", "layer", "kind", "work", "output", "bytes", "parameters")
+    rows = [COLUMNS, *_rows(frame)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(_line(row, widths) for row in rows)
+
+
+def to_html(frame: pd.DataFrame) -> str:
+    """The same for a notebook."""
+    import pandas as pd
+
+    return str(pd.DataFrame(_rows(frame), columns=COLUMNS).to_html(index=False))
+
+
+def _rows(frame: pd.DataFrame) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
         (
             str(i),
@@ -61,8 +77,7 @@ def to_text(frame: pd.DataFrame) -> str:
     hidden = len(rows) - 2 * ENDS
     if hidden > 10:
         rows = [*rows[:ENDS], ("…", f"{hidden} more: .to_frame()", "", "", "", "", ""), *rows[-ENDS:]]
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    return "\n".join(_line(row, widths) for row in (columns, *rows))
+    return rows
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from splitplan.errors import DataError
+from splitplan.errors import DataError, did_you_mean
 from splitplan.plots.layout import lanes, ranks
 from splitplan.plots.style import DEVICE, INK, PALE, SERVER, UP, WIDTH, amount, new_figure, shorten, tidy
 
@@ -44,7 +44,9 @@ def plot_graph(graph: Any, server: Collection[str] = (), *, title: str | None = 
     names = [layer.name for layer in graph.layers]
     unknown = sorted(set(server) - set(names))
     if unknown:
-        raise DataError([f"layer {n!r} is not in the graph" for n in unknown], f"graph {graph.name!r}")
+        raise DataError(
+            [f"layer {n!r} is not in the graph{did_you_mean(n, graph.index)}" for n in unknown], f"graph {graph.name!r}"
+        )
     far = [n in set(server) for n in names]
     # Node 0 is the model's input; layer i is node i + 1.
     place = {n: i + 1 for i, n in enumerate(names)}

@@ -21,7 +21,8 @@ def plot_report(table: pd.DataFrame, *, title: str = "") -> Figure:
     Parameters
     ----------
     table : DataFrame
-        A row a quantity: ``quantity, unit, predicted, measured``, and if known ``p95``; missing values are left out.
+        A row a quantity: ``quantity, unit, predicted, measured``, and if known ``p95`` and ``ratio``; missing values are left out.
+        With ``ratio``, a pair that has none is not compared: they are of different things.
     title : str
 
     Returns
@@ -45,7 +46,9 @@ def plot_report(table: pd.DataFrame, *, title: str = "") -> Figure:
     for ax, unit in zip(axes, units, strict=True):
         rows = table[table["unit"] == unit]
         scale, name = (1e3, "ms") if unit == "s" else (1.0, unit)
-        _pairs(ax, list(rows["quantity"]), *(scale * _column(rows, c) for c in ("predicted", "measured", "p95")))
+        compared = rows["ratio"].notna().to_numpy() if "ratio" in rows else np.ones(len(rows), bool)
+        values = (scale * _column(rows, c) for c in ("predicted", "measured", "p95"))
+        _pairs(ax, list(rows["quantity"]), *values, compared=compared)
         ax.set_ylabel(name, fontsize=8)
     axes[0].legend(fontsize=7, frameon=False, loc="best")
     if title:
@@ -74,7 +77,8 @@ def plot_plans(table: pd.DataFrame, *, title: str = "") -> Figure:
     _need(table, ("plan", "predicted_s", "measured_s"), "table of plans")
     figure = new_figure(0.7 * WIDTH, 2.8)
     ax = figure.add_subplot()
-    _pairs(ax, list(table["plan"]), *(1e3 * _column(table, c) for c in ("predicted_s", "measured_s", "p95_s")))
+    values = (1e3 * _column(table, c) for c in ("predicted_s", "measured_s", "p95_s"))
+    _pairs(ax, list(table["plan"]), *values, compared=np.ones(len(table), bool))
     ax.set_ylabel("latency (ms)", fontsize=8)
     ax.legend(fontsize=7, frameon=False, loc="best")
     if title:
@@ -98,7 +102,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:+.0f}%" if abs(share) >= 0.005 else "0%"
 
 
-def _pairs(axes: Axes, names: list[str], predicted: Any, measured: Any, p95: Any) -> None:
+def _pairs(axes: Axes, names: list[str], predicted: Any, measured: Any, p95: Any, *, compared: np.ndarray) -> None:
     x = np.arange(len(names), dtype=float)
     axes.bar(x - 0.2, np.nan_to_num(predicted), 0.36, color=PREDICTED, label="predicted", linewidth=0)
     axes.bar(x + 0.2, np.nan_to_num(measured), 0.36, color=MEASURED, label="measured (median, to 95 %)", linewidth=0)
@@ -110,7 +114,7 @@ def _pairs(axes: Axes, names: list[str], predicted: Any, measured: Any, p95: Any
         )  # fmt: skip
     tops = np.nanmax(np.vstack([predicted, measured, p95, np.zeros(len(x))]), axis=0)
     for i, top in enumerate(tops):
-        if predicted[i] > 0 and np.isfinite(measured[i]):
+        if compared[i] and predicted[i] > 0 and np.isfinite(measured[i]):
             axes.text(x[i], top, _percent(measured[i] / predicted[i] - 1), ha="center", va="bottom", fontsize=6.5)
     axes.set_xticks(x, names, fontsize=7)
     axes.set_xlim(-0.6, len(names) - 0.4)

@@ -17,7 +17,7 @@ from splitplan.errors import SolverError
 from splitplan.formulations.base import conclude
 from splitplan.formulations.registry import Ladder
 from splitplan.formulations.solution import Found, Solution, Termination
-from splitplan.solvers.infeasible import rounded_up
+from splitplan.solvers.infeasible import CutShort, rounded_up
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -90,6 +90,7 @@ class Convex:
         start = time.perf_counter()
         status, interrupted = self._status(model, time_limit_s, verbose, again)
         seconds = time.perf_counter() - start
+        left = None if time_limit_s is None else max(0.0, time_limit_s - seconds)
         termination = Termination.INTERRUPTED if interrupted else TERMINATIONS.get(status, Termination.ERROR)
         plan = None if termination in (Termination.INFEASIBLE, Termination.ERROR) else read_plan(problem, model)
         if plan is not None and problem.violations(plan):
@@ -101,7 +102,7 @@ class Convex:
             termination,
             objective=None,
             duals=duals,
-            conflicts=too_much(problem) if termination is Termination.INFEASIBLE else (),
+            conflicts=too_much(problem, left) if termination is Termination.INFEASIBLE else (),
             solver_version=importlib.metadata.version("cvxpy") + ", Clarabel " + importlib.metadata.version("clarabel"),
             build_s=build_s,
             solve_s=seconds,
@@ -248,31 +249,47 @@ def hopeless(problem: RateAllocation) -> tuple[str, ...]:
     )
 
 
-def too_much(problem: RateAllocation) -> tuple[str, ...]:
-    """By how much uplink and server together would have to grow for all deadlines to be met."""
-    bound = np.isfinite(problem.column("deadline_s"))
-    low, high = 1.0, 1.001
-    while not _fits(problem, high) and high < 2**40:
-        low, high = high, high * max(2.0, high)
-    if high >= 2**40:
-        return (
-            f"the deadlines of {int(bound.sum())} users cannot be met within their caps, however large uplink and server are",
+def too_much(problem: RateAllocation, time_limit_s: float | None = None) -> tuple[str, ...]:
+    """By how much uplink and server together would have to grow for all deadlines to be met; says when it was cut short."""
+    until = None if time_limit_s is None else time.perf_counter() + time_limit_s
+    users = int(np.isfinite(problem.column("deadline_s")).sum())
+    low, high, fits = 1.0, 1.001, False
+    note = ""
+    try:
+        while not (fits := _fits(problem, high, until)) and high < 2**40:
+            low, high = high, high * max(2.0, high)
+        if not fits:
+            return (
+                f"the deadlines of {users} users cannot be met within their caps, however large uplink and server are",
+            )
+        while high / low > 1.001:
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if _fits(problem, middle, until) else (middle, high)
+    except CutShort:
+        note = "; the explanation was cut short by the time limit: " + (
+            "less may do" if fits else "how much larger is not known, give more time_limit_s"
         )
-    while high / low > 1.001:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if _fits(problem, middle) else (middle, high)
+    grown = f"they fit if uplink_bps and server_speed are both {rounded_up(high)} times as large" if fits else ""
     message = (
-        f"the deadlines of {int(bound.sum())} users together need more than there is: they fit if uplink_bps and server_speed are "
-        f"both {rounded_up(high)} times as large; raise those, or deadlines, or leave users out"
+        f"the deadlines of {users} users together need more than there is: "
+        + (f"{grown}; raise those" if fits else "raise uplink_bps and server_speed")
+        + f", or deadlines, or leave users out{note}"
     )
     return (message,)
 
 
-def _fits(problem: RateAllocation, factor: float) -> bool:
+def _fits(problem: RateAllocation, factor: float, until: float | None) -> bool:
+    """Whether all deadlines can be met with both resources this much larger; `CutShort` when time is over first."""
     import cvxpy as cp
 
     grown = problem.with_slot(uplink_bps=problem.uplink_bps * factor, server_speed=problem.server_speed * factor)
     if hopeless(grown):
         return False
+    left = None if until is None else until - time.perf_counter()
+    if left is not None and left <= 0:
+        raise CutShort
     model = cp.Problem(cp.Minimize(0.0), grown.build().constraints)
-    return Convex()._status(model, None, False)[0] == "optimal"
+    status = Convex()._status(model, left, False)[0]
+    if status == "user_limit":
+        raise CutShort
+    return status == "optimal"

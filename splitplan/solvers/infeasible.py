@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class CutShort(Exception):
-    """The time is over before it is known whether limits can be met together. Never leaves this module."""
+    """The time is over before it is known whether limits can be met together. Caught by the explanation, never seen by users."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -205,10 +206,15 @@ def test_run_on_a_worker_with_keys(made: Path, tmp_path: Path) -> None:
     try:
         assert worker.stdout is not None
         ready = json.loads(worker.stdout.readline())
-        data = loads(
+        result = good(
             "run", made / "model.pt2", "--plan", plan, "--system", made / "system.toml", "--frames", 2,
-            "--hosts", f"server={ready['address']}", "--keys", tmp_path / "here",
+            "--hosts", f"server={ready['address']}", "--keys", tmp_path / "here", "--json",
         )  # fmt: skip
+        data, said = json.loads(result.stdout), " ".join(result.stderr.split())
+        assert "note: with hosts the link is not emulated" in said
+        assert "the device's slowdown of 4x is not emulated" in said
+        assert f"connecting to the server worker at {ready['address']} …" in said
+        assert {r["quantity"]: r["ratio"] for r in data["rows"]}["latency"] is None
         assert data["counts"]["frames"] == 2
         assert data["counts"]["finished_locally"] == 0
     finally:
@@ -319,7 +325,9 @@ def test_bad_options(made: Path) -> None:
     assert "known: auto, min-cut" in refused(*common, "--solver", "gurobi")
     assert "no-layer" in refused(*common, "--pin-device", "no-layer")
     assert "wire is 'fp8'" in refused(*common, "--wire", "fp8")
-    assert "no figure can be written in this format" in refused(*common, "--figure", made / "cuts.xyz")
+    assert "no figure can be written in the format 'xyz'; give one of " in refused(
+        *common, "--figure", made / "cuts.xyz"
+    )
     usage = call("solve")
     assert usage.exit_code == 2
     assert "PROFILE" in usage.stderr
@@ -328,12 +336,98 @@ def test_bad_options(made: Path) -> None:
 def test_run_refuses_a_plan_of_another_model(made: Path, tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     sp.SplitPlan("other", "0" * 64, ("a",), ()).save(plan)
-    assert "the structure or the weights differ" in refused(
-        "run", made / "model.pt2", "--plan", plan, "--system", made / "system.toml"
-    )
-    assert "is no host; give place=address" in refused(
-        "run", made / "model.pt2", "--plan", plan, "--system", made / "system.toml", "--hosts", "tcp://x:1"
-    )
+    message = refused("run", made / "model.pt2", "--plan", plan, "--system", made / "system.toml")
+    assert "the structure or the weights differ" in message
+    assert "running" not in message
+    assert "starting" not in message
+
+
+def test_run_looks_at_what_costs_nothing_first(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    plan = server_plan(made, tmp_path)
+    monkeypatch.setattr("splitplan.models.load.load_model", load)
+    common = ("run", made / "model.pt2", "--plan", plan, "--system", made / "system.toml")
+    message = refused(*common, "--hosts", "tcp://x:1", "--hosts", "cloud=tcp://x:1", "--hosts", "server=x")
+    assert "--hosts: 3 problems" in message
+    assert "'tcp://x:1' is no host; give place=address" in message
+    assert "there is no place 'cloud'" in message
+    assert "hosts['server'] is 'x'; give tcp://host:port" in message
+    assert "server is given twice" in refused(*common, "--hosts", "server=ipc://a", "--hosts", "server=ipc://b")
+    assert "with keys only" in refused(*common, "--hosts", "server=tcp://far:5555")
+    assert f"make a pair: splitplan worker --keys {tmp_path / 'none'}" in refused(*common, "--keys", tmp_path / "none")
+    good("worker", "--keys", tmp_path / "keys")
+    message = refused(*common, "--keys", tmp_path / "keys", "--hosts", "server=tcp://far:5555")
+    assert f"{tmp_path / 'keys' / 'peers' / 'far.key'} is missing" in message
+    assert "there is no folder" in refused(*common, "--figure", tmp_path / "none" / "report.png")
+    message = refused(*common, "--hosts", "server=tcp://127.0.0.1:9")
+    assert "the server worker at tcp://127.0.0.1:9: nothing listens there" in message
+
+
+MODELS = """
+import torch
+from torch import nn
+
+net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+
+
+def make():
+    return net, torch.ones(1, 4)
+
+
+def bare():
+    return net
+"""
+
+
+def test_a_factory_in_the_current_directory(tmp_path: Path) -> None:
+    home, elsewhere = tmp_path / "home", tmp_path / "bin"
+    home.mkdir()
+    elsewhere.mkdir()
+    (home / "mymodel.py").write_text(MODELS, encoding="utf-8")
+    # As pip makes it: Python starts with the script's folder on its path, and not with the current one.
+    script = elsewhere / "splitplan"
+    script.write_text("from splitplan.cli import main\nmain()\n", encoding="utf-8")
+
+    def run(spec: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, script, "trace", spec, "--json"], cwd=home, capture_output=True, text=True, check=False,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+
+    done = run("mymodel:make")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["layers"]) == 2
+    assert run("mymodel:make", PYTHONSAFEPATH="1").returncode == 1  # who asks Python not to look there is obeyed
+    for spec, says in (
+        ("mymodel.py:make", "give its module, as mymodel:make"),
+        ("mymodel:net", "'net' is a Sequential; a factory is called without arguments and returns (module, example)"),
+        ("mymodel:bare", "returned no example input; a factory is called without arguments"),
+        ("mymodel:made", "known: net, make, bare"),
+    ):
+        done = run(spec)
+        assert done.returncode == 1
+        assert says in " ".join(done.stderr.split())
+        assert "Traceback" not in done.stderr
+
+
+def test_help_tells_defaults_and_what_a_factory_returns() -> None:
+    text = " ".join(good("run", "--help").stdout.replace("│", " ").split())
+    assert "[default: (--emulate; with --hosts: --no-emulate)]" in text
+    assert "factory() returns (module, example)" in text
+    assert "layer, or the file's own" in " ".join(good("trace", "--help").stdout.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_a_noisy_profile_is_told(made: Path, tmp_path: Path, noisy: bool) -> None:
+    profile = sp.Profile.read(made / "profile.csv")
+    table = profile.to_frame()
+    table["spread_s"] = table["time_s"] * (0.9 if noisy else 0.01)
+    sp.Profile(profile.graph, table, profile.origins).save(tmp_path / "profile.csv")
+    result = good("solve", tmp_path / "profile.csv", "--system", made / "system.toml", "--json")
+    assert ("warning: place 'device' is noisy" in " ".join(result.stderr.split())) == noisy
+    json.loads(result.stdout)
 
 
 def test_worker_options() -> None:
@@ -369,6 +463,26 @@ def test_interrupt_is_130_without_a_traceback(made: Path) -> None:
     assert started.returncode == 130, errors
     assert "interrupted" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_interrupting_a_run_takes_its_workers_along(made: Path, tmp_path: Path) -> None:
+    started = process(
+        "run", made / "model.pt2", "--plan", server_plan(made, tmp_path), "--system", made / "system.toml", "--frames", 10**6,
+        start_new_session=True,
+    )  # fmt: skip
+    assert started.stderr is not None
+    line = started.stderr.readline()
+    while "running" not in line:
+        assert line, "it ended before it ran"
+        line = started.stderr.readline()
+    workers = psutil.Process(started.pid).children()
+    assert len(workers) == 2
+    os.killpg(started.pid, signal.SIGINT)
+    _, errors = started.communicate(timeout=30)
+    assert started.returncode == 130, errors
+    assert errors == "splitplan: interrupted\n"
+    assert psutil.wait_procs(workers, timeout=20)[1] == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")

@@ -47,8 +47,8 @@ def test_unknown_place_and_clock(diamond_profile: sp.Profile, diamond: sp.LayerG
 
 def test_every_defect_names_row_and_column(diamond_profile: sp.Profile) -> None:
     table = diamond_profile.to_frame()
-    table.loc[0, "median_s"] = math.nan
-    table.loc[1, "median_s"] = -1.0
+    table.loc[0, "time_s"] = math.nan
+    table.loc[1, "time_s"] = -1.0
     table.loc[2, "spread_s"] = math.inf
     table.loc[3, "layer"] = "e"
     table.loc[4, "method"] = "guessed"
@@ -58,8 +58,8 @@ def test_every_defect_names_row_and_column(diamond_profile: sp.Profile) -> None:
     problems = caught.value.problems
     assert caught.value.where == "profile of 'diamond'"
     expected = [
-        ("table.iloc[0] (layer 'a', place 'device'), column median_s", "nan"),
-        ("table.iloc[1] (layer 'b', place 'device'), column median_s", "-1.0"),
+        ("table.iloc[0] (layer 'a', place 'device'), column time_s", "nan"),
+        ("table.iloc[1] (layer 'b', place 'device'), column time_s", "-1.0"),
         ("table.iloc[2] (layer 'c', place 'device'), column spread_s", "inf"),
         ("table.iloc[3] (layer 'e', place 'device')", "no such layer"),
         ("table.iloc[4] (layer 'a', place 'server'), column method", "guessed"),
@@ -82,8 +82,8 @@ def test_missing_and_repeated_layers(diamond_profile: sp.Profile) -> None:
 
 
 def test_text_where_a_number_belongs(diamond_profile: sp.Profile) -> None:
-    with pytest.raises(DataError, match=r"table\.iloc\[0\] .*column median_s"):
-        sp.Profile(diamond_profile.graph, rows(diamond_profile, median_s=["fast", *[1.0] * 7]))
+    with pytest.raises(DataError, match=r"table\.iloc\[0\] .*column time_s"):
+        sp.Profile(diamond_profile.graph, rows(diamond_profile, time_s=["fast", *[1.0] * 7]))
     # An unreadable clock must not be taken for "no clock given".
     with pytest.raises(DataError, match=r"table\.iloc\[0\] .*column clock_hz.*fast"):
         sp.Profile(diamond_profile.graph, rows(diamond_profile, clock_hz=["fast", *[math.nan] * 7]))
@@ -96,8 +96,8 @@ def test_samples_must_be_counts(diamond_profile: sp.Profile) -> None:
 
 def test_missing_column_empty_table_and_mixed_clocks(diamond_profile: sp.Profile) -> None:
     table = diamond_profile.to_frame()
-    with pytest.raises(DataError, match=r"no column 'median_s'"):
-        sp.Profile(diamond_profile.graph, table.drop(columns="median_s"))
+    with pytest.raises(DataError, match=r"no column 'time_s'"):
+        sp.Profile(diamond_profile.graph, table.drop(columns="time_s"))
     with pytest.raises(DataError, match=r"no rows"):
         sp.Profile(diamond_profile.graph, table.iloc[:0])
     clocked = table.assign(clock_hz=1e9)
@@ -108,9 +108,9 @@ def test_missing_column_empty_table_and_mixed_clocks(diamond_profile: sp.Profile
 def test_does_not_hold_on_to_the_table_it_was_given(diamond_profile: sp.Profile) -> None:
     table = diamond_profile.to_frame()
     profile = sp.Profile(diamond_profile.graph, table)
-    table.loc[:, "median_s"] = 99.0
+    table.loc[:, "time_s"] = 99.0
     copy = profile.to_frame()
-    copy.loc[:, "median_s"] = 99.0
+    copy.loc[:, "time_s"] = 99.0
     assert profile.seconds("device").max() < 1
 
 
@@ -269,8 +269,8 @@ def test_defects_of_a_file_name_the_line_that_an_editor_shows(diamond_profile: s
     edit(path, 3, "0.004", "oops")
     edit(path, 10, "0.0005", "many")
     assert read_problems(path) == (
-        "line 3 (layer 'a', place 'device'), column median_s: 'oops'; give a number",
-        "line 10 (layer 'd', place 'server'), column median_s: 'many'; give a number",
+        "line 3 (layer 'a', place 'device'), column time_s: 'oops'; give a number",
+        "line 10 (layer 'd', place 'server'), column time_s: 'many'; give a number",
     )
     edit(path, 3, "oops", "nan")
     edit(path, 10, "many", "1.0")
@@ -280,8 +280,7 @@ def test_defects_of_a_file_name_the_line_that_an_editor_shows(diamond_profile: s
         "line 4 (layer 'conv', place 'device'), column layer: 'conv'; the graph has no such layer"
     )
     assert (
-        problems[1]
-        == "line 3 (layer 'a', place 'device'), column median_s: nan; give a finite number of seconds from 0"
+        problems[1] == "line 3 (layer 'a', place 'device'), column time_s: nan; give a finite number of seconds from 0"
     )
     assert "np.float64" not in "".join(problems)
 
@@ -313,7 +312,7 @@ def test_a_file_without_header_says_what_is_expected(diamond_profile: sp.Profile
     diamond_profile.to_frame().to_csv(path, index=False)
     (problem,) = read_problems(path)
     assert problem.startswith("line 1 is no header of a splitplan profile")
-    columns = "layer,place,clock_hz,median_s,spread_s,samples,method"
+    columns = "layer,place,clock_hz,time_s,spread_s,samples,method"
     assert f"line 2 '{columns}'" in problem
     assert "splitplan.Profile.given(graph, " in problem
     diamond_profile.save(path)

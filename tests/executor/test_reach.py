@@ -103,7 +103,12 @@ def test_a_name_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ExecutorError, match=r"no machine 'no-such-machine\.invalid' is found \("):
         knock("server", "tcp://no-such-machine.invalid:5")
     asked = threading.Event()
-    monkeypatch.setattr(reach.socket, "getaddrinfo", lambda *_, **__: [] if asked.wait(20) else [])
+
+    def slow(*_: object, **__: object) -> list[object]:
+        asked.wait(20)
+        return []
+
+    monkeypatch.setattr(reach.socket, "getaddrinfo", slow)
     begin = time.monotonic()
     with pytest.raises(ExecutorError, match=r"no name server has answered within 0\.5 s"):
         knock("server", "tcp://far:5", 0.5)

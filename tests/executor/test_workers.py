@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -240,6 +241,17 @@ def test_keys_for_two_local_workers(small: Traced, pair: System, tmp_path: Path)
     with deploy(small, cut(small, 2), pair, keys=keys.directory) as app:
         app(EXAMPLE)
         assert app.report().counts["finished_locally"] == 0
+
+
+def test_a_server_that_the_device_does_not_reach(small: Traced, pair: System, file: str, start: Starter) -> None:
+    _, ready = start(file)
+    hosts = {"device": ready["address"], "server": "tcp://127.0.0.1:9"}
+    begin = time.monotonic()
+    with pytest.raises(
+        ExecutorError, match=r"^the device worker does not reach the server: .* is a worker running there"
+    ) as caught:
+        deploy(small, cut(small, 2), pair, hosts=hosts)
+    assert time.monotonic() - begin < 10 and str(caught.value).count("127.0.0.1:9") == 1
 
 
 @pytest.mark.parametrize("place", ["server", "device"])

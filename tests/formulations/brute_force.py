@@ -46,9 +46,9 @@ def times(p: sp.SplitPoint, place: str) -> dict[str, float]:
     rows = [r for r in table.to_dict("records") if r["place"] == place]
     clocks = sorted({r["clock_hz"] for r in rows if r["clock_hz"] == r["clock_hz"]})
     if not clocks:
-        return {r["layer"]: r["median_s"] for r in rows}
+        return {r["layer"]: r["time_s"] for r in rows}
     clock = p.clock_hz if place == "device" and p.clock_hz is not None else clocks[-1]
-    return {r["layer"]: r["median_s"] for r in rows if r["clock_hz"] == clock}
+    return {r["layer"]: r["time_s"] for r in rows if r["clock_hz"] == clock}
 
 
 def every_placement(p: sp.SplitPoint) -> Iterator[Priced]:

@@ -24,6 +24,7 @@ from splitplan.errors import DataError, InfeasibleError, SolverError
 from splitplan.formulations.costs import shared_service_cvxpy, shared_service_s
 from splitplan.formulations.registry import NotApplicable
 from splitplan.solvers.audit import audit_allocation
+from splitplan.solvers.convex import too_much
 from splitplan.solvers.kkt import fill
 from tests.generators import allocations
 
@@ -477,3 +478,36 @@ def test_a_solution_can_be_shown_saved_and_sent(solver: str) -> None:
     assert again.solve("kkt").objective == p.solve("kkt").objective
     assert p.evaluate(s.plan)["objective"] == pytest.approx(s.objective)
     assert p.violations(s.plan) == []
+
+
+def test_an_explanation_keeps_the_time_limit_and_says_so() -> None:
+    crowd = sp.RateAllocation([sp.User(f"u{i}", 1e5, 0.01, deadline_s=0.3) for i in range(30)], 1e7, 1.0)
+    (whole,) = too_much(crowd)
+    assert re.search(r"both \S+ times as large; raise those, or deadlines, or leave users out$", whole)
+    assert too_much(crowd, time_limit_s=60.0) == (whole,)
+    (cut,) = too_much(crowd, time_limit_s=0.0)
+    assert cut == (
+        "the deadlines of 30 users together need more than there is: raise uplink_bps and server_speed, or deadlines, or leave "
+        "users out; the explanation was cut short by the time limit: how much larger is not known, give more time_limit_s"
+    )
+    with pytest.raises(InfeasibleError, match=r"both \S+ times as large"):
+        crowd.solve()
+
+
+def test_an_explanation_cut_short_half_way_tells_what_would_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = sp.RateAllocation([sp.User(f"u{i}", 1e5, 0.01, deadline_s=0.3) for i in range(30)], 1e7, 1.0)
+    least = float(re.search(r"both (\S+) times", too_much(crowd)[0])[1])
+    from splitplan.solvers import convex
+
+    asked, fits = [], convex._fits
+
+    def impatient(problem: sp.RateAllocation, factor: float, until: float | None) -> bool:
+        if asked and asked[-1]:
+            raise convex.CutShort
+        asked.append(fits(problem, factor, until))
+        return asked[-1]
+
+    monkeypatch.setattr(convex, "_fits", impatient)
+    (message,) = too_much(crowd)
+    assert message.endswith("cut short by the time limit: less may do")
+    assert float(re.search(r"both (\S+) times", message)[1]) >= least

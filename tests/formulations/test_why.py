@@ -132,7 +132,7 @@ def test_energy_without_power_names_what_to_fill_in_once(diamond_profile: sp.Pro
 def test_threads_of_profile_and_system_are_compared(diamond: sp.LayerGraph, system: sp.System) -> None:
     names = [x.name for x in diamond.layers]
     rows = [(n, place, np.nan, 0.01, 0.0, 5, "measured") for place in ("device", "server") for n in names]
-    table = pd.DataFrame(rows, columns=["layer", "place", "clock_hz", "median_s", "spread_s", "samples", "method"])
+    table = pd.DataFrame(rows, columns=["layer", "place", "clock_hz", "time_s", "spread_s", "samples", "method"])
     origins = {"device": sp.Origin("this-cpu", 4.0, 1), "server": sp.Origin("this-cpu", 1.0, 2)}
     profile = sp.Profile(diamond, table, origins)
     with pytest.raises(DataError) as caught:

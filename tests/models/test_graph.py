@@ -182,3 +182,6 @@ def test_a_long_graph_is_printed_without_its_middle() -> None:
     assert lines[-1].split()[:2] == ["200", "block.199"]
     assert max(map(len, lines[1:])) <= 80
     assert len(str(chain(40)).splitlines()) == 42
+    page = chain(200)._repr_html_()
+    assert page.count("<tr") == 1 + 15 + 1 + 15
+    assert "<td>1.23 GFLOP</td>" in page

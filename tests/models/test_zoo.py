@@ -26,8 +26,9 @@ def test_outputs_say_something(name: str) -> None:
     assert one.shape[0] == 2
     assert torch.isfinite(one).all()
     assert one.std() > 0.05
-    assert (one - other).std() > 0.02
-    assert (one[0] - one[1]).std() > 0.02
+    # By the largest difference: a head of two classes has too few numbers for a spread.
+    assert (one - other).abs().max() > 0.02
+    assert (one[0] - one[1]).abs().max() > 0.02
 
 
 @pytest.mark.slow
@@ -97,10 +98,11 @@ def test_unknown_names_list_the_known() -> None:
         sp.zoo("resnet")
     with pytest.raises(UnknownNameError, match="tiny-cnn"):
         sp.zoo_example("resnet")
-    with pytest.raises(UnknownNameError, match=r"did you mean 'resnet50'.*known: alexnet, .*tiny-transformer$"):
+    with pytest.raises(UnknownNameError, match="did you mean 'resnet50'"):
         sp.zoo("resnet51")
-    with pytest.raises(UnknownNameError, match=r"'yolo'; known: alexnet"):
+    with pytest.raises(UnknownNameError, match="known: alexnet") as caught:
         sp.zoo("yolo")
+    assert "did you mean" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,48 @@ def test_the_formulations_table_fits(diamond_profile: sp.Profile, system: sp.Sys
     assert "device energy" in texts(figure)
 
 
+def hatched(figure: Figure) -> list[tuple[float, float]]:
+    """From where to where each panel's first axes is hatched."""
+    spans = [p for p in figure.axes[0].patches if p.get_hatch()]
+    return [(p.get_x(), p.get_x() + p.get_width()) for p in spans]
+
+
+def test_forbidden_cuts_are_hatched_and_the_best_is_among_the_allowed(
+    diamond_profile: sp.Profile, system: sp.System
+) -> None:
+    near = sp.System(device=system.device, server=system.server, link=system.link.but(rtt_s=0.003))
+    p = sp.SplitPoint(diamond_profile, near, pin_device=["a"], deadline_s=0.0125)
+    solution = p.solve()
+    table = p.cut_table(solution.plan)
+    figure = solution.plot()
+    drawn(figure)
+    # Before a: the pin; after c and d: the deadline.
+    assert [bool(t) for t in table["forbidden"][:5]] == [True, False, False, True, True]
+    assert hatched(figure) == [(-0.5, 0.5), (2.5, 4.5)]
+    shown = texts(figure)
+    least = table["latency_s"][:5][table["forbidden"][:5] == ""].min()
+    assert least > table["latency_s"].min(), "a forbidden cut would be better: else this shows nothing"
+    assert f"least allowed latency: {least * 1e3:.3g} ms" in shown
+    assert "least allowed energy: " in shown
+    assert "forbidden by pins or limits" in shown
+    assert f"the plan: {solution.terms['latency_s'] * 1e3:.3g} ms" in shown
+    assert [ax.get_ylabel() for ax in figure.axes] == ["latency (ms)", "device energy (J)"]
+    assert figure.axes[-1].get_xlabel().startswith("cut after layer")
+
+
+def test_all_prefixes_forbidden_and_none(diamond_profile: sp.Profile, system: sp.System) -> None:
+    solution = sp.SplitPoint(diamond_profile, system, pin_device=["c"], pin_server=["b"]).solve()
+    figure = solution.plot()
+    drawn(figure)
+    assert hatched(figure) == [(-0.5, 4.5)]
+    assert "least" not in texts(figure)
+    assert "the plan (no prefix)" in texts(figure)
+    assert "the plan: " in texts(figure)
+    free = sp.SplitPoint(diamond_profile, system).solve().plot()
+    assert hatched(free) == []
+    assert "forbidden" not in texts(free)
+
+
 def test_cuts_need_their_columns() -> None:
     with pytest.raises(DataError) as caught:
         plot_cuts(cuts(3).drop(columns=["up_s", "latency_s"]))
@@ -217,6 +259,11 @@ def test_report_has_a_panel_for_each_unit() -> None:
     assert "+5%" in shown
     assert "-10%" in shown
     assert "\nup\n" not in shown
+
+
+def test_pairs_that_do_not_compare_get_no_percentage() -> None:
+    table = REPORT.assign(ratio=[None] * len(REPORT))
+    assert "%" not in "".join(t for t in texts(plot_report(table)).split() if t[0] in "+-")
 
 
 def test_report_without_anything() -> None:
