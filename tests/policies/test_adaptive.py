@@ -1,0 +1,131 @@
+"""The rate estimator and the adaptive policy: they follow the link, do not flutter, and probe when they see nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import splitplan as sp
+from splitplan.data.channel import Channel, constant
+from splitplan.data.split_table import SplitTable
+from splitplan.errors import DataError
+from splitplan.policies.adaptive import AdaptivePolicy, RateEstimator
+from splitplan.policies.base import Fixed, Moment, Policy, Seen
+from splitplan.solvers.envelope import split_table
+
+
+@pytest.fixture(scope="module")
+def table() -> SplitTable:
+    """A chain whose tensors shrink: device only, after b, after a, server only, from slow to fast links."""
+    tensors = (
+        sp.Tensor("x", "input", ("a",), 1e6),
+        sp.Tensor("y", "a", ("b",), 4e5),
+        sp.Tensor("z", "b", ("c",), 1e5),
+        sp.Tensor("out", "c", (), 4.0, is_output=True),
+    )
+    graph = sp.LayerGraph("chain", tuple(sp.Layer(n) for n in "abc"), tensors)
+    times = {("a", "device"): 0.1, ("b", "device"): 0.2, ("c", "device"): 0.6}
+    profile = sp.Profile.given(graph, {"device": [times[n, "device"] for n in "abc"], "server": [0.01, 0.02, 0.06]})
+    link = sp.Link("x", rate_up_bps=1e7, rate_down_bps=1e9, rtt_s=0.02)
+    found = split_table(sp.SplitPoint(profile, sp.System(device=sp.Device("d"), server=sp.Device("s"), link=link)))
+    assert len(found) == 4
+    return found
+
+
+def drive(policy: AdaptivePolicy, channel: Channel, frames: int, every_s: float) -> list[int]:
+    """Frames one after the other over a channel; the cut of each."""
+    now, cuts = 0.0, []
+    for k in range(frames):
+        now = max(now, k * every_s)
+        cut = policy.decide(Moment(now))
+        cuts.append(cut)
+        t = policy.table.totals[cut]
+        up_s = channel.finish(now, t[2]) - now + policy.table.link["up_delay_s"] if t[4] else None
+        now += t[0] + (up_s or 0.0) + t[1]
+        policy.observe(Seen(now, cut, up_bytes=t[2] / 8, up_s=up_s))
+    return cuts
+
+
+@pytest.mark.parametrize("rate", [1e5, 1e6, 5e6, 2e7, 1e9])
+def test_on_a_steady_link_it_finds_the_best_cut(table: SplitTable, rate: float) -> None:
+    policy = AdaptivePolicy(table, margin=0.0, probe_s=np.inf)
+    assert isinstance(policy, Policy)
+    cuts = drive(policy, constant(rate), 20, 0.5)
+    assert cuts[-1] == table.decide(rate)
+    assert policy.estimator.rate_bps == pytest.approx(rate, rel=1e-6)
+
+
+def test_it_follows_a_link_that_changes_and_comes_back_from_the_device(table: SplitTable) -> None:
+    channel = Channel(np.array([0.0, 60.0, 120.0]), np.array([2e5, 1e8]))
+    policy = AdaptivePolicy(table, probe_s=3.0)
+    cuts = drive(policy, channel, 110, 1.0)
+    assert cuts[0] > 0, "knowing nothing, it sends in order to learn"
+    slow, fast = cuts[20:55], cuts[75:]
+    assert slow.count(0) > len(slow) / 2 and set(slow) <= {0, 1}, "device only, and a probe now and then"
+    assert 0 < slow.count(1)
+    assert set(fast) == {len(table) - 1}
+
+
+def test_it_does_not_flutter_at_a_breakpoint(table: SplitTable) -> None:
+    at = float(table.breaks_bps[1])
+    rng = np.random.default_rng(0)
+    rates = at * (1 + 0.02 * rng.standard_normal(200))
+
+    def changes(margin: float) -> int:
+        policy = AdaptivePolicy(table, margin=margin, probe_s=np.inf, tau_s=0.1)
+        cuts = []
+        for k, rate in enumerate(rates):
+            cut = policy.decide(Moment(float(k)))
+            cuts.append(cut)
+            bits = table.totals[cut, 2]
+            policy.observe(Seen(k + 0.5, cut, bits / 8, bits / rate + table.link["up_delay_s"]))
+        return int(np.count_nonzero(np.diff(cuts[3:])))
+
+    assert changes(0.0) > 20
+    assert changes(0.05) <= 1
+
+
+def test_hysteresis_costs_no_more_than_it_says(table: SplitTable) -> None:
+    policy = AdaptivePolicy(table, margin=0.1, probe_s=np.inf, tau_s=1e-3)
+    rng = np.random.default_rng(1)
+    for k, rate in enumerate(10 ** rng.uniform(5, 9, 300)):
+        policy.observe(Seen(float(k), 1, 1e6, 8e6 / rate + table.link["up_delay_s"]))
+        cut = policy.decide(Moment(k + 0.5))
+        assert table.cost(rate, cut) <= 1.1 * table.cost(float(rate)) * (1 + 1e-9)
+
+
+def test_the_estimator_survives_idle_gaps_and_nonsense() -> None:
+    e = RateEstimator(tau_s=1.0, delay_s=0.01)
+    assert e.rate_bps is None
+    e.update(1e6, 0.11, 0.0)
+    assert e.rate_bps == pytest.approx(1e7)
+    e.update(1e6, 0.005, 0.5)  # quicker than the delay
+    assert e.rate_bps == pytest.approx(1e7)
+    e.update(1e6, 1.01, 1000.0)  # after a gap it counts in full
+    assert e.rate_bps == pytest.approx(1e6)
+    e.update(0.0, 9.01, 1000.1)  # a transfer that never ended
+    assert e.rate_bps is not None and e.rate_bps < 2e5
+    e.restart()
+    assert e.rate_bps is None
+    with pytest.raises(DataError, match="tau_s"):
+        RateEstimator(tau_s=0.0)
+
+
+def test_a_dead_link_sends_it_home(table: SplitTable) -> None:
+    policy = AdaptivePolicy(table, probe_s=np.inf, start_bps=1e9)
+    assert policy.decide(Moment(0.0)) == len(table) - 1
+    policy.observe(Seen(10.0, 3, 1e6, None, latency_s=10.0))
+    assert policy.decide(Moment(10.0)) == 0
+
+
+def test_what_it_refuses(table: SplitTable) -> None:
+    with pytest.raises(DataError, match="margin"):
+        AdaptivePolicy(table, margin=-1)
+    with pytest.raises(DataError, match="probe_s"):
+        AdaptivePolicy(table, probe_s=0)
+    with pytest.raises(DataError, match="give a splitplan.SplitTable"):
+        AdaptivePolicy("table")  # type: ignore[arg-type]
+
+
+def test_fixed_is_a_policy(table: SplitTable) -> None:
+    assert isinstance(Fixed(table.plan(0)), Policy)
