@@ -213,6 +213,7 @@ OBJECTIVES: tuple[Any, ...] = (
     "energy",
     "period",
     "memory",
+    "upload",
     {"latency": 1.0, "energy": 0.3},
     {"latency": 1.0, "period": 2.0},
     {"latency": 2.0, "energy": 0.5, "period": 1.0, "memory": 1e-9},
@@ -223,6 +224,7 @@ MEASURES = {
     "energy_budget_j": "energy_j",
     "period_limit_s": "period_s",
     "device_memory_bytes": "memory_bytes",
+    "upload_limit_bytes": "up_bytes",
 }
 
 

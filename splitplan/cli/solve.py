@@ -35,6 +35,7 @@ def solve(
     energy_budget_j: Annotated[float | None, typer.Option(help="Most energy of the device for a frame.")] = None,
     period_limit_s: Annotated[float | None, typer.Option(help="Longest time between two frames.")] = None,
     memory_bytes: Annotated[float | None, typer.Option(help="Most memory of the device.")] = None,
+    upload_bytes: Annotated[float | None, typer.Option(help="Most bytes that a frame may send.")] = None,
     pin_device: Annotated[list[str] | None, typer.Option(metavar="LAYER", help="Must stay. May be repeated.")] = None,
     pin_server: Annotated[list[str] | None, typer.Option(metavar="LAYER", help="Must go. May be repeated.")] = None,
     wire: Annotated[str, typer.Option(help="Precision on the link: fp32, fp16, int8.")] = "fp32",
@@ -67,6 +68,7 @@ def solve(
         energy_budget_j=energy_budget_j,
         period_limit_s=period_limit_s,
         device_memory_bytes=memory_bytes,
+        upload_limit_bytes=upload_bytes,
         pin_device=tuple(pin_device or ()),
         pin_server=tuple(pin_server or ()),
         wire=wire,  # type: ignore[arg-type]  # checked by SplitPoint, with a message that lists what may be given

@@ -68,8 +68,8 @@ def markov_channel(
     from scipy.special import ndtr, ndtri
 
     rng, rho = np.random.default_rng(seed), math.exp(-step / coherence_s)
-    noise = rng.standard_normal(count) * math.sqrt(1 - rho**2)
-    noise[0] = rng.standard_normal()
+    start, noise = rng.standard_normal(), rng.standard_normal(count) * math.sqrt(1 - rho**2)
+    noise[0] = start  # in its long run from the first step on
     z = lfilter([1.0], [1.0, -rho], noise)
     # Mean of a log-normal within a class of its normal quantiles: a difference of two normal distribution functions.
     edges = ndtri(np.linspace(0.0, 1.0, states + 1))

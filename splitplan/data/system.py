@@ -122,6 +122,10 @@ class System:
         found: Link = self._only("link")
         return found
 
+    def with_link(self, link: Link) -> System:
+        """The same two places over another link."""
+        return System(device=self.device, server=self.server, link=link)
+
     def __str__(self) -> str:
         rows = [f"  {name}: {d.name}" + (f" ({d.emulated})" if d.emulated else "") for name, d in self.places.items()]
         rows += [

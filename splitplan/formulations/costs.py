@@ -154,6 +154,11 @@ class SplitCosts:
         return Linear(up_bits=1.0, up_messages=8.0 * self.system.link.header_bytes)
 
     @cached_property
+    def upload(self) -> Linear:
+        """Bytes that a frame puts on the uplink, framing and header included."""
+        return 0.125 * self.uplink_bits
+
+    @cached_property
     def uplink(self) -> Linear:
         """Seconds for which a frame occupies the uplink (its delay occupies nothing)."""
         return seconds_per_bit(self.system.link.rate_up_bps) * self.uplink_bits
@@ -194,7 +199,7 @@ class SplitCosts:
         )
 
     def by_lambda(self, what: str) -> tuple[Linear, Linear]:
-        """Latency or energy at every uplink rate: fixed + λ · rising, λ = 1 / rate; the pair (fixed, rising).
+        """Latency, energy or upload at every uplink rate: fixed + λ · rising, λ = 1 / rate; the pair (fixed, rising).
 
         Written for any rate; `latency` and `energy` are it at the link's own.
         """
@@ -202,6 +207,8 @@ class SplitCosts:
         waits = self.server + self.downlink + delays
         if what == "latency":
             return self.device + waits, self.uplink_bits
+        if what == "upload":
+            return self.upload, Linear()
         device, radio, idle_w = self.system.device, self.system.link.needs_radio, self.system.device.idle_w
         receiving_w = radio.down_w_per_bps * self.system.link.rate_down_bps + radio.base_w
         fixed = device.power_w(self.clock_hz) * self.device + idle_w * waits + receiving_w * self.downlink

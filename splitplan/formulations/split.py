@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import pyomo.environ as pyo
     from matplotlib.figure import Figure
 
-UNITS = {"latency": "s", "energy": "J", "period": "s", "memory": "bytes"}
-KEYS = {"latency": "latency_s", "energy": "energy_j", "period": "period_s", "memory": "memory_bytes"}
+UNITS = {"latency": "s", "energy": "J", "period": "s", "memory": "bytes", "upload": "bytes"}
+KEYS = {"latency": "latency_s", "energy": "energy_j", "period": "period_s", "memory": "memory_bytes", "upload": "up_bytes"}
 SCALE = 1e4
 """The objective is scaled so that a good plan costs about this: solver tolerances are absolute."""
 SAMPLED = 33
@@ -40,7 +40,7 @@ class SplitPoint(Formulation):
     message goes up, down; M bytes, the head's working set; g_p, 1 when the device holds parameter p; T seconds, the period.
     The model's inputs are on the device: x_input = 0. prod(t) is t's producer, cons(t) its consumers.
 
-    Minimize Σ_o weight_o · o over the objectives o ∈ {latency, energy, period, memory} subject to
+    Minimize Σ_o weight_o · o over the objectives o ∈ {latency, energy, period, memory, upload} subject to
 
     (1) x_w ≥ x_v for every tensor from v to w: data crosses one way only.
     (2) y_t ≥ x_w − x_prod(t) for every consumer w of t: a tensor crosses once, however many read it;
@@ -50,7 +50,8 @@ class SplitPoint(Formulation):
     (5) energy = P_idle·latency + (P(f) − P_idle) Σ a_v (1−x_v) + P_up·(uplink seconds) + P_dn·(downlink seconds)  [J]
     (6) T ≥ device seconds, uplink seconds, server seconds, downlink seconds: the period of a stream of frames      [s]
     (7) M ≥ memory_v (1−x_v);  g_p ≥ 1 − x_v for v that reads p;  memory = Σ size_p g_p + M + Σ size_t y_t           [bytes]
-    (8) latency ≤ deadline_s, energy ≤ energy_budget_j, T ≤ period_limit_s, memory ≤ device_memory_bytes, as given.
+    (8) latency ≤ deadline_s, energy ≤ energy_budget_j, T ≤ period_limit_s, memory ≤ device_memory_bytes,
+        upload = (Σ β_t y_t + header u)/8 ≤ upload_limit_bytes, as given.                                             [bytes]
     (9) x_v = 0 for v in pin_device, x_v = 1 for v in pin_server.
 
     β_t, γ_t are bits on the wire at the stated precision, framing included; λ = 1/rate; a message's header occupies the link as
@@ -66,8 +67,8 @@ class SplitPoint(Formulation):
     system : System
         Of two places, ``device`` and ``server``.
     objective : str or mapping
-        ``"latency"``, ``"energy"`` (of the device), ``"period"``, ``"memory"`` (of the device), or weights, as ``{"latency": 1, "energy": 0.5}``.
-    deadline_s, energy_budget_j, period_limit_s, device_memory_bytes : float, optional
+        ``"latency"``, ``"energy"`` (of the device), ``"period"``, ``"memory"`` (of the device), ``"upload"`` (bytes sent), or weights, as ``{"latency": 1, "energy": 0.5}``.
+    deadline_s, energy_budget_j, period_limit_s, device_memory_bytes, upload_limit_bytes : float, optional
     pin_device, pin_server : collection of str
         Layers that must stay, must go. What feeds a pinned-device layer stays too; what a pinned-server layer feeds goes too.
     result : {"device", "server", "anywhere"}
@@ -87,6 +88,7 @@ class SplitPoint(Formulation):
     energy_budget_j: float | None = None
     period_limit_s: float | None = None
     device_memory_bytes: float | None = None
+    upload_limit_bytes: float | None = None
     pin_device: Collection[str] = ()
     pin_server: Collection[str] = ()
     result: ResultAt = "device"
@@ -152,6 +154,7 @@ class SplitPoint(Formulation):
             "energy_budget_j": "energy",
             "period_limit_s": "period",
             "device_memory_bytes": "memory",
+            "upload_limit_bytes": "upload",
         }
         return {
             name: (what, float(getattr(self, name))) for name, what in pairs.items() if getattr(self, name) is not None

@@ -14,12 +14,13 @@ from splitplan.models.graph import number_problem
 if TYPE_CHECKING:
     from splitplan.formulations.split import SplitPoint
 
-OBJECTIVES = ("latency", "energy", "period", "memory")
+OBJECTIVES = ("latency", "energy", "period", "memory", "upload")
 ZERO_ALLOWED = {
     "deadline_s": False,
     "energy_budget_j": False,
     "period_limit_s": False,
     "device_memory_bytes": True,
+    "upload_limit_bytes": True,
     "input_bytes": True,
 }
 

@@ -184,7 +184,7 @@ def constraint_limits(m: pyo.ConcreteModel, problem: SplitPoint) -> None:
     m.one = pyo.Var(bounds=(1, 1), doc="one")
     m.limit = pyo.ConstraintList(doc="limits")
     for what, limit in problem.limits.values():
-        size = max(limit, 1.0) if what == "memory" else limit  # a limit of 0 bytes is measured in bytes
+        size = max(limit, 1.0) if what in ("memory", "upload") else limit  # a limit of 0 bytes is measured in bytes
         if what == "memory":
             used = memory(m, problem) * (memory_unit(problem) / size)
         elif what == "period":

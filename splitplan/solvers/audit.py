@@ -68,6 +68,7 @@ def audit_split(problem: SplitPoint, plan: SplitPlan, duals: dict[str, Any]) -> 
         "latency_s": math.fsum([device_s, up_busy, server_s, down_busy, delay]),
         "period_s": max(device_s, up_busy, server_s, down_busy),
         "memory_bytes": _memory(problem, plan, {t.name for t in sent}),
+        "up_bytes": up_payload * link.overhead + (link.header_bytes if sent else 0),
     }
     if "energy" in problem.measures:
         device, radio = system.device, link.needs_radio
@@ -79,7 +80,7 @@ def audit_split(problem: SplitPoint, plan: SplitPlan, duals: dict[str, Any]) -> 
                 (radio.down_w_per_bps * link.rate_down_bps + radio.base_w) * down_busy,
             ]
         )
-    term = {"latency": "latency_s", "energy": "energy_j", "period": "period_s", "memory": "memory_bytes"}
+    term = {"latency": "latency_s", "energy": "energy_j", "period": "period_s", "memory": "memory_bytes", "upload": "up_bytes"}
     objective = math.fsum(weight * terms[term[what]] for what, weight in problem.weights.items())
     for name, (what, limit) in problem.limits.items():
         if not terms[term[what]] <= limit * (1 + SLACK):

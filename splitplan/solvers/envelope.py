@@ -15,7 +15,8 @@ from splitplan.data.split_table import SplitTable, describe_place
 from splitplan.errors import DataError, SolverError
 from splitplan.formulations.split import SplitPoint
 from splitplan.solvers.compress import Compressed, articulations, block, compress
-from splitplan.solvers.cutgraph import INPUT, CutGraph, cut_graph
+from splitplan.solvers.cutgraph import CutGraph, cut_graph
+from splitplan.solvers.front import TooMany, epsilon_front, period_front
 
 TIE = 1e-12
 """A line that is nowhere lower than the others by more than this part of their cost is left out."""
@@ -56,8 +57,12 @@ def split_table(problem: SplitPoint, *, compressed: bool = True, cap: int = 200_
     if problem.limits:
         raise SolverError(f"a table cannot keep {', '.join(problem.limits)}: solve for each rate, or drop the limit")
     if set(problem.weights) == {"period"}:
-        far, about = period_cuts(problem, cap=cap, gap=gap, time_limit_s=time_limit_s)
-        return _period_table(problem, far, about)
+        try:
+            far, priced = period_front(problem, cap)
+            return _period_table(problem, far, {"cuts_priced": float(priced), "gap": 0.0})
+        except TooMany:
+            far, worst, solved = epsilon_front(problem, gap, time_limit_s)
+            return _period_table(problem, far, {"milps_solved": float(solved), "gap": worst})
     if problem.linear_objective is None:
         raise SolverError(
             f"a table of {' + '.join(problem.weights)} is not known; give latency, energy, weights of these two, or the period alone"

@@ -7,16 +7,21 @@ away; what stays valid is that a cut lies inside one block between articulation 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from splitplan.errors import InfeasibleError
 from splitplan.solvers.compress import articulations
 from splitplan.solvers.cutgraph import cut_graph
 from splitplan.solvers.ideals import closed_sets, unpacked
 
 if TYPE_CHECKING:
     from splitplan.formulations.split import SplitPoint
+
+SAME = 1e-7
+"""Two cuts whose period or bytes differ by less than this part are one to the MILP, whose limits are ambiguous to 1e-9."""
 
 BATCH = 4096
 """Cuts that are priced at once."""
@@ -74,6 +79,47 @@ def period_front(problem: SplitPoint, cap: int) -> tuple[np.ndarray, int]:
         chosen = pareto(key)
         kept, key = kept[chosen], key[chosen]
     return kept, priced
+
+
+def epsilon_front(problem: SplitPoint, gap: float, time_limit_s: float) -> tuple[np.ndarray, float, int]:
+    """The same front by MILPs: the least period with an uplink that never binds, then the fewest bytes for that; then with fewer bytes still.
+
+    Two MILPs for each cut on the front.
+
+    Returns
+    -------
+    on_server : array of bool, shape (cuts, layers)
+    gap : float
+        Largest relative gap of a MILP that was solved.
+    solved : int
+        MILPs.
+    """
+    layers = [layer.name for layer in problem.profile.graph.layers]
+    bits = float(problem.costs.up_bits.sum()) + 8 * problem.system.link.header_bytes
+    link = problem.system.link
+    # So fast that all bits together take a billionth of what the quicker side takes for everything.
+    alone = min(float(problem.costs.device_s.sum()), float(problem.costs.server_s.sum())) or 1.0
+    fast = replace(link, rate_up_bps=max(link.rate_up_bps, 1e9 * bits / alone, 1.0))
+    base = replace(problem, system=problem.system.with_link(fast))
+    found, worst, solved, limit = list[np.ndarray](), 0.0, 0, None
+    while True:
+        try:
+            quick = replace(base, upload_limit_bytes=limit).solve("highs", gap=gap, time_limit_s=time_limit_s)
+        except InfeasibleError:
+            break
+        within = quick.terms["period_s"] * (1 + SAME)
+        small = replace(base, objective="upload", upload_limit_bytes=limit, period_limit_s=within).solve(
+            "highs", gap=gap, time_limit_s=time_limit_s
+        )
+        solved += 2
+        worst = max(worst, quick.gap or 0.0, small.gap or 0.0)
+        far = set(small.plan.server_layers)
+        found.append(np.array([name in far for name in layers]))
+        if small.terms["up_bytes"] <= 0:
+            break
+        limit = small.terms["up_bytes"] * (1 - SAME)
+    key = bits_and_busy(problem, np.array(found))
+    return np.array(found)[pareto(key)], worst, solved
 
 
 def bits_and_busy(problem: SplitPoint, far: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ MEASURE_OF = {
     "energy_budget_j": "energy",
     "period_limit_s": "period",
     "device_memory_bytes": "memory",
+    "upload_limit_bytes": "upload",
 }
 TOLERANCE = 1e-9
 
@@ -31,6 +32,7 @@ class Priced:
     energy: float
     period: float
     memory: float
+    upload: float
 
 
 def on_the_wire(t: sp.Tensor, wire: str) -> float:
@@ -103,7 +105,7 @@ def every_placement(p: sp.SplitPoint) -> Iterator[Priced]:
         held = {q for layer in graph.layers if layer.name not in far for q in layer.parameters}
         working = max((layer.memory_bytes for layer in graph.layers if layer.name not in far), default=0.0)
         memory = math.fsum([*(graph.parameter_bytes[q] for q in held), working, *(t.size_bytes for t in crossing)])
-        yield Priced(frozenset(far), latency, energy, max(device_s, up_s, server_s, down_s), memory)
+        yield Priced(frozenset(far), latency, energy, max(device_s, up_s, server_s, down_s), memory, up_bits / 8)
 
 
 def objective(p: sp.SplitPoint, x: Priced) -> float:

@@ -24,21 +24,20 @@ def table() -> SplitTable:
         sp.Tensor("out", "c", (), 4.0, is_output=True),
     )
     graph = sp.LayerGraph("chain", tuple(sp.Layer(n) for n in "abc"), tensors)
-    times = {("a", "device"): 0.1, ("b", "device"): 0.2, ("c", "device"): 0.6}
-    profile = sp.Profile.given(graph, {"device": [times[n, "device"] for n in "abc"], "server": [0.01, 0.02, 0.06]})
+    profile = sp.Profile.given(graph, {"device": {"a": 0.1, "b": 0.2, "c": 0.6}, "server": {"a": 0.01, "b": 0.02, "c": 0.06}})
     link = sp.Link("x", rate_up_bps=1e7, rate_down_bps=1e9, rtt_s=0.02)
     found = split_table(sp.SplitPoint(profile, sp.System(device=sp.Device("d"), server=sp.Device("s"), link=link)))
     assert len(found) == 4
     return found
 
 
-def drive(policy: AdaptivePolicy, channel: Channel, frames: int, every_s: float) -> list[int]:
-    """Frames one after the other over a channel; the cut of each."""
-    now, cuts = 0.0, []
+def drive(policy: AdaptivePolicy, channel: Channel, frames: int, every_s: float) -> list[tuple[float, int]]:
+    """Frames one after the other over a channel; when each was sent, and its cut."""
+    now, cuts = 0.0, list[tuple[float, int]]()
     for k in range(frames):
         now = max(now, k * every_s)
         cut = policy.decide(Moment(now))
-        cuts.append(cut)
+        cuts.append((now, cut))
         t = policy.table.totals[cut]
         up_s = channel.finish(now, t[2]) - now + policy.table.link["up_delay_s"] if t[4] else None
         now += t[0] + (up_s or 0.0) + t[1]
@@ -51,7 +50,7 @@ def test_on_a_steady_link_it_finds_the_best_cut(table: SplitTable, rate: float) 
     policy = AdaptivePolicy(table, margin=0.0, probe_s=np.inf)
     assert isinstance(policy, Policy)
     cuts = drive(policy, constant(rate), 20, 0.5)
-    assert cuts[-1] == table.decide(rate)
+    assert cuts[-1][1] == table.decide(rate)
     assert policy.estimator.rate_bps == pytest.approx(rate, rel=1e-6)
 
 
@@ -59,8 +58,8 @@ def test_it_follows_a_link_that_changes_and_comes_back_from_the_device(table: Sp
     channel = Channel(np.array([0.0, 60.0, 120.0]), np.array([2e5, 1e8]))
     policy = AdaptivePolicy(table, probe_s=3.0)
     cuts = drive(policy, channel, 110, 1.0)
-    assert cuts[0] > 0, "knowing nothing, it sends in order to learn"
-    slow, fast = cuts[20:55], cuts[75:]
+    assert cuts[0][1] > 0, "knowing nothing, it sends in order to learn"
+    slow, fast = [c for t, c in cuts if 20 < t < 60], [c for t, c in cuts if 70 < t < 120]
     assert slow.count(0) > len(slow) / 2 and set(slow) <= {0, 1}, "device only, and a probe now and then"
     assert 0 < slow.count(1)
     assert set(fast) == {len(table) - 1}

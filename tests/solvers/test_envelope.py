@@ -59,6 +59,18 @@ def test_the_period_too(seed: int, exponents: list[float]) -> None:
     np.testing.assert_allclose(split_table(p).cost(rates), brute_force(p, rates), rtol=1e-9)
 
 
+def test_the_period_by_milps_is_the_period_by_enumeration() -> None:
+    rates = np.geomspace(1e3, 1e12, 40)
+    seen = 0
+    for seed in range(0, 40, 3):  # realistic numbers
+        p = free(seed, objective="period")
+        by_milp = split_table(p, cap=0)
+        assert by_milp.about["gap"] <= 1e-9
+        np.testing.assert_allclose(by_milp.cost(rates), split_table(p).cost(rates), rtol=1e-6)
+        seen += len(by_milp) > 1
+    assert seen > 3
+
+
 def test_just_beside_every_breakpoint() -> None:
     for seed in range(30):
         p = free(seed)
