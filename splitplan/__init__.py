@@ -14,10 +14,16 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from splitplan import errors
     from splitplan.data.catalog import device, device_names, link, link_names
+    from splitplan.data.channel import Channel
+    from splitplan.data.channel_files import channel
+    from splitplan.data.cut_set import CutSet
     from splitplan.data.device import Device
     from splitplan.data.link import Link, Radio
     from splitplan.data.plan import SplitPlan
     from splitplan.data.profile import Origin, Profile
+    from splitplan.data.scenario import Arrivals, Scenario, periodic, poisson
+    from splitplan.data.split_table import SplitTable
+    from splitplan.data.synthetic import markov_channel
     from splitplan.data.system import System
     from splitplan.data.users import AllocationPlan, User
     from splitplan.executor.app import App, deploy
@@ -29,8 +35,13 @@ if TYPE_CHECKING:
     from splitplan.models.graph import Layer, LayerGraph, Tensor
     from splitplan.models.trace import Traced, load_traced, trace
     from splitplan.models.zoo import zoo, zoo_example, zoo_names
+    from splitplan.policies.adaptive import AdaptivePolicy, RateEstimator
+    from splitplan.policies.base import Fixed, Moment, Policy, Seen
+    from splitplan.policies.baselines import DADS, QDMP, DeviceOnly, Neurosurgeon, Scan, ServerOnly
     from splitplan.solvers.convex import Convex
+    from splitplan.solvers.envelope import split_table
     from splitplan.solvers.highs import Highs, HighsLP
+    from splitplan.solvers.hull import cut_set
     from splitplan.solvers.ideals import Ideals
     from splitplan.solvers.kkt import KKT
     from splitplan.solvers.mincut import MinCut
@@ -39,10 +50,16 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "splitplan.data.catalog": ("device", "device_names", "link", "link_names"),
+    "splitplan.data.channel": ("Channel",),
+    "splitplan.data.channel_files": ("channel",),
+    "splitplan.data.cut_set": ("CutSet",),
     "splitplan.data.device": ("Device",),
     "splitplan.data.link": ("Link", "Radio"),
     "splitplan.data.plan": ("SplitPlan",),
     "splitplan.data.profile": ("Origin", "Profile"),
+    "splitplan.data.scenario": ("Arrivals", "Scenario", "periodic", "poisson"),
+    "splitplan.data.split_table": ("SplitTable",),
+    "splitplan.data.synthetic": ("markov_channel",),
     "splitplan.data.system": ("System",),
     "splitplan.data.users": ("AllocationPlan", "User"),
     "splitplan.executor.app": ("App", "deploy"),
@@ -54,8 +71,13 @@ _WHERE = {
     "splitplan.models.graph": ("Layer", "LayerGraph", "Tensor"),
     "splitplan.models.trace": ("Traced", "load_traced", "trace"),
     "splitplan.models.zoo": ("zoo", "zoo_example", "zoo_names"),
+    "splitplan.policies.adaptive": ("AdaptivePolicy", "RateEstimator"),
+    "splitplan.policies.base": ("Fixed", "Moment", "Policy", "Seen"),
+    "splitplan.policies.baselines": ("DADS", "QDMP", "DeviceOnly", "Neurosurgeon", "Scan", "ServerOnly"),
     "splitplan.solvers.convex": ("Convex",),
+    "splitplan.solvers.envelope": ("split_table",),
     "splitplan.solvers.highs": ("Highs", "HighsLP"),
+    "splitplan.solvers.hull": ("cut_set",),
     "splitplan.solvers.ideals": ("Ideals",),
     "splitplan.solvers.kkt": ("KKT",),
     "splitplan.solvers.mincut": ("MinCut",),
@@ -63,11 +85,19 @@ _WHERE = {
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
+    "DADS",
     "KKT",
+    "QDMP",
+    "AdaptivePolicy",
     "AllocationPlan",
     "App",
+    "Arrivals",
+    "Channel",
     "Convex",
+    "CutSet",
     "Device",
+    "DeviceOnly",
+    "Fixed",
     "Highs",
     "HighsLP",
     "Ideals",
@@ -75,14 +105,23 @@ __all__ = [
     "LayerGraph",
     "Link",
     "MinCut",
+    "Moment",
+    "Neurosurgeon",
     "Origin",
+    "Policy",
     "Profile",
     "Radio",
     "RateAllocation",
+    "RateEstimator",
     "Report",
+    "Scan",
+    "Scenario",
+    "Seen",
+    "ServerOnly",
     "Solution",
     "SplitPlan",
     "SplitPoint",
+    "SplitTable",
     "Status",
     "System",
     "Tensor",
@@ -90,6 +129,8 @@ __all__ = [
     "Traced",
     "User",
     "__version__",
+    "channel",
+    "cut_set",
     "deploy",
     "device",
     "device_names",
@@ -97,8 +138,12 @@ __all__ = [
     "link",
     "link_names",
     "load_traced",
+    "markov_channel",
+    "periodic",
+    "poisson",
     "profile",
     "read_graph",
+    "split_table",
     "trace",
     "zoo",
     "zoo_example",

@@ -203,5 +203,5 @@ def finish(traced: Traced, problem: SplitPoint, reports: dict[str, Report], fold
 def _latency(report: Report) -> dict[str, float]:
     (row,) = (r for r in report.rows if r.quantity == "latency")
     if row.predicted is None or row.measured is None or row.p95 is None:
-        raise ExecutorError(f"no frame of this plan was answered: {report.plan}")
+        raise ExecutorError(f"no frame of this plan was answered: {report.title}")
     return {"predicted_s": row.predicted, "measured_s": row.measured, "p95_s": row.p95}

@@ -159,7 +159,7 @@ def show_report(report: Report) -> None:
         for r in report.rows
     ]
     columns = ("", "predicted", "measured", "ratio", "p95", "frames", "how")
-    out().print(table(str(report.plan), columns, rows, numeric=columns[1:6]))
+    out().print(table(report.title, columns, rows, numeric=columns[1:6]))
     for name, value in report.counts.items():
         out().print(f"{name}: {amount(value, 'B') if name.endswith('_bytes') else f'{value:g}'}", markup=False)
     for note in report.notes:

@@ -83,7 +83,7 @@ class Channel:
             rounds, piece = rounds - 1, int(np.searchsorted(self._bits, self._bits[-1], side="left"))
             left = float(self._bits[-1])
         at = self.times_s[piece - 1] + (left - self._bits[piece - 1]) / self.rates_bps[piece - 1]
-        return max(start_s, rounds * self.duration_s + float(at))
+        return max(start_s, float(rounds) * self.duration_s + float(at))
 
     def mean_rate(self, step_s: float, count: int, start_s: float = 0.0) -> np.ndarray:
         """Mean bit/s of each of ``count`` slots of ``step_s``, shape (count,)."""
@@ -98,14 +98,22 @@ class Channel:
         if (factor is None) == (mean_bps is None):
             raise DataError("give a factor or mean_bps, one of them", "scaled")
         given = factor if factor is not None else mean_bps
-        raise_all([p for p in [number_problem("factor" if factor is not None else "mean_bps", given, positive=True)] if p], "scaled")
+        raise_all(
+            [p for p in [number_problem("factor" if factor is not None else "mean_bps", given, positive=True)] if p],
+            "scaled",
+        )
         by = factor if factor is not None else float(mean_bps or 0.0) / self.mean_bps
-        return replace(self, rates_bps=self.rates_bps * by, source=f"{self.source}; rates scaled by {by:.6g}".lstrip("; "))
+        return replace(
+            self, rates_bps=self.rates_bps * by, source=f"{self.source}; rates scaled by {by:.6g}".lstrip("; ")
+        )
 
     def between(self, start_s: float, end_s: float) -> Channel:
         """The piece of it between two times, as a channel that begins at 0."""
         if not 0 <= start_s < end_s <= self.duration_s:
-            raise DataError(f"{start_s:g} to {end_s:g} s of a channel of {self.duration_s:g} s; give 0 ≤ start < end ≤ its duration", "between")
+            raise DataError(
+                f"{start_s:g} to {end_s:g} s of a channel of {self.duration_s:g} s; give 0 ≤ start < end ≤ its duration",
+                "between",
+            )
         inner = self.times_s[(self.times_s > start_s) & (self.times_s < end_s)]
         times = np.r_[start_s, inner, end_s]
         return replace(self, times_s=times - start_s, rates_bps=self.rate((times[:-1] + times[1:]) / 2))
@@ -170,7 +178,7 @@ class Channel:
         """Rate against time, and how often which rate is had."""
         from splitplan.plots.channel import plot_channel
 
-        return plot_channel(self)
+        return plot_channel(self.times_s, self.rates_bps, title=str(self))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write as CSV of ``time_s, rate_bps``, whole or not at all; the last row is the end, its rate empty."""
@@ -185,7 +193,9 @@ def constant(rate_bps: float) -> Channel:
 
 def _problems(times: np.ndarray, rates: np.ndarray) -> list[str]:
     if times.ndim != 1 or rates.shape != (len(times) - 1,) or not len(rates):
-        return [f"times_s has shape {times.shape}, rates_bps {rates.shape}; give n + 1 times (the last is the end) and n rates, n ≥ 1"]
+        return [
+            f"times_s has shape {times.shape}, rates_bps {rates.shape}; give n + 1 times (the last is the end) and n rates, n ≥ 1"
+        ]
     problems = []
 
     def tell(bad: np.ndarray, text: Callable[[int], str]) -> None:
@@ -197,7 +207,10 @@ def _problems(times: np.ndarray, rates: np.ndarray) -> list[str]:
     tell(~np.isfinite(times), lambda i: f"times_s[{i}] is {times[i]}; give finite seconds")
     tell(~(np.isfinite(rates) & (rates >= 0)), lambda i: f"rates_bps[{i}] is {rates[i]}; give bit/s from 0 up")
     if not problems:
-        tell(np.diff(times) <= 0, lambda i: f"times_s[{i + 1}] = {times[i + 1]:g} is not after times_s[{i}] = {times[i]:g}")
+        tell(
+            np.diff(times) <= 0,
+            lambda i: f"times_s[{i + 1}] = {times[i + 1]:g} is not after times_s[{i}] = {times[i]:g}",
+        )
         if times[0] != 0:
             problems.append(f"times_s begins at {times[0]:g}; give times from 0")
         if not rates.any():

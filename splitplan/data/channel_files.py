@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -64,7 +64,10 @@ def channel(
     if not bin_s > 0:
         raise DataError(f"bin_s is {bin_s!r}; give seconds, positive", where)
     if gaps not in ("error", "hold", "dead") or direction not in ("up", "down"):
-        raise DataError(f"gaps={gaps!r}, direction={direction!r}; give gaps 'error', 'hold' or 'dead', direction 'up' or 'down'", where)
+        raise DataError(
+            f"gaps={gaps!r}, direction={direction!r}; give gaps 'error', 'hold' or 'dead', direction 'up' or 'down'",
+            where,
+        )
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as e:
@@ -113,7 +116,12 @@ def _mahimahi(lines: list[str], where: str, name: str, bin_s: float) -> Channel:
     if len(edges) > 2 and edges[-1] - edges[-2] < 0.5 * bin_s:  # no sliver at the end, whose rate would be an accident
         edges = np.delete(edges, -2)
     counts, _ = np.histogram(np.array(stamps) / 1e3, edges)
-    return Channel(edges, counts * PACKET_BITS / np.diff(edges), name, f"mahimahi packet opportunities in bins of {bin_s:g} s, file {name}")
+    return Channel(
+        edges,
+        counts * PACKET_BITS / np.diff(edges),
+        name,
+        f"mahimahi packet opportunities in bins of {bin_s:g} s, file {name}",
+    )
 
 
 Columns = tuple[np.ndarray, np.ndarray]
@@ -163,7 +171,7 @@ def _g_nettrack(lines: list[str], columns: list[str], direction: str, where: str
     column = "UL_bitrate" if direction == "up" else "DL_bitrate"
 
     def take(cells: list[str]) -> tuple[float, float]:
-        stamp = datetime.strptime(cells[0], "%Y.%m.%d_%H.%M.%S").timestamp()
+        stamp = datetime.strptime(cells[0], "%Y.%m.%d_%H.%M.%S").replace(tzinfo=UTC).timestamp()
         return stamp, 1e3 * _number(cells[1], column)
 
     return _rows(lines, where, ["Timestamp", column], take)
@@ -205,7 +213,9 @@ def _steps(times: np.ndarray, rates: np.ndarray, where: str, name: str, max_gap_
         end = float(moments[-1]) + typical
     widest = max_gap_s if max_gap_s is not None else 5 * typical
     edges = np.append(moments, end)
-    long = np.flatnonzero(np.diff(edges) > widest * (1 + 1e-9)) if not ended or max_gap_s is not None else np.zeros(0, int)
+    long = (
+        np.flatnonzero(np.diff(edges) > widest * (1 + 1e-9)) if not ended or max_gap_s is not None else np.zeros(0, int)
+    )
     if len(long) and gaps == "error":
         _raise_some(
             [

@@ -57,8 +57,16 @@ class CutSet:
             Of equal ones the first.
         """
         w = np.asarray(weights, float)
-        problems = [] if w.shape[-1:] == (3,) and w.ndim in (1, 2) else [f"weights have shape {w.shape}; give (3,) or (many, 3)"]
-        problems += [] if (np.isfinite(w) & (w >= 0)).all() else ["weights hold a negative or non-finite number; give numbers from 0 up"]
+        problems = (
+            []
+            if w.shape[-1:] == (3,) and w.ndim in (1, 2)
+            else [f"weights have shape {w.shape}; give (3,) or (many, 3)"]
+        )
+        problems += (
+            []
+            if (np.isfinite(w) & (w >= 0)).all()
+            else ["weights hold a negative or non-finite number; give numbers from 0 up"]
+        )
         raise_all(problems, "decide")
         found = np.argmin(w @ self.works.T, axis=-1)
         return found if w.ndim > 1 else int(found)

@@ -85,9 +85,13 @@ class Scenario:
     def __post_init__(self) -> None:
         problems = [p for p in [number_problem("duration_s", self.duration_s, positive=True)] if p]
         if not isinstance(self.arrivals, Arrivals):
-            problems.append(f"arrivals is {self.arrivals!r}; give splitplan.periodic(rate_hz) or splitplan.poisson(rate_hz)")
+            problems.append(
+                f"arrivals is {self.arrivals!r}; give splitplan.periodic(rate_hz) or splitplan.poisson(rate_hz)"
+            )
         if not isinstance(self.channel, Channel):
-            problems.append(f"channel is {self.channel!r}; give a splitplan.Channel, as splitplan.channel(path) returns")
+            problems.append(
+                f"channel is {self.channel!r}; give a splitplan.Channel, as splitplan.channel(path) returns"
+            )
         raise_all(problems, "Scenario")
 
     def arrive_s(self) -> np.ndarray:

@@ -276,10 +276,13 @@ class SplitTable:
 
     def __str__(self) -> str:
         what = " + ".join(k if w == 1 else f"{w:g}·{k}" for k, w in self.objective.items())
-        lines = [f"split table of {self.model!r}: least {what}, {len(self)} cuts (wire {self.wire}, result at {self.result})"]
-        for i, row in enumerate(self.to_frame().itertuples()):
-            span = f"{row.from_bps / 1e6:10.4g} … {row.to_bps / 1e6:<10.4g} Mbit/s"
-            lines.append(f"{i:3}  {span}  {self.plan(i).describe()}; sends {row.up_bytes:,.0f} bytes")
+        lines = [
+            f"split table of {self.model!r}: least {what}, {len(self)} cuts (wire {self.wire}, result at {self.result})"
+        ]
+        ends, sent = [0.0, *self.breaks_bps.tolist(), math.inf], self._pieces(slice(None), 1.0)["up_bytes"]
+        for i in range(len(self)):
+            span = f"{ends[i] / 1e6:10.4g} … {ends[i + 1] / 1e6:<10.4g} Mbit/s"
+            lines.append(f"{i:3}  {span}  {self.plan(i).describe()}; sends {sent[i]:,.0f} bytes")
         lines += [f"{k}: {v:g}" for k, v in self.about.items()]
         return "\n".join(lines)
 
@@ -287,10 +290,39 @@ class SplitTable:
         return f"SplitTable({self.model!r}: {len(self)} cuts)"
 
     def plot(self, rates_bps: Sequence[float] | None = None) -> Figure:
-        """The objective of every cut against the rate, the best one marked, with its breakpoints."""
-        from splitplan.plots.table import plot_table
+        """The objective of every cut against the uplink rate, the best one thick.
 
-        return plot_table(self, rates_bps)
+        Parameters
+        ----------
+        rates_bps : sequence of float, optional
+            Ascending; a decade beyond the outermost breakpoints, within 0.1 Mbit/s to 1 Gbit/s unless given.
+        """
+        from splitplan.plots.table import plot_envelope
+
+        if rates_bps is None:
+            low, high = (float(self.breaks_bps[0]), float(self.breaks_bps[-1])) if len(self) > 1 else (1e6, 1e8)
+            rates = np.geomspace(min(max(low / 10, 1e5), low), max(min(high * 10, 1e9), high), 600)
+        else:
+            rates = np.asarray(rates_bps, float)
+        best = self.decide(rates)
+        costs = np.stack([self.cost(rates, i) for i in range(len(self))], axis=1)
+        return plot_envelope(
+            rates,
+            costs,
+            best,
+            [self.plan(i).describe() for i in range(len(self))],
+            breaks_bps=self.breaks_bps.tolist(),
+            axis=self._axis,
+            title=f"{self.model}: the best of all cuts at every rate",
+        )
+
+    @property
+    def _axis(self) -> str:
+        """The objective with its unit."""
+        if len(self.objective) > 1:
+            return " + ".join(f"{w:g}·{k}" for k, w in self.objective.items())
+        (name,) = self.objective
+        return f"{name} ({'J' if name == 'energy' else 's'})"
 
     # -- files -----------------------------------------------------------------------------------------
 
@@ -333,7 +365,9 @@ class SplitTable:
             totals = np.array([cut["totals"] for cut in cuts], float).reshape(len(cuts), -1)
             return cls(on_server=far, totals=totals, **body)
         except (KeyError, TypeError, ValueError, AttributeError) as e:
-            raise DataError(f"a field is missing, unknown or of the wrong type ({e!r}); build the table again", where) from e
+            raise DataError(
+                f"a field is missing, unknown or of the wrong type ({e!r}); build the table again", where
+            ) from e
         except DataError as e:
             raise DataError(e.problems, where) from e
 
@@ -356,4 +390,5 @@ def describe_place(system: System, place: str) -> str:
 def _runs(mask: np.ndarray) -> list[list[int]]:
     """Runs of True as [first, past the last]."""
     edges = np.flatnonzero(np.diff(np.r_[False, mask, False]))
-    return edges.reshape(-1, 2).tolist()  # type: ignore[no-any-return]
+    runs: list[list[int]] = edges.reshape(-1, 2).tolist()
+    return runs

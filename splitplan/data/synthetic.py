@@ -49,7 +49,12 @@ def markov_channel(
     """
     problems = [
         p
-        for n, v in (("mean_bps", mean_bps), ("p5_bps", p5_bps), ("coherence_s", coherence_s), ("duration_s", duration_s))
+        for n, v in (
+            ("mean_bps", mean_bps),
+            ("p5_bps", p5_bps),
+            ("coherence_s", coherence_s),
+            ("duration_s", duration_s),
+        )
         if (p := number_problem(n, v, positive=True))
     ]
     if step_s is not None:

@@ -22,24 +22,28 @@ from typing import Any
 
 import torch
 
+from splitplan.data.channel import Channel
 from splitplan.data.plan import SplitPlan
 from splitplan.data.profile import Profile
+from splitplan.data.scenario import Scenario
 from splitplan.data.system import System
-from splitplan.errors import ExecutorError, SplitplanError
+from splitplan.errors import DataError, ExecutorError, SplitplanError
 from splitplan.executor.check import judge
 from splitplan.executor.codec import copy
 from splitplan.executor.conditions import not_emulated, unlike_profiled
 from splitplan.executor.crew import Crew, Settings
-from splitplan.executor.report import FrameRecord, Report, count, make_rows
+from splitplan.executor.play import play
+from splitplan.executor.report import FrameRecord, Report, count, make_rows, sent_by_kind
 from splitplan.executor.session import Session, error_of
 from splitplan.executor.split import run_whole
 from splitplan.executor.wire import Message, encode, pack_all
 from splitplan.models.trace import Traced
+from splitplan.policies.base import Fixed, Moment, Policy, check_plans
 
 
 def deploy(
     traced: Traced,
-    plan: SplitPlan,
+    plan: SplitPlan | Policy,
     system: System,
     *,
     profile: Profile | None = None,
@@ -54,7 +58,7 @@ def deploy(
     max_restarts: int = 10,
     progress: Callable[[str], None] | None = None,
 ) -> App:
-    """Start running a plan.
+    """Start running a plan, or a policy that chooses one of its plans for each frame.
 
     The device worker holds the whole model, to finish frames when the server is away: a limit on device memory that the
     plan was made under holds for the head alone, not for that worker.
@@ -62,8 +66,8 @@ def deploy(
     Parameters
     ----------
     traced : Traced
-    plan : SplitPlan
-        For this model; its ``predicted`` is what the report compares with.
+    plan : SplitPlan or Policy
+        For this model; a plan's ``predicted`` is what the report compares with. Of a policy all plans are kept ready at both ends.
     system : System
         Two places, ``device`` and ``server``, and the link between them.
     profile : Profile, optional
@@ -111,9 +115,10 @@ def deploy(
     settings = Settings(
         dict(hosts or {}), keys, emulate, depth, heartbeat_s, frame_timeout_s, start_timeout_s, max_restarts
     )
-    app = App(traced, plan, system, profile=profile, settings=settings, progress=progress)
+    policy = plan if isinstance(plan, Policy) else Fixed(plan)
+    app = App(traced, policy, system, profile=profile, settings=settings, progress=progress)
     if hosts and emulate is None:
-        for text in not_emulated(plan, system, hosts):
+        for text in dict.fromkeys(text for p in app.plans for text in not_emulated(p, system, hosts)):
             warnings.warn(text, stacklevel=2)
     try:
         app._start(check)
@@ -133,14 +138,19 @@ class _Entry:
     submitted_s: float
     single: bool
     stream: int | None
+    cut: int
+    arrived: bool
     check: bool = False
 
 
 class App:
-    """A plan that runs; made by `deploy`, used as a context manager.
+    """A plan or a policy that runs; made by `deploy`, used as a context manager.
 
     Attributes
     ----------
+    policy : Policy
+    plans : tuple of SplitPlan
+        The policy's.
     pids : dict of str to int
         Process ids of the local workers.
     """
@@ -148,16 +158,17 @@ class App:
     def __init__(
         self,
         traced: Traced,
-        plan: SplitPlan,
+        policy: Policy,
         system: System,
         *,
         profile: Profile | None,
         settings: Settings,
         progress: Callable[[str], None] | None = None,
     ) -> None:
-        plan.check(traced.graph)
-        self.traced, self.plan, self.system = traced, plan, system
+        self.policy, self.plans = policy, check_plans(policy, traced.graph)
+        self.traced, self.system = traced, system
         self._profile, self._depth = profile, settings.depth
+        self._broken_policy: Exception | None = None
         self._lock = threading.Lock()
         self._pending: dict[int, _Entry] = {}
         self._ids, self._streams = itertools.count(), itertools.count()
@@ -172,7 +183,7 @@ class App:
         self._tell = progress or (lambda _: None)
         self._crew = Crew(
             traced,
-            plan,
+            self.plans,
             system,
             settings,
             on_message=self._message,
@@ -211,6 +222,29 @@ class App:
         while under_way:
             yield under_way.popleft().result()
 
+    def run(
+        self, scene: Scenario, inputs: Iterable[Any] | None = None, progress: Callable[[str], None] | None = None
+    ) -> Report:
+        """Play a scenario: frames arrive when it says, over its channel; returns when all are answered.
+
+        Parameters
+        ----------
+        scene : Scenario
+        inputs : iterable, optional
+            One item a frame, as for `stream`; they begin again when they end. The example unless given.
+        progress : callable, optional
+            Told how far it is.
+        """
+        play(self, scene, inputs, progress or (lambda _: None))
+        return self.report()
+
+    def follow(self, channel: Channel) -> None:
+        """From now on have the emulated uplink's rate follow a channel; its downlink stays. A real link cannot be told to."""
+        if not self._crew.emulate:
+            raise DataError("the link is real here and follows no channel; deploy with emulate=True", "follow")
+        self._crew.follow(channel)
+        self._note(f"the emulated uplink followed {channel}")
+
     def report(self) -> Report:
         """What it has been like so far."""
         with self._lock:
@@ -220,8 +254,9 @@ class App:
         counts["surplus_answers_dropped"] = float(self._surplus)
         counts |= self._compared
         one_clock = all(f.times.get("clock_uncertainty_s", math.inf) == 0 for f in frames if "server_s" in f.times)
-        rows = make_rows(self.plan, self.system, frames, self._crew.conditions.remarks(one_clock))
-        return Report(self.plan, tuple(rows), counts, notes, frames)
+        rows = make_rows(self.plans, self.system, frames, self._crew.conditions.remarks(one_clock))
+        counts |= sent_by_kind(self.plans, self.traced.graph, frames)
+        return Report(self.plans, tuple(rows), counts, notes, frames, self.policy.name)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -260,7 +295,8 @@ class App:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else self._local or "running"
-        return f"App({self.plan.model!r}: {self.plan.describe()}; {state})"
+        what = self.plans[0].describe() if len(self.plans) == 1 else f"{self.policy.name}, {len(self.plans)} cuts"
+        return f"App({self.plans[0].model!r}: {what}; {state})"
 
     def _repr_html_(self) -> str:
         return self.report()._repr_html_()
@@ -282,26 +318,35 @@ class App:
                     session.send(entry.parts)
 
     def _run_check(self) -> None:
-        self._tell("checking the example")
-        future = self._submit(self.traced.example_inputs(), None, check=True)
-        try:
-            alone, compared = future.result(self._crew.settings.start_timeout_s)
-        except TimeoutError as e:
-            raise ExecutorError(
-                f"the example was not answered within start_timeout_s = {self._crew.settings.start_timeout_s:g} s; give more, or check=False"
-            ) from e
-        self._compared, note = judge(alone, compared, self.plan.wire)
-        self._note(note)
+        for cut, plan in enumerate(self.plans):
+            which = f", cut {cut + 1} of {len(self.plans)}" if len(self.plans) > 1 else ""
+            self._tell(f"checking the example{which}")
+            future = self._submit(self.traced.example_inputs(), None, check_cut=cut)
+            try:
+                alone, compared = future.result(self._crew.settings.start_timeout_s)
+            except TimeoutError as e:
+                raise ExecutorError(
+                    f"the example was not answered within start_timeout_s = {self._crew.settings.start_timeout_s:g} s; give more, or check=False"
+                ) from e
+            counts, note = judge(alone, compared, plan.wire)
+            self._compared = {k: max(v, self._compared.get(k, 0.0)) for k, v in counts.items()}
+            self._note(note)
 
     # -- frames ----------------------------------------------------------------------------------
 
-    def _submit(self, inputs: dict[str, torch.Tensor], stream: int | None, check: bool = False) -> Future[Any]:
+    def _submit(
+        self,
+        inputs: dict[str, torch.Tensor],
+        stream: int | None,
+        check_cut: int | None = None,
+        arrived_s: float | None = None,
+    ) -> Future[Any]:
         copies = {k: copy(v) for k, v in inputs.items()}
         frame_id = next(self._ids)
-        body = {"plan_id": self._crew.plan_id, "frame_id": frame_id, "symbols": {}, "check": check}
         # Before anything is taken: inputs that cannot cross are refused here, and those accepted can be sent again.
-        parts = encode("frame", body, pack_all(copies))
-        while not self._slots.acquire(timeout=0.2):
+        packed = pack_all(copies)
+        waited = not self._slots.acquire(blocking=False)
+        while waited and not self._slots.acquire(timeout=0.2):
             self._refuse_if_closed()
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()  # an accepted frame is answered, so it cannot be cancelled
@@ -309,10 +354,25 @@ class App:
             if self._closed:
                 self._slots.release()
             self._refuse_if_closed()
-            single = not self._pending
+            check, now = check_cut is not None, time.monotonic()
+            try:
+                if self._broken_policy is not None:
+                    raise ExecutorError(
+                        f"policy {self.policy.name!r} failed in observe(): {self._broken_policy!r}"
+                    ) from self._broken_policy
+                cut = self.policy.decide(Moment(now, len(self._pending))) if check_cut is None else check_cut
+                body = {"plan_id": self._crew.plan_ids[cut], "frame_id": frame_id, "symbols": {}, "check": check}
+                parts = encode("frame", body, packed)
+            except BaseException:
+                self._slots.release()
+                raise
+            arrived = arrived_s is not None
+            single = not self._pending and not (waited and arrived)
             for other in self._pending.values():
                 other.single = False
-            self._pending[frame_id] = _Entry(future, copies, parts, time.monotonic(), single, stream, check)
+            self._pending[frame_id] = _Entry(
+                future, copies, parts, now if arrived_s is None else arrived_s, single, stream, cut, arrived, check
+            )
             if self._local:
                 self._stir.set()
             elif self._session is not None:
@@ -346,9 +406,15 @@ class App:
         except Exception as e:  # noqa: BLE001  the frame was taken away: nobody else can answer it
             self._settle(entry, error=e)
             return
-        record = FrameRecord(frame_id, entry.submitted_s, done, entry.single, entry.stream, alone, times)
+        record = FrameRecord(
+            frame_id, entry.submitted_s, done, entry.single, entry.stream, alone, times, entry.cut, entry.arrived
+        )
         with self._lock:
             self._frames.append(record)
+            try:
+                self.policy.observe(record.seen(bool(self.plans[entry.cut].server_layers)))
+            except Exception as e:  # noqa: BLE001  the policy is the user's; its frame is answered, and the next call tells
+                self._broken_policy = e
             if alone:
                 self._notes.append(f"a frame was finished without the server: {alone}")
         self._settle(entry, value=value)

@@ -77,7 +77,7 @@ class Conditions:
 
     Parameters
     ----------
-    plan : SplitPlan
+    plans : tuple of SplitPlan
     graph : LayerGraph
     system : System
     hosts : mapping of str to str
@@ -87,12 +87,16 @@ class Conditions:
         What the workers say of themselves, by place; of those that could be asked.
     """
 
-    plan: SplitPlan
+    plans: tuple[SplitPlan, ...]
     graph: LayerGraph
     system: System
     hosts: Mapping[str, str]
     emulate: bool
     abouts: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def _offloads(self) -> bool:
+        return any(offloads(plan) for plan in self.plans)
 
     def remarks(self, one_clock: bool) -> dict[str, Remark]:
         """What the rows of the report should say, by quantity.
@@ -104,7 +108,7 @@ class Conditions:
         """
         found: dict[str, Remark] = {}
         link = self.system.link
-        if offloads(self.plan) and not self.emulate and link.name != LOOPBACK:
+        if self._offloads and not self.emulate and link.name != LOOPBACK:
             # A loopback address alone proves nothing: an ssh tunnel has one too.
             here = one_clock and all(stays_here(a) for a in self.hosts.values())
             what = "the loopback of one machine" if here else "the real link"
@@ -130,14 +134,14 @@ class Conditions:
     def facts(self) -> list[str]:
         """What the report says of workers and emulation."""
         found, link = [], self.system.link
-        if offloads(self.plan) and self.emulate:
+        if self._offloads and self.emulate:
             found.append(
                 f"emulated link: {link.rate_up_bps / 1e6:g} Mbit/s up, {link.rate_down_bps / 1e6:g} down, "
                 f"delays {link.up_delay_s * 1e3:g} and {link.down_delay_s * 1e3:g} ms; messages also crossed the real way below it"
             )
-        elif offloads(self.plan) and link.name == LOOPBACK:
+        elif self._offloads and link.name == LOOPBACK:
             found.append("the link was not emulated")
-        elif offloads(self.plan):
+        elif self._offloads:
             found.append(f"the link was not emulated: the real way was measured, the prediction is of {describe(link)}")
         for place, about in self.abouts.items():
             slowed = f", emulated: slowed {about['slowdown']:g}x by a duty cycle" if about["slowdown"] > 1 else ""
@@ -155,22 +159,22 @@ class Conditions:
             for place, device in self.system.places.items()
             if place in self.hosts and place not in self.abouts and device.slowdown > 1
         ]
-        if self.plan.clock_hz is not None:
+        if self.plans[0].clock_hz is not None:
             found.append(
-                f"the plan's clock of {self.plan.clock_hz / 1e6:g} MHz was not set: no clock was governed in this run"
+                f"the plan's clock of {self.plans[0].clock_hz / 1e6:g} MHz was not set: no clock was governed in this run"
             )
-        if offloads(self.plan) and self.plan.result != "device":
+        if self._offloads and self.plans[0].result != "device":
             found.append(
                 "the result belongs elsewhere than on the device; it was brought back beside the link to be handed over"
             )
-        found += self._unlike_predicted()
+        found += [text for plan in self.plans for text in self._unlike_predicted(plan)]
         found += [f"{place}: a worker at {at} that was running already" for place, at in self.hosts.items()]
         if not any(a["torch_device"].startswith("cuda") for a in self.abouts.values()):
             found.append("never run on cuda" + (" by the workers started here" if self.hosts else ""))
         return found
 
-    def _unlike_predicted(self) -> list[str]:
-        graph, plan, link = self.graph, self.plan, self.system.link
+    def _unlike_predicted(self, plan: SplitPlan) -> list[str]:
+        graph, link = self.graph, self.system.link
         far, told = set(plan.server_layers), plan.predicted
         found: list[str] = []
         if not offloads(plan):

@@ -17,6 +17,7 @@ from typing import Any
 
 import zmq
 
+from splitplan.data.channel import Channel
 from splitplan.data.plan import SplitPlan, wire_bytes
 from splitplan.data.system import System
 from splitplan.errors import ExecutorError, FingerprintError, HandshakeError, raise_all
@@ -62,7 +63,8 @@ class Crew:
     Parameters
     ----------
     traced : Traced
-    plan : SplitPlan
+    plans : tuple of SplitPlan
+        That frames may run by; all are kept ready, under `plan_ids`.
     system : System
     settings : Settings
     on_message : callable
@@ -80,7 +82,7 @@ class Crew:
     def __init__(
         self,
         traced: Traced,
-        plan: SplitPlan,
+        plans: tuple[SplitPlan, ...],
         system: System,
         settings: Settings,
         *,
@@ -90,10 +92,11 @@ class Crew:
         note: Callable[[str], None],
         tell: Callable[[str], None],
     ) -> None:
-        self._traced, self._plan, self._system, self.settings = traced, plan, system, settings
+        self._traced, self._plans, self._system, self.settings = traced, plans, system, settings
         self._on_message, self._on_news, self._adopt, self._note = on_message, on_news, adopt, note
         self._tell = tell
-        self.offloads = offloads(plan)
+        self.offloads = any(offloads(plan) for plan in plans)
+        self._following: tuple[Channel, float] | None = None
         self.emulate = settings.emulate if settings.emulate is not None else not settings.hosts
         link = system.link
         self._up = Shaper(link.rate_up_bps, link.up_delay_s, link.overhead, link.header_bytes) if self.emulate else None
@@ -103,7 +106,7 @@ class Crew:
         self.frame_timeout_s = settings.frame_timeout_s or 30.0 + settings.depth * self._least_latency_s()
         self._keys = read_keys(settings.keys, settings.hosts)
         self._keys_directory = str(self._keys.directory) if self._keys is not None else None
-        self._token, self.plan_id = uuid.uuid4().hex, uuid.uuid4().hex
+        self._token, self.plan_ids = uuid.uuid4().hex, tuple(uuid.uuid4().hex for _ in plans)
         self._hosts = dict(settings.hosts)
         self.workers: dict[str, WorkerProcess] = {}
         self.abouts: dict[str, dict[str, Any]] = {}
@@ -182,10 +185,10 @@ class Crew:
         )  # fmt: skip
         try:
             about = session.open(patience_s)
-            if about["fingerprint"] != self._plan.fingerprint:
+            if about["fingerprint"] != self._plans[0].fingerprint:
                 raise HandshakeError(
                     f"the {place} worker at {at} has a model of fingerprint {about['fingerprint'][:12]}, the plan is "
-                    f"for {self._plan.fingerprint[:12]}: structure, weights or granularity differ; give it the same model"
+                    f"for {self._plans[0].fingerprint[:12]}: structure, weights or granularity differ; give it the same model"
                 )
             if about["granularity"] != granularity:
                 raise HandshakeError(
@@ -201,33 +204,57 @@ class Crew:
         """A session with the device worker, told the plan; returns whether it sees the server, and why not."""
         session = self._open("device", self._token, patience_s, on_lost=lambda _: self._on_news())
         try:
-            body = {
-                "plan_id": self.plan_id,
-                "plan": self._plan.to_dict(),
-                "role": "device",
-                "up": _link_body(self._up),
-                "down": _link_body(self._down),
-                "server": self._hosts.get("server"),
-                "heartbeat_s": self.settings.heartbeat_s,
-                "frame_timeout_s": self.frame_timeout_s,
-                "patience_s": patience_s,
-            }
-            answer = session.request("configure", body, self.settings.start_timeout_s, "configured")
+            answers = [self._configure(session, k, patience_s) for k in range(len(self._plans))]
+            if self._following is not None:
+                self._follow(session, *self._following)
         except BaseException:
             session.close()
             raise
         self.abouts["device"] = session.welcome
         self.session = session
         self._adopt(session)
-        return answer.body["sees_server"], answer.body["why"]
+        blind = [
+            a["why"] for a, plan in zip(answers, self._plans, strict=True) if offloads(plan) and not a["sees_server"]
+        ]
+        return not blind, blind[0] if blind else ""
+
+    def _configure(self, session: Session, number: int, patience_s: float) -> dict[str, Any]:
+        body = {
+            "plan_id": self.plan_ids[number],
+            "plan": self._plans[number].to_dict(),
+            "role": "device",
+            "up": _link_body(self._up),
+            "down": _link_body(self._down),
+            "server": self._hosts.get("server"),
+            "heartbeat_s": self.settings.heartbeat_s,
+            "frame_timeout_s": self.frame_timeout_s,
+            "patience_s": patience_s,
+        }
+        return session.request("configure", body, self.settings.start_timeout_s, "configured").body
+
+    def follow(self, channel: Channel) -> None:
+        """Have the emulated uplink follow a channel from now on, also after a restart of the device worker."""
+        self._following = (channel, time.monotonic())
+        if self.session is not None and self.session.lost is None:
+            self._follow(self.session, *self._following)
+
+    def _follow(self, session: Session, channel: Channel, begin_s: float) -> None:
+        body = {
+            "times_s": channel.times_s.tolist(),
+            "rates_bps": channel.rates_bps.tolist(),
+            "elapsed_s": time.monotonic() - begin_s,
+        }
+        session.request("follow", body, self.settings.start_timeout_s, "following")
 
     def _least_latency_s(self) -> float:
         """What a frame takes on the emulated link at least, and what is predicted of it all."""
-        graph, plan = self._traced.graph, self._plan
-        up = [*graph.boundary(plan.server_layers)]
-        size = sum(wire_bytes(t.size_bytes, t.dtype, plan.wire) for t in [*up, *graph.outputs])
-        on_link = sum(s.occupies_s(size) + s.delay_s for s in (self._up, self._down) if s is not None)
-        return max(on_link, plan.predicted.get("latency_s", 0.0))
+        graph, longest = self._traced.graph, 0.0
+        for plan in self._plans:
+            tensors = [*graph.boundary(plan.server_layers), *graph.outputs]
+            size = sum(wire_bytes(t.size_bytes, t.dtype, plan.wire) for t in tensors)
+            on_link = sum(s.occupies_s(size) + s.delay_s for s in (self._up, self._down) if s is not None)
+            longest = max(longest, on_link, plan.predicted.get("latency_s", 0.0))
+        return longest
 
     def mend(self) -> str:
         """Start again what died and reconnect; returns why the device worker is gone for good, or nothing."""
@@ -295,7 +322,7 @@ class Crew:
     @property
     def conditions(self) -> Conditions:
         """What the run is under."""
-        return Conditions(self._plan, self._traced.graph, self._system, self.settings.hosts, self.emulate, self.abouts)
+        return Conditions(self._plans, self._traced.graph, self._system, self.settings.hosts, self.emulate, self.abouts)
 
 
 def _link_body(shaper: Shaper | None) -> dict[str, float] | None:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from splitplan.data.plan import SplitPlan
+from splitplan.data.plan import SplitPlan, wire_bytes
 from splitplan.data.system import System
 from splitplan.errors import DataError
 from splitplan.executor.conditions import Remark
 from splitplan.formulations.costs import SplitCosts, SplitTotals
+from splitplan.models.graph import INPUT, LayerGraph
+from splitplan.policies.base import Seen
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +42,10 @@ class FrameRecord:
     times : dict of str to float
         ``device_s, up_s, server_s, down_s``, waits ``device_wait_s, up_wait_s, server_wait_s, down_wait_s``, ``up_bytes``,
         ``down_bytes``, ``header_bytes``; those that the frame went through.
+    cut : int
+        The number of its plan.
+    arrived : bool
+        Whether it came when a scenario said, whatever was under way: then ``submitted_s`` is when it came.
     """
 
     frame_id: int
@@ -49,11 +55,27 @@ class FrameRecord:
     stream: int | None
     alone: str
     times: dict[str, float]
+    cut: int = 0
+    arrived: bool = False
 
     @property
     def latency_s(self) -> float:
         """From submission to answer."""
         return self.done_s - self.submitted_s
+
+    def seen(self, sends: bool) -> Seen:
+        """What a policy is told of it, if its plan sends, or does not."""
+        get = self.times.get
+        return Seen(
+            self.done_s,
+            self.cut,
+            up_bytes=get("up_bytes", 0.0),
+            up_s=get("up_s"),
+            device_s=get("device_s"),
+            server_s=get("server_s"),
+            latency_s=self.latency_s,
+            lost=sends and bool(self.alone),
+        )
 
 
 @dataclass(frozen=True)
@@ -86,21 +108,53 @@ class Report:
 
     Parameters
     ----------
-    plan : SplitPlan
+    plans : tuple of SplitPlan
+        That frames could run by; one unless a policy chose.
     rows : tuple of Row
-        Latency, its pieces and what is left between them (``overhead``), throughput, energy.
+        Latency, its pieces and what is left between them (``overhead``), throughput, energy; of a scenario also ``response``:
+        from a frame's arrival to its answer, waiting included.
     counts : dict of str to float
         Frames answered, finished locally, restarts, bytes sent and received, largest output difference …
     notes : tuple of str
         What was emulated, what ran where, what went wrong.
     frames : tuple of FrameRecord
+    policy : str
+        What chose among the plans.
     """
 
-    plan: SplitPlan
+    plans: tuple[SplitPlan, ...]
     rows: tuple[Row, ...]
     counts: dict[str, float]
     notes: tuple[str, ...]
     frames: tuple[FrameRecord, ...] = field(repr=False, default=())
+    policy: str = "fixed"
+
+    @property
+    def title(self) -> str:
+        """What ran."""
+        if len(self.plans) == 1:
+            return str(self.plans[0])
+        return f"{self.plans[0].model}: {self.policy}, {len(self.plans)} cuts ready"
+
+    def cuts_to_frame(self) -> pd.DataFrame:
+        """One row a plan: ``cut, plan, frames, lost, median_latency_s, p95_latency_s``."""
+        import pandas as pd
+
+        rows = []
+        for k, plan in enumerate(self.plans):
+            mine = [f for f in self.frames if f.cut == k]
+            latency = [f.latency_s for f in mine]
+            rows.append(
+                {
+                    "cut": k,
+                    "plan": plan.describe(),
+                    "frames": len(mine),
+                    "lost": sum(f.seen(bool(plan.server_layers)).lost for f in mine),
+                    "median_latency_s": float(np.median(latency)) if latency else math.nan,
+                    "p95_latency_s": float(np.quantile(latency, 0.95)) if latency else math.nan,
+                }
+            )
+        return pd.DataFrame(rows)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a quantity: ``quantity, unit, predicted, measured, p95, ratio, n, how``."""
@@ -126,6 +180,7 @@ class Report:
         return pd.DataFrame(
             {
                 "frame_id": r.frame_id,
+                "cut": r.cut,
                 "submitted_s": r.submitted_s,
                 "latency_s": r.latency_s,
                 "single": r.single,
@@ -139,20 +194,25 @@ class Report:
         """Plain data, as for JSON; frames are left out (`frames_to_frame` has them)."""
         return {
             "kind": "splitplan.Report",
-            "plan": self.plan.to_dict(),
+            "policy": self.policy,
+            "plans": [plan.to_dict() for plan in self.plans],
             "rows": [{**vars(r), "ratio": r.ratio} for r in self.rows],
             "counts": dict(self.counts),
             "notes": list(self.notes),
         }
 
     def __str__(self) -> str:
-        lines = [str(self.plan), f"{'':12} {'predicted':>12} {'measured':>12} {'ratio':>7} {'p95':>12} {'n':>5}"]
+        lines = [self.title, f"{'':12} {'predicted':>12} {'measured':>12} {'ratio':>7} {'p95':>12} {'n':>5}"]
         for r in self.rows:
             cells = [_number(v, r.unit) for v in (r.predicted, r.measured)]
             ratio = "" if r.ratio is None else f"{r.ratio:.3f}"
             lines.append(
                 f"{r.quantity:12} {cells[0]:>12} {cells[1]:>12} {ratio:>7} {_number(r.p95, r.unit):>12} {r.n:>5}  {r.how}".rstrip()
             )
+        if len(self.plans) > 1:
+            numbers = [f.cut for f in self.frames]
+            used = [(k, plan) for k, plan in enumerate(self.plans) if k in numbers]
+            lines += [f"cut {k}, {plan.describe()}: {numbers.count(k)} frames" for k, plan in used]
         lines += [f"{k}: {v:g}" for k, v in self.counts.items()]
         return "\n".join([*lines, *(f"- {note}" for note in self.notes)])
 
@@ -178,7 +238,7 @@ class Report:
         notes = "".join(
             f"<li>{html.escape(n)}</li>" for n in (*(f"{k}: {v:g}" for k, v in self.counts.items()), *self.notes)
         )
-        return f"<p>{html.escape(str(self.plan))}</p><table><tr>{head}</tr>{body}</table><ul>{notes}</ul>"
+        return f"<p>{html.escape(self.title)}</p><table><tr>{head}</tr>{body}</table><ul>{notes}</ul>"
 
 
 def _number(value: float | None, unit: str) -> str:
@@ -193,22 +253,23 @@ PIECES = ("device", "up", "server", "down")
 
 
 def make_rows(
-    plan: SplitPlan, system: System, frames: Sequence[FrameRecord], remarks: Mapping[str, Remark]
+    plans: Sequence[SplitPlan], system: System, frames: Sequence[FrameRecord], remarks: Mapping[str, Remark]
 ) -> list[Row]:
     """The table of a run.
 
     The pieces are service times: waiting in queues is left out, so that frames of a stream count too. The total is of
     frames that were alone in the system, as the prediction is; when there were none, of all. The overhead is a frame's
-    latency less its pieces, of frames that were alone.
+    latency less its pieces, of frames that were alone. Of several plans nothing was predicted as a whole.
 
     Parameters
     ----------
-    plan : SplitPlan
+    plans : sequence of SplitPlan
     system : System
     frames : sequence of FrameRecord
     remarks : mapping of str to Remark
         By quantity.
     """
+    plan = plans[0] if len(plans) == 1 else replace(plans[0], predicted={})
     whole = [f for f in frames if not f.alone]
     rows = []
     for piece in PIECES:
@@ -218,6 +279,8 @@ def make_rows(
     how = "" if single or not whole else "with waiting: no frame was alone in the system"
     rows.append(_row("latency", "s", plan.predicted.get("latency_s"), single or [f.latency_s for f in whole], how))
     rows.append(_overhead(plan, whole))
+    if arrived := [f.latency_s for f in frames if f.arrived]:
+        rows.append(_row("response", "s", None, arrived, "arrival to answer, waiting included, of every frame"))
     rows.append(_throughput(plan, frames))
     rows.append(_energy(plan, system, whole))
     return [_remarked(row, remarks.get(row.quantity)) for row in rows]
@@ -298,3 +361,18 @@ def count(frames: Sequence[FrameRecord]) -> dict[str, float]:
         "bytes_sent": sums["up_bytes"] + sums["header_bytes"],
         "bytes_received": sums["down_bytes"],
     }
+
+
+def sent_by_kind(plans: Sequence[SplitPlan], graph: LayerGraph, frames: Sequence[FrameRecord]) -> dict[str, float]:
+    """Bytes that left the device: of the input as it came, and of what layers made of it."""
+    raw_share = []
+    for plan in plans:
+        sizes = [
+            (t.producer == INPUT, wire_bytes(t.size_bytes, t.dtype, plan.wire))
+            for t in graph.boundary(plan.server_layers)
+        ]
+        whole = sum(size for _, size in sizes)
+        raw_share.append(sum(size for raw, size in sizes if raw) / whole if whole else 0.0)
+    raw = math.fsum(f.times.get("up_bytes", 0.0) * raw_share[f.cut] for f in frames)
+    up = math.fsum(f.times.get("up_bytes", 0.0) for f in frames)
+    return {"raw_bytes_sent": raw, "activation_bytes_sent": up - raw}

@@ -14,7 +14,7 @@ from splitplan.data.plan import wire_bytes
 from splitplan.errors import SplitplanError, WireError
 from splitplan.executor.relay import Relay, Waiting
 from splitplan.executor.session import Clock
-from splitplan.executor.shaper import ShapedSender, Shaper
+from splitplan.executor.shaper import ShapedSender
 from splitplan.executor.split import Compute, Split, Values, difference, run_whole
 from splitplan.executor.wire import Message, Packed, encode, pack_all
 
@@ -37,10 +37,9 @@ class Host(Protocol):
     def reply(self, parts: Parts) -> None:
         """Send to the client; dropped if it is gone."""
 
-
-def shaper_of(link: Mapping[str, float] | None) -> Shaper | None:
-    """The emulated link that a configure message describes."""
-    return Shaper(**link) if link else None
+    def sender(self, way: str, link: Mapping[str, float] | None) -> ShapedSender:
+        """The session's one way up, or down."""
+        ...
 
 
 def error_parts(error: BaseException, plan_id: str | None, frame_id: int | None) -> Parts:
@@ -64,7 +63,7 @@ class ServerRole:
         self._host, self._split, self._plan_id = host, split, plan_id
         # A result that stays at the server is brought back beside the link, which it does not occupy.
         shaped = split.plan.result == "device"
-        self._down = ShapedSender(shaper_of(body["down"]) if shaped else None, "splitplan downlink")
+        self._down = host.sender("down", body["down"]) if shaped else host.sender("beside", None)
 
     def frame(self, message: Message, arrived_s: float) -> None:
         """Take a frame in."""
@@ -102,10 +101,6 @@ class ServerRole:
 
         self._down.send(packed.size_bytes, make, lambda e: self._host.reply(error_parts(e, self._plan_id, frame_id)))
 
-    def close(self) -> None:
-        """End the downlink's thread."""
-        self._down.close()
-
 
 class DeviceRole:
     """Computes heads, sends them up, and answers every frame: with the server's result, or by finishing it here."""
@@ -113,15 +108,11 @@ class DeviceRole:
     def __init__(self, host: Host, split: Split, plan_id: str, body: Mapping[str, Any], relay: Relay | None) -> None:
         self._host, self._split, self._plan_id, self._relay = host, split, plan_id, relay
         self._timeout_s = body["frame_timeout_s"]
-        self._up = ShapedSender(shaper_of(body["up"]), "splitplan uplink")
+        self._up = host.sender("up", body["up"])
 
     def frame(self, message: Message, arrived_s: float) -> None:
         """Take a frame in."""
         self._host.submit(IN_TURN, lambda: self._start(message, arrived_s))
-
-    def close(self) -> None:
-        """End the uplink's thread."""
-        self._up.close()
 
     def _start(self, message: Message, arrived_s: float) -> None:
         frame_id, inputs = message.body["frame_id"], message.tensors

@@ -9,14 +9,16 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
+from splitplan.data.channel import Channel
 from splitplan.data.plan import SplitPlan
 from splitplan.errors import ExecutorError, HandshakeError, SplitplanError, WireError
 from splitplan.executor import keys as key_files
@@ -24,6 +26,7 @@ from splitplan.executor.loop import Loop, prepare
 from splitplan.executor.relay import Relay
 from splitplan.executor.roles import FINISH_FIRST, DeviceRole, Parts, ServerRole, error_parts
 from splitplan.executor.session import UNKNOWN_PLAN, clock_name, versions
+from splitplan.executor.shaper import ShapedSender, Shaper
 from splitplan.executor.split import Compute, Split
 from splitplan.executor.wire import Message, decode, encode
 from splitplan.executor.worker import WorkerOptions
@@ -63,6 +66,7 @@ class Client:
         self.identity: bytes = b""
         self.plans: dict[str, DeviceRole | ServerRole] = {}
         self.relays: dict[str, Relay] = {}
+        self._senders: dict[str, ShapedSender] = {}
         self.in_flight, self.heard_s, self.gone = 0, time.monotonic(), False
         self.compute = service.compute
 
@@ -74,11 +78,25 @@ class Client:
         """Send to this client."""
         self._service.send(self.identity, parts)
 
+    def sender(self, way: str, link: Mapping[str, float] | None) -> ShapedSender:
+        """The one way up, or down, of this session: all its plans share the link, which is as the first of them described it."""
+        if way not in self._senders:
+            shaper = Shaper(**link) if link else None
+            self._senders[way] = ShapedSender(shaper, f"splitplan {way}link")
+        return self._senders[way]
+
+    def follow(self, channel: Channel, elapsed_s: float) -> bool:
+        """Have the emulated uplink follow a channel that began so long ago; returns whether there is one."""
+        up = self._senders.get("up")
+        if up is not None:
+            up.follow(channel, time.monotonic() - elapsed_s)
+        return up is not None and up.shaped
+
     def close(self) -> None:
         """Drop what it has waiting, and its ways to servers."""
         self.gone = True
-        for role in self.plans.values():
-            role.close()
+        for sender in self._senders.values():
+            sender.close()
         for relay in self.relays.values():
             relay.close()
 
@@ -209,6 +227,10 @@ class Service:
             client.submit(FINISH_FIRST, lambda: self._configure(client, body))
         elif message.kind == "frame":
             self._frame(identity, message, now)
+        elif message.kind == "follow":
+            channel = Channel(np.array(body["times_s"]), np.array(body["rates_bps"]), "the app's")
+            emulated = self._client(identity).follow(channel, body["elapsed_s"])
+            self.send(identity, encode("following", {"emulated": emulated}))
         else:
             raise WireError(f"a worker is never sent a {message.kind}")
 

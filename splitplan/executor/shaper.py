@@ -12,6 +12,8 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from splitplan.data.channel import Channel
+
 Failed = Callable[[Exception], None]
 
 
@@ -44,6 +46,12 @@ class Shaper:
     def __init__(self, rate_bps: float, delay_s: float = 0.0, overhead: float = 1.0, header_bytes: float = 0.0) -> None:
         self.rate_bps, self.delay_s, self.overhead, self.header_bytes = rate_bps, delay_s, overhead, header_bytes
         self._free_s = float("-inf")
+        self._channel: Channel | None = None
+        self._begin_s = 0.0
+
+    def follow(self, channel: Channel, begin_s: float) -> None:
+        """From now on have the channel's rate, whose time 0 is ``begin_s``; for messages booked from now on."""
+        self._channel, self._begin_s = channel, begin_s
 
     def occupies_s(self, size_bytes: float) -> float:
         """Seconds for which a message of so many bytes holds the link."""
@@ -52,7 +60,11 @@ class Shaper:
     def book(self, size_bytes: float, now_s: float) -> Booking:
         """Put a message on the link at ``now_s``, behind all that were booked before."""
         start = max(now_s, self._free_s)
-        self._free_s = start + self.occupies_s(size_bytes)
+        if self._channel is None or start < self._begin_s:
+            self._free_s = start + self.occupies_s(size_bytes)
+        else:
+            bits = 8 * (size_bytes * self.overhead + self.header_bytes)
+            self._free_s = self._begin_s + self._channel.finish(start - self._begin_s, bits)
         return Booking(start, self._free_s, self._free_s + self.delay_s)
 
 
@@ -94,6 +106,17 @@ class ShapedSender:
         with self._lock:  # two threads must not book in one order and queue in the other
             booking = self._shaper.book(size_bytes, time.monotonic())
             self._queue.put((booking.arrive_s, make(booking.start_s), failed))
+
+    @property
+    def shaped(self) -> bool:
+        """Whether a link is emulated."""
+        return self._shaper is not None
+
+    def follow(self, channel: Channel, begin_s: float) -> None:
+        """Have the emulated link follow a channel, see `Shaper.follow`; without emulation nothing follows anything."""
+        if self._shaper is not None:
+            with self._lock:
+                self._shaper.follow(channel, begin_s)
 
     def close(self) -> None:
         """Stop; what has not been delivered is dropped."""

@@ -23,6 +23,8 @@ from splitplan.executor.codec import check_description, pack, unpack
 VERSION = 1
 MAX_HEADER_BYTES = 4 << 20
 MAX_TENSORS = 1024
+MAX_PIECES = 100_000
+"""Of a channel."""
 MAX_TEXT = 64 << 10
 
 Check = Callable[[Any], bool]
@@ -50,6 +52,11 @@ def _or_none(check: Check) -> Check:
 
 def _table(value: Check, most: int = 256) -> Check:
     return lambda v: isinstance(v, dict) and len(v) <= most and all(len(k) <= 256 and value(x) for k, x in v.items())
+
+
+def _numbers(least: int, most: int) -> Check:
+    number = _number()
+    return lambda v: isinstance(v, list) and least <= len(v) <= most and all(number(x) for x in v)
 
 
 def _fields(checks: Mapping[str, Check]) -> Check:
@@ -94,6 +101,9 @@ BODIES: dict[str, dict[str, Check]] = {
         "patience_s": _number(),  # how long to wait for the next worker before answering without it
     },
     "configured": {"plan_id": _ID, "sees_server": _flag, "why": _text(4096)},
+    # client → device worker: from now on the emulated uplink has a channel's rates; answered by following, or by error
+    "follow": {"times_s": _numbers(2, MAX_PIECES + 1), "rates_bps": _numbers(1, MAX_PIECES), "elapsed_s": _number()},
+    "following": {"emulated": _flag},
     # client → worker: compute; answered by result, or by error with the frame's id
     "frame": {"plan_id": _ID, "frame_id": _FRAME_ID, "symbols": _table(_whole(0, 1 << 62)), "check": _flag},
     "result": {

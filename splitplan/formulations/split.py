@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 UNITS = {"latency": "s", "energy": "J", "period": "s", "memory": "bytes", "upload": "bytes"}
-KEYS = {"latency": "latency_s", "energy": "energy_j", "period": "period_s", "memory": "memory_bytes", "upload": "up_bytes"}
+KEYS = {
+    "latency": "latency_s",
+    "energy": "energy_j",
+    "period": "period_s",
+    "memory": "memory_bytes",
+    "upload": "up_bytes",
+}
 SCALE = 1e4
 """The objective is scaled so that a good plan costs about this: solver tolerances are absolute."""
 SAMPLED = 33

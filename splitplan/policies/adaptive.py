@@ -38,7 +38,12 @@ class RateEstimator:
 
     def __post_init__(self) -> None:
         raise_all(
-            [p for p in (number_problem("tau_s", self.tau_s, positive=True), number_problem("delay_s", self.delay_s)) if p], "RateEstimator"
+            [
+                p
+                for p in (number_problem("tau_s", self.tau_s, positive=True), number_problem("delay_s", self.delay_s))
+                if p
+            ],
+            "RateEstimator",
         )
 
     def update(self, bits: float, seconds: float, now_s: float) -> None:
@@ -140,11 +145,10 @@ class AdaptivePolicy:
     def observe(self, seen: Seen) -> None:
         """Take a frame's transfer in, framing included."""
         header, overhead = self.table.link["header_bytes"], self.table.link["overhead"]
-        if seen.up_bytes > 0:
-            if seen.up_s is not None:
-                self.estimator.update(8 * (seen.up_bytes * overhead + header), seen.up_s, seen.time_s)
-            elif seen.latency_s is not None:
-                self.estimator.update(0.0, seen.latency_s, seen.time_s)
+        if seen.lost and seen.latency_s is not None:
+            self.estimator.update(0.0, seen.latency_s, seen.time_s)
+        elif seen.up_bytes > 0 and seen.up_s is not None:
+            self.estimator.update(8 * (seen.up_bytes * overhead + header), seen.up_s, seen.time_s)
 
     def restart(self) -> None:
         """Forget the link."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from splitplan.data.plan import SplitPlan
+from splitplan.errors import DataError, raise_all
+from splitplan.models.graph import LayerGraph
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,10 @@ class Seen:
     up_bytes : float
         Bytes that went up, framing left out; 0 when nothing did.
     up_s : float or None
-        Seconds from when they entered the uplink until they were there, the link's delay included; None when they never were.
+        Seconds from when they entered the uplink until they were there, the link's delay included; None when that is not known.
     device_s, server_s, latency_s : float or None
+    lost : bool
+        Whether the plan sends, but the device had to finish the frame alone.
     """
 
     time_s: float
@@ -48,13 +52,17 @@ class Seen:
     device_s: float | None = None
     server_s: float | None = None
     latency_s: float | None = None
+    lost: bool = False
 
 
 @runtime_checkable
 class Policy(Protocol):
     """Chooses a plan for each frame."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
 
     @property
     def plans(self) -> tuple[SplitPlan, ...]:
@@ -72,6 +80,25 @@ class Policy(Protocol):
     def restart(self) -> None:
         """Forget what was observed."""
         ...
+
+
+def check_plans(policy: Policy, graph: LayerGraph) -> tuple[SplitPlan, ...]:
+    """The plans of a policy, if they can be kept ready together for this model: at least one, alike in wire, result and clock."""
+    plans = tuple(policy.plans)
+    if not plans:
+        raise DataError("it has no plans", f"policy {policy.name!r}")
+    for plan in plans:
+        plan.check(graph)
+    raise_all(
+        [
+            f"plan {k} has {name} {getattr(plan, name)!r}, the first {getattr(plans[0], name)!r}; plans of one policy must be alike in it"
+            for k, plan in enumerate(plans)
+            for name in ("wire", "result", "clock_hz")
+            if getattr(plan, name) != getattr(plans[0], name)
+        ],
+        f"policy {policy.name!r}",
+    )
+    return plans
 
 
 @dataclass(frozen=True)

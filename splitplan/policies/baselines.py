@@ -15,6 +15,7 @@ import numpy as np
 from splitplan.data.plan import SplitPlan
 from splitplan.data.split_table import SplitTable
 from splitplan.errors import DataError, SolverError
+from splitplan.formulations.costs import SplitTotals
 from splitplan.formulations.split import SplitPoint
 from splitplan.solvers.compress import articulations, block
 from splitplan.solvers.cutgraph import cut_graph
@@ -78,7 +79,9 @@ class Neurosurgeon:
     """
 
     name: ClassVar[str] = "Neurosurgeon"
-    cannot_see: ClassVar[str] = "cuts across branches other than after a prefix, and what makes one layer of a kind slower than its size says"
+    cannot_see: ClassVar[str] = (
+        "cuts across branches other than after a prefix, and what makes one layer of a kind slower than its size says"
+    )
 
     def plan(self, problem: SplitPoint) -> SplitPlan:
         """The best prefix at the predicted times."""
@@ -94,7 +97,7 @@ class Neurosurgeon:
         return _checked(problem, x[int(np.argmin(self._price(problem, guess)))], self.name)
 
     @staticmethod
-    def _price(problem: SplitPoint, totals: object) -> np.ndarray:
+    def _price(problem: SplitPoint, totals: SplitTotals) -> np.ndarray:
         costs, value = problem.costs, 0.0
         for what, weight in problem.weights.items():
             if what == "memory":
@@ -138,12 +141,21 @@ class DADS:
     load: Literal["light", "heavy"] = "light"
 
     name: ClassVar[str] = "DADS"
-    cannot_see: ClassVar[str] = "light: that frames follow each other; heavy: cuts that are best for the period but for no weighted sum"
+    cannot_see: ClassVar[str] = (
+        "light: that frames follow each other; heavy: cuts that are best for the period but for no weighted sum"
+    )
 
     def plan(self, problem: SplitPoint) -> SplitPlan:
         """The cut for the load; the problem's own objective is not asked."""
         if self.load == "light":
-            latency = replace(problem, objective="latency", deadline_s=None, energy_budget_j=None, period_limit_s=None, device_memory_bytes=None)
+            latency = replace(
+                problem,
+                objective="latency",
+                deadline_s=None,
+                energy_budget_j=None,
+                period_limit_s=None,
+                device_memory_bytes=None,
+            )
             return _same(problem, latency.solve("min-cut").plan)
         far = hull_cuts(problem)
         return _checked(problem, far[int(np.argmin(problem.score(far)["period_s"]))], self.name)
@@ -154,7 +166,9 @@ class QDMP:
     """Blocks between articulation nodes first, then a small minimum cut in each."""
 
     name: ClassVar[str] = "QDMP"
-    cannot_see: ClassVar[str] = "nothing that the minimum cut sees: the same cut, found on smaller graphs; anew for each rate"
+    cannot_see: ClassVar[str] = (
+        "nothing that the minimum cut sees: the same cut, found on smaller graphs; anew for each rate"
+    )
 
     def plan(self, problem: SplitPoint) -> SplitPlan:
         """The best of all blocks, for a linear objective."""

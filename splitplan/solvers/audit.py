@@ -80,7 +80,13 @@ def audit_split(problem: SplitPoint, plan: SplitPlan, duals: dict[str, Any]) -> 
                 (radio.down_w_per_bps * link.rate_down_bps + radio.base_w) * down_busy,
             ]
         )
-    term = {"latency": "latency_s", "energy": "energy_j", "period": "period_s", "memory": "memory_bytes", "upload": "up_bytes"}
+    term = {
+        "latency": "latency_s",
+        "energy": "energy_j",
+        "period": "period_s",
+        "memory": "memory_bytes",
+        "upload": "up_bytes",
+    }
     objective = math.fsum(weight * terms[term[what]] for what, weight in problem.weights.items())
     for name, (what, limit) in problem.limits.items():
         if not terms[term[what]] <= limit * (1 + SLACK):

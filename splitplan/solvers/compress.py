@@ -6,6 +6,7 @@ blocks alone: moving a layer to the server can raise the server's stage, or the 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +76,7 @@ def compress(graph: CutGraph) -> Compressed:
     layers = len(graph)
     graph, label = merge_series(graph)
     starts = [-1, *articulations(graph).tolist()]
-    wide = [(u, w) for u, w in zip(starts[:-1], starts[1:], strict=True) if w > u + 1]
+    wide = [(u, w) for u, w in itertools.pairwise(starts) if w > u + 1]
     gone = [(u, w) for u, w in wide if dominated(graph, u, w)]
     if gone:
         parts = np.arange(len(graph))

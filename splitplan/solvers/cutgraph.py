@@ -137,12 +137,17 @@ class CutGraph:
         n, k = len(self), len(self.bits)
         source, sink, up, down = n + k, n + k + 1, n + k + 2, n + k + 3
         never = np.inf
-        arcs: list[tuple[int, int, float, float]] = [(source, up, *self.up_message), (source, down, self.down_message, 0.0)]
+        arcs: list[tuple[int, int, float, float]] = [
+            (source, up, *self.up_message),
+            (source, down, self.down_message, 0.0),
+        ]
         for v in range(n):
             arcs.append((source, v, never if self.stay[v] else self.server[v], 0.0))
             arcs.append((v, sink, never if self.go[v] else self.device[v], 0.0))
             arcs.append((up, v, never, 0.0))
-        for t, (p, readers, bits, out) in enumerate(zip(self.producer, self.readers, self.bits, self.output, strict=True)):
+        for t, (p, readers, bits, out) in enumerate(
+            zip(self.producer, self.readers, self.bits, self.output, strict=True)
+        ):
             maker = source if p == INPUT else int(p)
             arcs.append((maker, n + t, self.bit[0] * bits, self.bit[1] * bits))
             arcs += [(n + t, int(w), never, 0.0) for w in readers]

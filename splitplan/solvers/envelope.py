@@ -6,6 +6,7 @@ is no better, which proves the two neighbours, or is a new line between them. 2H
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -25,7 +26,9 @@ Line = tuple[float, float]
 """A cut's cost A + λ B as (A, B)."""
 
 
-def split_table(problem: SplitPoint, *, compressed: bool = True, cap: int = 200_000, gap: float = 0.0, time_limit_s: float = 60.0) -> SplitTable:
+def split_table(
+    problem: SplitPoint, *, compressed: bool = True, cap: int = 200_000, gap: float = 0.0, time_limit_s: float = 60.0
+) -> SplitTable:
     """Every cut that is best at some uplink rate, and the rates at which the best one changes.
 
     Latency, energy and their weighted sums: exact, by minimum cuts. Period: the Pareto front of (largest of device, server and
@@ -80,10 +83,12 @@ def _linear_table(problem: SplitPoint, compressed: bool) -> SplitTable:
     totals = np.column_stack(problem.costs.totals(far).values)
     lines = list(zip(totals @ fixed.weights, totals @ per_lambda.weights, strict=True))
     kept = lower_hull(lines)
-    breaks = [(lines[j][1] - lines[i][1]) / (lines[i][0] - lines[j][0]) for i, j in zip(kept, kept[1:], strict=False)]
+    breaks = [(lines[j][1] - lines[i][1]) / (lines[i][0] - lines[j][0]) for i, j in itertools.pairwise(kept)]
     about = {"layers": float(n), "nodes_after_compression": float(small.nodes), "blocks": float(small.blocks)}
     about |= {"blocks_dominated": float(small.dominated), "minimum_cuts": float(solved)}
-    return _table(problem, far[kept], totals[kept], breaks, np.array(fixed.weights), np.array(per_lambda.weights), about)
+    return _table(
+        problem, far[kept], totals[kept], breaks, np.array(fixed.weights), np.array(per_lambda.weights), about
+    )
 
 
 def _period_table(problem: SplitPoint, far: np.ndarray, about: dict[str, float]) -> SplitTable:
@@ -98,7 +103,7 @@ def _period_table(problem: SplitPoint, far: np.ndarray, about: dict[str, float])
         if not kept or busy[i] < busy[kept[-1]] * (1 - TIE):
             kept.append(int(i))
     # max(busy_j, λ bits_j) < busy_i as soon as λ bits_j < busy_i, for the next j: it has less busy and more bits.
-    breaks = [bits[j] / busy[i] for i, j in zip(kept, kept[1:], strict=False)]
+    breaks = [bits[j] / busy[i] for i, j in itertools.pairwise(kept)]
     nothing = np.zeros(len(totals[0]))
     return _table(problem, far[kept], totals[kept], breaks, nothing, nothing, about)
 

@@ -134,7 +134,8 @@ def pareto(key: np.ndarray) -> np.ndarray:
     """Rows of which no other is at least as small in both columns; of equal ones the first. In the order of column 0."""
     order = np.lexsort((np.arange(len(key)), key[:, 1], key[:, 0]))
     best = np.minimum.accumulate(np.r_[np.inf, key[order, 1]])[:-1]
-    return order[key[order, 1] < best]
+    kept: np.ndarray = order[key[order, 1] < best]
+    return kept
 
 
 def _name(problem: SplitPoint, position: int) -> str:

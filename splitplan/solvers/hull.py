@@ -94,7 +94,9 @@ def hull_cuts(problem: SplitPoint) -> np.ndarray:
     def ask(w: np.ndarray) -> bool:
         """Whether the cut there improves on those found."""
         if len(done) >= MOST_CUTS:
-            raise SolverError(f"the hull of this graph's cuts has not been found by {MOST_CUTS} minimum cuts; split it into blocks")
+            raise SolverError(
+                f"the hull of this graph's cuts has not been found by {MOST_CUTS} minimum cuts; split it into blocks"
+            )
         done.add(tuple(w))
         far = oracle(w)
         key = works_of(problem, far[None, :])[0] * scale
@@ -112,9 +114,10 @@ def hull_cuts(problem: SplitPoint) -> np.ndarray:
         ask(corner + 1e-7)
     while True:
         corners = [w for w in _corners(np.array(keys)) if tuple(w) not in done]
-        if not any([ask(w) for w in corners]):
+        if not any(ask(w) for w in corners):
             break
-    return np.array(found)[_needed(np.array(keys))]
+    kept: np.ndarray = np.array(found)[_needed(np.array(keys))]
+    return kept
 
 
 def _corners(keys: np.ndarray) -> np.ndarray:

@@ -23,7 +23,9 @@ def problem() -> sp.SplitPoint:
     choose = Seeded(5)
     g = graph(choose, 30)
     system = sp.System(
-        device=sp.Device("d", slowdown=2.0), server=sp.Device("s"), link=sp.Link("x", rate_up_bps=1e7, rate_down_bps=1e8, rtt_s=0.01)
+        device=sp.Device("d", slowdown=2.0),
+        server=sp.Device("s"),
+        link=sp.Link("x", rate_up_bps=1e7, rate_down_bps=1e8, rtt_s=0.01),
     )
     return sp.SplitPoint(profile(choose, g), system)
 

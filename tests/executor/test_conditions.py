@@ -24,7 +24,7 @@ def lte(pair: System) -> System:
 
 
 def conditions(small: Traced, system: System, **changes: object) -> Conditions:
-    made = Conditions(cut(small, 2), small.graph, system, {}, False, {"device": ABOUT, "server": ABOUT})
+    made = Conditions((cut(small, 2),), small.graph, system, {}, False, {"device": ABOUT, "server": ABOUT})
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
@@ -50,7 +50,7 @@ def test_the_links_ratio_is_kept_where_the_real_link_may_be_the_systems(
 def test_what_is_emulated_or_as_stated_needs_no_remark(small: Traced, lte: System, pair: System) -> None:
     assert conditions(small, lte, emulate=True).remarks(True) == {}
     assert conditions(small, pair).remarks(True) == {}
-    assert conditions(small, lte, plan=cut(small, 99)).remarks(True) == {}
+    assert conditions(small, lte, plans=(cut(small, 99),)).remarks(True) == {}
 
 
 @pytest.mark.parametrize("place", ["device", "server"])

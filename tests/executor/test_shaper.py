@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
+from splitplan.data.channel import Channel
 from splitplan.executor.shaper import ShapedSender, Shaper
 
 
@@ -86,3 +88,14 @@ def test_a_delivery_that_fails_is_told_and_those_behind_it_go_on(shaper: Shaper 
     assert done.wait(10)
     sender.close()
     assert told == ["cable"]
+
+
+def test_a_link_that_follows_a_channel_carries_what_the_channel_does() -> None:
+    shaper = Shaper(1e6, delay_s=0.5)
+    assert shaper.book(125_000, 0.0).free_s == 1.0
+    shaper.follow(Channel(np.array([0, 1.0, 2.0, 3.0]), np.array([1e6, 0.0, 2e6])), 10.0)
+    assert shaper.book(125_000 / 2, 9.0).free_s == pytest.approx(9.5)  # before it begins: the rate that was
+    first = shaper.book(125_000 * 1.5, 10.0)  # 1 s of 1 Mbit/s, a dead second, a quarter at 2 Mbit/s
+    assert (first.start_s, first.free_s, first.arrive_s) == pytest.approx((10.0, 12.25, 12.75))
+    assert shaper.book(125_000, 10.5).free_s == pytest.approx(12.75)
+    assert shaper.book(125_000, 12.75).free_s == pytest.approx(13.5)  # it begins again

@@ -113,6 +113,11 @@ def head(**changes: Any) -> dict[str, Any]:
 DATA = bytes(8)
 
 
+def follow(**changes: Any) -> bytes:
+    body = {"times_s": [0, 1.0], "rates_bps": [1e6], "elapsed_s": 0.0, **changes}
+    return json.dumps({"v": 1, "kind": "follow", "body": body, "tensors": []}).encode()
+
+
 @pytest.mark.parametrize(
     ("parts", "says"),
     [
@@ -154,6 +159,10 @@ DATA = bytes(8)
         ([header().replace(b'"frame_id": 7', b'"frame_id": NaN'), DATA], "NaN"),
         ([header().replace(b'"frame_id": 7', b'"frame_id": 1e999'), DATA], "finite"),
         ([header(tensors=[head(), head()]), DATA, DATA], "twice"),
+        ([follow(times_s=[0])], "'times_s'"),
+        ([follow(rates_bps=["1"])], "'rates_bps'"),
+        ([follow(rates_bps=[1.0] * (wire.MAX_PIECES + 1))], "'rates_bps'|larger"),
+        ([follow(elapsed_s=None)], "'elapsed_s'"),
     ],
 )  # fmt: skip
 def test_each_violation_is_named(parts: list[bytes], says: str) -> None:

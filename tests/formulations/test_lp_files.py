@@ -41,7 +41,13 @@ def tiny() -> tuple[sp.Profile, sp.System]:
     return profile, sp.System(device=device, server=sp.Device("s"), link=link)
 
 
-EVERY_LIMIT = {"deadline_s": 1.0, "energy_budget_j": 2.0, "period_limit_s": 0.5, "device_memory_bytes": 8000.0, "upload_limit_bytes": 900.0}
+EVERY_LIMIT = {
+    "deadline_s": 1.0,
+    "energy_budget_j": 2.0,
+    "period_limit_s": 0.5,
+    "device_memory_bytes": 8000.0,
+    "upload_limit_bytes": 900.0,
+}
 CASES = {
     "latency": {},
     "energy_at_the_server": {"objective": "energy", "result": "server"},

@@ -24,7 +24,9 @@ def table() -> SplitTable:
         sp.Tensor("out", "c", (), 4.0, is_output=True),
     )
     graph = sp.LayerGraph("chain", tuple(sp.Layer(n) for n in "abc"), tensors)
-    profile = sp.Profile.given(graph, {"device": {"a": 0.1, "b": 0.2, "c": 0.6}, "server": {"a": 0.01, "b": 0.02, "c": 0.06}})
+    profile = sp.Profile.given(
+        graph, {"device": {"a": 0.1, "b": 0.2, "c": 0.6}, "server": {"a": 0.01, "b": 0.02, "c": 0.06}}
+    )
     link = sp.Link("x", rate_up_bps=1e7, rate_down_bps=1e9, rtt_s=0.02)
     found = split_table(sp.SplitPoint(profile, sp.System(device=sp.Device("d"), server=sp.Device("s"), link=link)))
     assert len(found) == 4
@@ -113,7 +115,7 @@ def test_the_estimator_survives_idle_gaps_and_nonsense() -> None:
 def test_a_dead_link_sends_it_home(table: SplitTable) -> None:
     policy = AdaptivePolicy(table, probe_s=np.inf, start_bps=1e9)
     assert policy.decide(Moment(0.0)) == len(table) - 1
-    policy.observe(Seen(10.0, 3, 1e6, None, latency_s=10.0))
+    policy.observe(Seen(10.0, 3, latency_s=10.0, lost=True))
     assert policy.decide(Moment(10.0)) == 0
 
 

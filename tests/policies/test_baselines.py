@@ -18,7 +18,9 @@ from splitplan.solvers.ideals import Ideals
 
 def problem(seed: int, most: int = 10) -> sp.SplitPoint:
     choose = Seeded(seed)
-    return instances.split_problem(choose, choose.whole(1, most), instances.REAL, objectives=("latency",), limits=False, pins=False)
+    return instances.split_problem(
+        choose, choose.whole(1, most), instances.REAL, objectives=("latency",), limits=False, pins=False
+    )
 
 
 @settings(max_examples=60)
@@ -56,8 +58,13 @@ def test_neurosurgeon_is_exact_on_a_chain_whose_layers_are_as_their_size_says() 
     tensors = [sp.Tensor("x", "input", ("c0",), sizes[0])]
     tensors += [sp.Tensor(f"t{k}", f"c{k}", (f"c{k + 1}",), sizes[k + 1]) for k in range(3)]
     graph = sp.LayerGraph("chain", layers, (*tensors, sp.Tensor("y", "c3", (), 4.0, is_output=True)))
-    times = {"device": {w.name: w.work_flops / 1e10 for w in layers}, "server": {w.name: w.work_flops / 1e11 for w in layers}}
-    system = sp.System(device=sp.Device("d"), server=sp.Device("s"), link=sp.Link("x", rate_up_bps=1e7, rate_down_bps=1e8))
+    times = {
+        "device": {w.name: w.work_flops / 1e10 for w in layers},
+        "server": {w.name: w.work_flops / 1e11 for w in layers},
+    }
+    system = sp.System(
+        device=sp.Device("d"), server=sp.Device("s"), link=sp.Link("x", rate_up_bps=1e7, rate_down_bps=1e8)
+    )
     p = sp.SplitPoint(sp.Profile.given(graph, times), system)
     np.testing.assert_allclose(Neurosurgeon.predicted_s(p, "device"), list(times["device"].values()), rtol=1e-6)
     for rate in np.geomspace(1e5, 1e9, 9):

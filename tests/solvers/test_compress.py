@@ -15,7 +15,9 @@ from splitplan.solvers.ideals import closed_sets, unpacked
 LAMBDAS = np.r_[0.0, np.geomspace(1e-3, 1e3, 121)]
 
 
-def graph(device: list[float], server: list[float], tensors: list[tuple[int, list[int], float]], **changes: object) -> CutGraph:
+def graph(
+    device: list[float], server: list[float], tensors: list[tuple[int, list[int], float]], **changes: object
+) -> CutGraph:
     """Tensors as (producer, readers, bits); the last node's is the output, and returns free of charge."""
     n = len(device)
     made = CutGraph(
@@ -70,7 +72,9 @@ def graphs(draw: st.DrawFn) -> CutGraph:
     if draw(st.booleans()):
         stay[: draw(st.integers(0, n - 1))] = draw(st.booleans())
     at_server = draw(st.booleans())
-    return replace(g, stay=stay, go=go, result_at_server=at_server, up_message=np.array([draw(number), draw(number)], float))
+    return replace(
+        g, stay=stay, go=go, result_at_server=at_server, up_message=np.array([draw(number), draw(number)], float)
+    )
 
 
 @settings(max_examples=300)
@@ -94,7 +98,9 @@ def test_every_cut_is_in_one_block(g: CutGraph) -> None:
 
 
 def test_the_lines_after_positions_are_those_of_their_cuts() -> None:
-    g = graph([1, 2, 3], [3, 2, 1], [(-1, [0, 2], 5), (0, [1], 2), (1, [2], 4), (2, [], 7)], up_message=np.array([1.0, 2.0]))
+    g = graph(
+        [1, 2, 3], [3, 2, 1], [(-1, [0, 2], 5), (0, [1], 2), (1, [2], 4), (2, [], 7)], up_message=np.array([1.0, 2.0])
+    )
     for at_server in (False, True):
         h = replace(g, result_at_server=at_server)
         fixed, rising = h.lines_after(np.array([-1, 0, 1, 2]))
@@ -104,13 +110,17 @@ def test_the_lines_after_positions_are_those_of_their_cuts() -> None:
 
 def chain(bits: list[float], device: list[float], server: list[float]) -> CutGraph:
     n = len(device)
-    return graph(device, server, [(-1, [0], bits[0]), *((v, [v + 1], bits[v + 1]) for v in range(n - 1)), (n - 1, [], 1.0)])
+    return graph(
+        device, server, [(-1, [0], bits[0]), *((v, [v + 1], bits[v + 1]) for v in range(n - 1)), (n - 1, [], 1.0)]
+    )
 
 
 def test_a_chain_merges_where_its_tensors_grow() -> None:
     g = chain([4, 8, 2, 3], [5, 5, 5, 5], [1, 1, 1, 1])
     small, label = merge_series(g)
-    assert label.tolist() == [0, 0, 1, 1] and len(small) == 2  # after layer 0 (8 ≥ 4) and after layer 2 (3 ≥ 2) no cut pays
+    assert (
+        label.tolist() == [0, 0, 1, 1] and len(small) == 2
+    )  # after layer 0 (8 ≥ 4) and after layer 2 (3 ≥ 2) no cut pays
     np.testing.assert_allclose(least(small), least(g))
 
 

@@ -97,7 +97,9 @@ def test_the_same_table_every_time() -> None:
 def test_the_lower_hull_is_the_least_line_everywhere(lines: list[tuple[int, int]]) -> None:
     kept = lower_hull(lines)
     for lam in np.r_[0.0, np.geomspace(1e-3, 1e3, 60)]:
-        assert min(lines[i][0] + lam * lines[i][1] for i in kept) == pytest.approx(min(a + lam * b for a, b in lines), rel=1e-9)
+        assert min(lines[i][0] + lam * lines[i][1] for i in kept) == pytest.approx(
+            min(a + lam * b for a, b in lines), rel=1e-9
+        )
     assert [lines[i][1] for i in kept] == sorted({lines[i][1] for i in kept})
 
 

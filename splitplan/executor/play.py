@@ -1,0 +1,60 @@
+"""Playing a scenario on an app: frames are handed over when they arrive, over a channel that the emulated uplink follows."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from splitplan.data.scenario import Scenario
+from splitplan.errors import DataError
+
+if TYPE_CHECKING:
+    from splitplan.executor.app import App
+
+
+def play(app: App, scene: Scenario, inputs: Iterable[Any] | None, tell: Callable[[str], None]) -> None:
+    """Hand the scenario's frames over, each no sooner than it arrives, and wait until all are answered.
+
+    A frame that finds ``depth`` frames under way waits; its latency counts from its arrival all the same.
+
+    Parameters
+    ----------
+    app : App
+    scene : Scenario
+    inputs : iterable or None
+        As for `App.run`.
+    tell : callable
+    """
+    if not isinstance(scene, Scenario):
+        raise DataError(f"got a {type(scene).__name__}; give a splitplan.Scenario", "run")
+    arrive = scene.arrive_s()
+    if not len(arrive):
+        raise DataError(
+            f"no frame arrives within {scene.duration_s:g} s; give a longer duration_s or a higher rate", "run"
+        )
+    items: Iterable[dict[str, torch.Tensor]]
+    if inputs is None:
+        args, kwargs = app.traced.example_call()
+        items = itertools.repeat(app.traced.flatten(*args, **kwargs))
+    else:
+        given = [app.traced.flatten(*(item if isinstance(item, tuple) else (item,))) for item in inputs]
+        if not given:
+            raise DataError("inputs is empty; give at least one item, or none for the example", "run")
+        items = itertools.cycle(given)
+    app.policy.restart()
+    app.follow(scene.channel)
+    number, begin = next(app._streams), time.monotonic()
+    waiting: list[Future[Any]] = []
+    for k, (at, item) in enumerate(zip(arrive.tolist(), items)):  # noqa: B905  the items have no end
+        if (pause := begin + at - time.monotonic()) > 0:
+            time.sleep(pause)
+        waiting.append(app._submit(item, number, arrived_s=begin + at))
+        if k % max(1, len(arrive) // 100) == 0:
+            tell(f"frame {k + 1} of {len(arrive)}, {at:.0f} of {scene.duration_s:.0f} s")
+    for future in waiting:
+        future.result()
