@@ -360,7 +360,7 @@ class App:
                     raise ExecutorError(
                         f"policy {self.policy.name!r} failed in observe(): {self._broken_policy!r}"
                     ) from self._broken_policy
-                cut = self.policy.decide(Moment(now, len(self._pending))) if check_cut is None else check_cut
+                cut = self.policy.decide(self._moment(now)) if check_cut is None else check_cut
                 body = {"plan_id": self._crew.plan_ids[cut], "frame_id": frame_id, "symbols": {}, "check": check}
                 parts = encode("frame", body, packed)
             except BaseException:
@@ -378,6 +378,13 @@ class App:
             elif self._session is not None:
                 self._session.send(parts)
         return future
+
+    def _moment(self, now: float) -> Moment:
+        """What the policy is told; under the lock."""
+        for entry in self._pending.values():  # the oldest first
+            if not entry.check and self.plans[entry.cut].server_layers:
+                return Moment(now, len(self._pending), entry.submitted_s, entry.cut)
+        return Moment(now, len(self._pending))
 
     def _refuse_if_closed(self) -> None:
         if self._closed:

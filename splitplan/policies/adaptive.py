@@ -77,6 +77,7 @@ class AdaptivePolicy:
     The cut is changed when staying costs more than ``1 + margin`` times the best one at the estimated rate: so it is never worse than that by the
     estimate, and does not flutter at a breakpoint. A cut that sends nothing learns nothing of the link, so after ``probe_s``
     without a transfer one frame goes by the cut that sends least; what that frame costs more is the price of knowing.
+    A transfer that hangs is not waited for: bits over the time it has had so far bound the rate from above.
 
     Parameters
     ----------
@@ -122,23 +123,35 @@ class AdaptivePolicy:
         sending = self.table.sends.nonzero()[0]
         return int(sending[0]) if len(sending) else None
 
+    def _rate(self, now: Moment) -> float | None:
+        """The estimate, or less when a transfer that is under way has already taken longer than it would at the estimate."""
+        rate, cut = self.estimator.rate_bps, now.waits_cut
+        if cut is None or now.waits_since_s is None:
+            return rate
+        # The link is free for it when the transfer before it has ended; its own part of the device comes first.
+        link, (device_s, _, up_bits, _, messages, _) = self.table.link, self.table.totals[cut]
+        since = max(now.waits_since_s, self.estimator.last_s) + device_s + link["up_delay_s"]
+        if now.time_s <= since:
+            return rate
+        most = float((up_bits + 8 * link["header_bytes"] * messages) / (now.time_s - since))
+        return most if rate is None else min(rate, most)
+
     def decide(self, now: Moment) -> int:
         """The cut for the next frame."""
-        table, rate = self.table, self.estimator.rate_bps
+        table, rate = self.table, self._rate(now)
         if rate is None:
             if self.start_bps is None and self._probe is not None:
                 return self._probe
             rate = self.start_bps or 0.0
         best = table.decide(float(rate)) if rate > 0 or not table.sends[0] else 0
-        if self._current is None:
-            self._current = best
-        elif best != self._current and rate > 0:
-            if table.cost(rate, self._current) > (1 + self.margin) * table.cost(rate, best):
-                self._current = best
-        elif rate == 0:
+        if (
+            self._current is None
+            or rate == 0
+            or (best != self._current and table.cost(rate, self._current) > (1 + self.margin) * table.cost(rate, best))
+        ):
             self._current = best
         stale = now.time_s - self.estimator.last_s > self.probe_s
-        if stale and not table.sends[self._current] and self._probe is not None and now.under_way == 0:
+        if stale and not table.sends[self._current] and self._probe is not None and now.waits_cut is None:
             return self._probe
         return self._current
 

@@ -20,10 +20,16 @@ class Moment:
         On a clock that never goes back.
     under_way : int
         Frames accepted and not yet answered, this one left out.
+    waits_since_s : float or None
+        When the oldest of those that run by a plan that sends was accepted; None when there is none.
+    waits_cut : int or None
+        The number of its plan.
     """
 
     time_s: float
     under_way: int = 0
+    waits_since_s: float | None = None
+    waits_cut: int | None = None
 
 
 @dataclass(frozen=True)

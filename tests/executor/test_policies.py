@@ -183,18 +183,20 @@ def test_the_adaptive_policy_follows_the_link(small: Traced, pair: System) -> No
     system = slow(pair, 1e8, 0.001)
     table = split_table(SplitPoint(profile, system))
     assert table.sends.tolist()[0] is False and table.sends[-1]
-    good, bad = 4 * table.breaks_bps[-1], table.breaks_bps[0] / 4
-    channel = Channel(np.array([0, 2.0, 4.0, 6.0]), np.array([good, bad, good]), "step")
+    good, bad = 40 * table.breaks_bps[-1], table.breaks_bps[-1] / 4
+    channel = Channel(np.array([0, 2.0, 4.0, 8.0]), np.array([good, bad, good]), "step")
     policy = AdaptivePolicy(table, tau_s=0.2, probe_s=0.5)
-    with deploy(small, policy, system) as app:
-        report = app.run(Scenario(periodic(10), channel, 6.0))
-    assert report.counts["frames"] == 60 and report.counts["finished_locally"] == 0
+    with deploy(small, policy, system, depth=32) as app:
+        report = app.run(Scenario(periodic(10), channel, 7.0))
+    assert report.counts["frames"] == 70 and report.counts["finished_locally"] == 0
     ordered = sorted(report.frames, key=lambda f: f.frame_id)
     begin, last = ordered[0].submitted_s, len(table) - 1
-    early = [f.cut for f in ordered if 0.5 <= f.submitted_s - begin < 1.9]
-    print(table, [(round(f.submitted_s-begin,2),f.cut,f.times.get('up_s')) for f in ordered])
-    assert early.count(last) >= 0.9 * len(early)
-    late = [f.cut for f in ordered if 5.2 <= f.submitted_s - begin]
-    assert late.count(last) >= 0.9 * len(late)
-    middle = [f.cut for f in ordered if 3.0 <= f.submitted_s - begin < 3.9]
-    assert middle.count(0) >= 0.5 * len(middle)  # the others probe
+
+    def share(cut: int, after_s: float, before_s: float) -> float:
+        cuts = [f.cut for f in ordered if after_s <= f.submitted_s - begin < before_s]
+        return cuts.count(cut) / len(cuts)
+
+    assert share(last, 0.5, 1.9) >= 0.9
+    # One frame hangs on the bad link; those behind it are not sent the same way once it has had its time.
+    assert share(last, 3.2, 3.9) <= 0.2
+    assert share(last, 5.5, 7.0) >= 0.9

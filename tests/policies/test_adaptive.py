@@ -130,3 +130,16 @@ def test_what_it_refuses(table: SplitTable) -> None:
 
 def test_fixed_is_a_policy(table: SplitTable) -> None:
     assert isinstance(Fixed(table.plan(0)), Policy)
+
+
+def test_a_transfer_that_hangs_bounds_the_rate(table: SplitTable) -> None:
+    policy = AdaptivePolicy(table, start_bps=1e9, margin=0.0)
+    last = len(table) - 1
+    assert policy.decide(Moment(0.0)) == last
+    bits = float(table._pieces(last, 1.0)["up_bytes"]) * 8
+    for rate in (*(table.breaks_bps * 1.01), *(table.breaks_bps * 0.99)):
+        hung = bits / rate + table.link["up_delay_s"] + float(table.totals[last, 0])
+        assert policy.decide(Moment(5.0 + hung, 1, 5.0, last)) == table.decide(float(rate))
+    # What came through since says that the link was free for it only from then on.
+    policy.observe(Seen(100.0, last, bits / 8, bits / 1e9 + table.link["up_delay_s"]))
+    assert policy.decide(Moment(100.0, 1, 5.0, last)) == last
