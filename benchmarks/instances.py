@@ -318,6 +318,6 @@ def partition(branches: int, seed: int = 0) -> sp.SplitPoint:
     tensors = [sp.Tensor("in", INPUT, tuple(names), 0.0)]
     tensors += [sp.Tensor(f"t{v}", v, (), 0.0, is_output=True) for v in names]
     g = sp.LayerGraph("partition", tuple(sp.Layer(v) for v in names), tuple(tensors))
-    link = sp.Link("wire", 1e9, 1e9)
+    link = sp.Link("wire", 1e9, 1e9, 0.0)
     s = sp.System(device=sp.Device("d"), server=sp.Device("s"), link=link)
     return sp.SplitPoint(sp.Profile.given(g, {"device": seconds, "server": seconds}), s, objective="period")

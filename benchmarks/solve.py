@@ -26,7 +26,7 @@ def problem(layers: int) -> sp.SplitPoint:
     times = profile(choose, net)
     best, most = None, -1
     for rate in np.geomspace(1e5, 1e10, 26):
-        link = sp.Link("bench", rate_up_bps=float(rate), rate_down_bps=1e9)
+        link = sp.Link("bench", rate_up_bps=float(rate), rate_down_bps=1e9, rtt_s=0.0)
         tried = sp.SplitPoint(times, sp.System(device=sp.Device("d"), server=sp.Device("s"), link=link))
         plan = tried.solve("min-cut").plan
         balance = min(len(plan.device_layers), len(plan.server_layers))

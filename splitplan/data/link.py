@@ -43,7 +43,7 @@ class Link:
     rate_up_bps, rate_down_bps : float
         Payload bits per second after nothing but `overhead` is added.
     rtt_s : float
-        Round-trip time of a small message.
+        Round-trip time of a small message; 0 only where it is said.
     delay_up_s, delay_down_s : float or None
         One-way delays; ``rtt_s / 2`` unless given.
     overhead : float
@@ -59,7 +59,7 @@ class Link:
     name: str
     rate_up_bps: float
     rate_down_bps: float
-    rtt_s: float = 0.0
+    rtt_s: float
     delay_up_s: float | None = None
     delay_down_s: float | None = None
     overhead: float = 1.0

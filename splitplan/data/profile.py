@@ -94,7 +94,7 @@ class Profile:
         return tuple(dict.fromkeys(self.table["place"]))
 
     def seconds(self, place: str, clock_hz: float | None = None) -> np.ndarray:
-        """Median seconds of each layer at a place, shape (layers,), in the graph's order.
+        """Typical seconds of each layer at a place, shape (layers,), in the graph's order.
 
         Parameters
         ----------

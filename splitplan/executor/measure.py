@@ -81,6 +81,7 @@ def measure(part: Part, inputs: dict[str, torch.Tensor], symbols: dict[str, int]
     mean of whole rounds because parts are what is predicted, and medians of layers do not add up to the time of a part: a
     device that pauses (a quota, a hot chip) pauses each time in another layer, and the median of each layer knows of none.
     Each run comes after a rest, as a frame does that comes alone: caches are cold then.
+    The spread is of the times as they were, drift and slow phases included: it says how far one run may be from another.
 
     Returns
     -------
@@ -114,12 +115,13 @@ def measure(part: Part, inputs: dict[str, torch.Tensor], symbols: dict[str, int]
             if (i + 1) % max(1, rounds // 10) == 0:
                 say({"done": i + 1, "of": rounds})
     around = (np.array(whole[:-1]) + np.array(whole[1:])) / 2
-    relative = np.array([[run[name] for name in part.layers] for run in layers]) / around[:, None]
-    typical = middle_mean(relative)
-    quarter, three = np.percentile(relative, (25, 75), axis=0)
+    seconds = np.array([[run[name] for name in part.layers] for run in layers])
+    typical = middle_mean(seconds / around[:, None])
     low, middle, high = np.percentile(whole, (25, 50, 75))
     factor = middle / max(typical.sum(), 1e-12)
-    spread = factor * (three - quarter)
+    quarter, three = np.percentile(seconds, (25, 75), axis=0)
+    # Stamps cost time too: as the layers' times, their spread is brought down to the run without.
+    spread = (three - quarter) * middle / max(float(np.median(seconds.sum(axis=1))), 1e-12)
     return {
         "layers": {n: (float(m * factor), float(s)) for n, m, s in zip(part.layers, typical, spread, strict=True)},
         "whole_s": (float(middle), float(high - low)),

@@ -37,7 +37,7 @@ def test_all_defects_at_once() -> None:
 
 def test_overhead_below_one() -> None:
     with pytest.raises(DataError, match=r"overhead is 0.9; bytes on the medium cannot be fewer"):
-        sp.Link("bad", 1e6, 1e6, overhead=0.9)
+        sp.Link("bad", 1e6, 1e6, 0.0, overhead=0.9)
 
 
 def test_radio_defects() -> None:
@@ -54,7 +54,7 @@ def test_delays_are_half_the_round_trip_unless_given() -> None:
 
 def test_missing_radio_is_an_error_not_a_zero() -> None:
     with pytest.raises(DataError, match=r"no radio power model.*all 0 for a wire"):
-        _ = sp.Link("wire", 1e6, 1e6).needs_radio
+        _ = sp.Link("wire", 1e6, 1e6, 0.0).needs_radio
 
 
 def test_rate_sets_both_ways() -> None:

@@ -23,7 +23,7 @@ def test_two_places(system: sp.System) -> None:
 
 
 def test_link_direction_does_not_depend_on_the_order_of_arguments() -> None:
-    link = sp.Link("l", 1e6, 2e6)
+    link = sp.Link("l", 1e6, 2e6, 0.0)
     system = sp.System(server=sp.device("this-cpu"), device=sp.device("this-cpu"), link=link)
     assert system.link is link
     assert set(system.links) == {("device", "server")}
@@ -200,10 +200,13 @@ def test_one_rate_for_both_ways_in_a_file(tmp_path: Path) -> None:
     places = (
         "[places.device]\nfrom='this-cpu'\n[places.server]\nfrom='this-cpu'\n[[links]]\nbetween=['device','server']\n"
     )
-    for link in ("name='l'\nrate_bps=3e6\n", "from='lte-2021'\nrate_bps=3e6\n"):
+    for link in ("name='l'\nrate_bps=3e6\nrtt_s=0\n", "from='lte-2021'\nrate_bps=3e6\n"):
         path.write_text(places + link, encoding="utf-8")
         read = sp.System.read(path).link
         assert (read.rate_up_bps, read.rate_down_bps) == (3e6, 3e6)
+    path.write_text(places + "name='l'\nrate_bps=3e6\n", encoding="utf-8")
+    with pytest.raises(DataError, match="needs rtt_s"):
+        sp.System.read(path)
     for link in ("name='l'\nrate=3e6\n", "from='lte-2021'\nrate=3e6\n"):
         path.write_text(places + link, encoding="utf-8")
         with pytest.raises(

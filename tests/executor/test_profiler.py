@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import splitplan as sp
+from splitplan.data.profile import COLUMNS
 from splitplan.errors import DataError, ExecutorError
 from splitplan.executor import measure, profiler
 
@@ -109,3 +112,37 @@ def test_saved_and_read_it_is_the_same(profile: sp.Profile, tmp_path: Path) -> N
     again = sp.Profile.read(tmp_path / "p.csv")
     np.testing.assert_array_equal(again.seconds("device"), profile.seconds("device"))
     assert again.graph == profile.graph and again.origins == profile.origins
+
+
+@pytest.mark.parametrize("slow", [lambda k: k > 110, lambda k: (k // 20) % 2], ids=["second half", "every other 20"])
+def test_a_machine_that_slows_for_many_rounds_is_seen(
+    slow: Callable[[int], bool], traced: sp.Traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noise(factor: Callable[[int], float]) -> float:
+        clock, runs, rng = [0.0], [0], np.random.default_rng(0)
+        names = [x.name for x in traced.graph.layers]
+
+        def spend() -> float:
+            runs[0] += 1
+            took = factor(runs[0]) * (1 + 0.02 * rng.random())
+            clock[0] += took
+            return took
+
+        class Part:
+            layers = tuple(names)
+
+            def __call__(self, *_: object) -> None:
+                spend()
+
+        def stamped(_: Part) -> Callable[..., object]:
+            return lambda *_: (None, dict.fromkeys(names, spend() / len(names)))
+
+        monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
+        monkeypatch.setattr("splitplan.models.instrument.instrument", stamped)
+        task = measure.Task("", "layer", "cpu", 1, 400.0, 0.0, 7, 100)
+        found = measure.measure(Part(), {}, {}, task)["layers"]  # type: ignore[arg-type]
+        rows = [(n, "device", math.nan, *found[n], 100, "measured") for n in names]
+        return sp.Profile(traced.graph, pd.DataFrame(rows, columns=list(COLUMNS))).noise["device"]
+
+    assert noise(lambda _: 1.0) < 0.05
+    assert noise(lambda k: 3.0 if slow(k) else 1.0) > 0.5

@@ -112,7 +112,7 @@ def test_all_problems_at_once(diamond_profile: sp.Profile, system: sp.System) ->
 
 
 def test_energy_without_power_data_names_all_that_is_missing(diamond_profile: sp.Profile) -> None:
-    bare = sp.System(device=sp.Device("board"), server=sp.Device("s"), link=sp.Link("wire", 1e7, 1e7))
+    bare = sp.System(device=sp.Device("board"), server=sp.Device("s"), link=sp.Link("wire", 1e7, 1e7, 0.0))
     for options in ({"objective": "energy"}, {"energy_budget_j": 1.0}, {"objective": {"latency": 1, "energy": 1}}):
         found = problems_of(diamond_profile, bare, **options)
         assert [any(word in p for p in found) for word in ("active_power_w", "idle_power_w", "radio")] == [True] * 3
@@ -145,7 +145,7 @@ def test_wrong_objects(profile: Any, place: Any) -> None:
 @pytest.mark.parametrize("rate", [0, -1.0, math.nan, math.inf, "fast", None])
 def test_a_rate_that_cannot_be(rate: Any) -> None:
     with pytest.raises(DataError, match="rate_up_bps"):
-        sp.Link("l", rate, 1e6)
+        sp.Link("l", rate, 1e6, 0.0)
 
 
 def test_a_plan_of_another_model_is_refused(diamond_profile: sp.Profile, system: sp.System) -> None:

@@ -115,7 +115,7 @@ def test_an_unknown_layer_gets_the_closest_names(diamond_profile: sp.Profile, sy
 
 
 def test_energy_without_power_names_what_to_fill_in_once(diamond_profile: sp.Profile, system: sp.System) -> None:
-    bare = sp.System(device=sp.device("this-cpu"), server=sp.device("this-cpu"), link=sp.Link("wire", 1e6, 1e6))
+    bare = sp.System(device=sp.device("this-cpu"), server=sp.device("this-cpu"), link=sp.Link("wire", 1e6, 1e6, 0.0))
     with pytest.raises(DataError) as caught:
         sp.SplitPoint(diamond_profile, bare, "energy")
     device, link = caught.value.problems
