@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from splitplan.cli import catalog, demo, doctor, profile, run, solve, trace, worker
+from splitplan.cli import catalog, demo, doctor, profile, run, solve, table, trace, worker
 from splitplan.cli.output import MODEL_HELP, say_error
 from splitplan.errors import SplitplanError
 
@@ -73,3 +73,4 @@ for _command in (
     catalog.catalog,
 ):
     app.command()(_command)
+app.add_typer(table.group)

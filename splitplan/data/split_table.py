@@ -171,12 +171,11 @@ class SplitTable:
             Broadcast with the rates.
         """
         chosen = self.decide(rate_bps) if cut is None else cut
-        with np.errstate(divide="ignore", invalid="ignore"):
+        if "period" in self.objective:
             pieces = self._pieces(chosen, rate_bps)
-            if "period" in self.objective:
-                value = np.max([pieces[k] for k in ("device_s", "uplink_s", "server_s", "downlink_s")], axis=0)
-            else:
-                value = self._line(self.fixed)[chosen] + self._over(self._line(self.per_lambda)[chosen], rate_bps)
+            value = np.max([pieces[k] for k in ("device_s", "uplink_s", "server_s", "downlink_s")], axis=0)
+        else:
+            value = self._line(self.fixed)[chosen] + self._over(self._line(self.per_lambda)[chosen], rate_bps)
         return value if np.ndim(value) else float(value)
 
     def _line(self, weights: np.ndarray) -> np.ndarray:
@@ -186,7 +185,8 @@ class SplitTable:
     @staticmethod
     def _over(bits: Any, rate_bps: Any) -> Any:
         """Bits / rate, where nothing takes no time also on a dead link."""
-        return np.where(np.asarray(bits) == 0, 0.0, np.divide(bits, rate_bps))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(np.asarray(bits) == 0, 0.0, np.divide(bits, rate_bps))
 
     def _pieces(self, cut: Any, rate_bps: Any) -> dict[str, Any]:
         device, server, up, down, ups, downs = (self.totals[:, k][cut] for k in range(len(TOTALS)))

@@ -1,0 +1,185 @@
+"""``splitplan table``: every best cut at once, made offline; what it holds; what it decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from splitplan.cli.output import (
+    Json,
+    SystemOption,
+    amount,
+    check_figure,
+    out,
+    print_json,
+    save_figure,
+    say,
+    seconds,
+    table,
+    working,
+)
+from splitplan.cli.solve import read_objective
+from splitplan.errors import DataError
+
+group = typer.Typer(
+    name="table", no_args_is_help=True, help="The best cut at every uplink rate: build it, show it, decide by it."
+)
+
+TableArgument = Annotated[Path, typer.Argument(metavar="TABLE.json", help="What `splitplan table build -o` wrote.")]
+FigureOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Where to draw cost against rate: .png, .pdf, .svg.")
+]
+
+
+@group.command()
+def build(
+    profile: Annotated[Path, typer.Argument(metavar="PROFILE", help="What `splitplan profile -o` wrote.")],
+    system: SystemOption,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="TABLE.json", help="Where to write the table.")],
+    objective: Annotated[
+        str, typer.Option(help="latency, energy, period; or weights, as latency=1,energy=0.5.")
+    ] = "latency",
+    pin_device: Annotated[list[str] | None, typer.Option(metavar="LAYER", help="Must stay. May be repeated.")] = None,
+    pin_server: Annotated[list[str] | None, typer.Option(metavar="LAYER", help="Must go. May be repeated.")] = None,
+    wire: Annotated[str, typer.Option(help="Precision on the link: fp32, fp16, int8.")] = "fp32",
+    result: Annotated[str, typer.Option(help="Where the result must be: device, server, anywhere.")] = "device",
+    input_bytes: Annotated[float | None, typer.Option(help="Bytes of the raw input on the wire.")] = None,
+    clock_hz: Annotated[float | None, typer.Option(help="The device's clock.", show_default="its top clock")] = None,
+    figure: FigureOption = None,
+    json: Json = False,
+) -> None:
+    """Find every cut that is best at some uplink rate. The system's own uplink rate plays no part."""
+    from splitplan.data.profile import Profile
+    from splitplan.data.system import System
+    from splitplan.formulations.split import SplitPoint
+    from splitplan.solvers.envelope import split_table
+
+    check_figure(figure)
+    times = Profile.read(profile)
+    for warning in times.warnings:
+        say(f"warning: {warning}")
+    problem = SplitPoint(
+        times,
+        System.read(system),
+        objective=read_objective(objective),
+        pin_device=tuple(pin_device or ()),
+        pin_server=tuple(pin_server or ()),
+        wire=wire,  # type: ignore[arg-type]  # checked by SplitPoint, with a message that lists what may be given
+        result=result,  # type: ignore[arg-type]
+        input_bytes=input_bytes,
+        clock_hz=clock_hz,
+    )
+    with working(f"finding every best cut of {times.graph.name}"):
+        made = split_table(problem)
+    made.save(output)
+    if figure is not None:
+        save_figure(made.plot(), figure)
+    if json:
+        print_json(made.to_dict())
+        return
+    _show(output)
+    for path in (output, figure):
+        if path is not None:
+            say(f"written: {path}")
+
+
+@group.command()
+def show(path: TableArgument, figure: FigureOption = None, json: Json = False) -> None:
+    """Print a table: the cuts, the rates at which each is best, and for whom it was made."""
+    from splitplan.data.split_table import SplitTable
+
+    check_figure(figure)
+    read = SplitTable.read(path)
+    if figure is not None:
+        save_figure(read.plot(), figure)
+    if json:
+        print_json(read.to_dict())
+    else:
+        _show(path)
+    if figure is not None:
+        say(f"written: {figure}")
+
+
+@group.command()
+def decide(
+    path: TableArgument,
+    rates: Annotated[list[str], typer.Argument(metavar="RATE…", help="Uplink rates: bit/s, or with k, M, G: 7.3M.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="PLAN.json", help="Where to write the plan; for one rate.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """The best cut at a rate, or at several."""
+    from splitplan.data.split_table import SplitTable
+
+    read = SplitTable.read(path)
+    given = [read_rate(text) for text in rates]
+    if output is not None and len(given) != 1:
+        raise DataError(
+            f"{len(given)} rates are given, and one plan can be written; give one rate, or no --output", "table decide"
+        )
+    found = [read.decide(rate) for rate in given]
+    plans = [read.plan(cut, rate) for cut, rate in zip(found, given, strict=True)]
+    if output is not None:
+        plans[0].save(output)
+    if json:
+        print_json(
+            [
+                {"rate_bps": rate, "cut": cut, "plan": plan.to_dict()}
+                for rate, cut, plan in zip(given, found, plans, strict=True)
+            ]
+        )
+        return
+    rows = [
+        (amount(rate, "bit/s"), str(cut), plan.describe(), seconds(plan.predicted.get("latency_s")))
+        for rate, cut, plan in zip(given, found, plans, strict=True)
+    ]
+    columns = ("rate", "cut", "plan", "latency")
+    out().print(table(str(path), columns, rows, numeric=("rate", "cut", "latency")))
+    if output is not None:
+        say(f"written: {output}")
+
+
+def read_rate(text: str) -> float:
+    """Bit/s, as 7.3M or 7300000."""
+    scale = {"k": 1e3, "M": 1e6, "G": 1e9}.get(text[-1:], 1.0)
+    try:
+        return scale * float(text[:-1] if scale != 1.0 else text)
+    except ValueError:
+        raise DataError(f"{text!r} is no rate; give bit/s, as 7300000, 7.3e6 or 7.3M", "table decide") from None
+
+
+def _show(path: Path) -> None:
+    from splitplan.data.split_table import SplitTable
+
+    read = SplitTable.read(path)
+    ends = [0.0, *read.breaks_bps.tolist(), float("inf")]
+    frame = read.to_frame()
+    rows = [
+        (
+            str(i),
+            amount(ends[i], "bit/s"),
+            "any" if ends[i + 1] == float("inf") else amount(ends[i + 1], "bit/s"),
+            read.plan(i).describe(),
+            seconds(frame["device_s"][i]),
+            amount(frame["up_bytes"][i], "B"),
+            seconds(frame["server_s"][i]),
+        )
+        for i in range(len(read))
+    ]
+    what = " + ".join(k if w == 1 else f"{w:g}·{k}" for k, w in read.objective.items())
+    columns = ("cut", "from", "to", "plan", "device", "sends", "server")
+    out().print(
+        table(
+            f"{read.model}: least {what} at every uplink rate (wire {read.wire})",
+            columns,
+            rows,
+            numeric=columns[:3] + columns[4:],
+        )
+    )
+    for place, device in read.places.items():
+        out().print(f"{place}: {device}", markup=False)
+    out().print("; ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in read.about.items()), markup=False)
+    out().print(f"{path}: {path.stat().st_size:,} bytes", markup=False)

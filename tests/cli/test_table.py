@@ -1,0 +1,70 @@
+"""``splitplan table``: built, shown and decided by from files; what is wrong is one message."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+import splitplan as sp
+
+from .test_cli import SYSTEM, good, loads, refused
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    at = tmp_path_factory.mktemp("table")
+    (at / "system.toml").write_text(SYSTEM, encoding="utf-8")
+    layers = tuple(sp.Layer(n) for n in "abc")
+    sizes = {"input": 1e6, "a": 2e5, "b": 1e4, "c": 0.0}
+    chain = ["input", *"abc"]
+    tensors = [sp.Tensor(f"t{n}", n, (m,), sizes[n]) for n, m in itertools.pairwise(chain)]
+    graph = sp.LayerGraph("chain", layers, (*tensors, sp.Tensor("out", "c", (), 10.0, is_output=True)))
+    sp.Profile.given(graph, {"device": dict.fromkeys("abc", 0.1), "server": dict.fromkeys("abc", 0.01)}).save(
+        at / "p.csv"
+    )
+    good("table", "build", at / "p.csv", "--system", at / "system.toml", "-o", at / "t.json", "--figure", at / "t.png")
+    return at
+
+
+def test_what_was_built_is_shown_and_is_a_table(files: Path) -> None:
+    table = sp.SplitTable.read(files / "t.json")
+    assert len(table) == 4 and (files / "t.png").stat().st_size > 10_000
+    shown = good("table", "show", files / "t.json").stdout
+    assert "'b'" in shown and "Mbit/s" in shown and "this-cpu slowed 4x" in shown
+    assert loads("table", "show", files / "t.json") == table.to_dict()
+
+
+def test_it_decides_and_writes_a_plan(files: Path, tmp_path: Path) -> None:
+    table = sp.SplitTable.read(files / "t.json")
+    rates = [table.breaks_bps[0] / 2, *(table.breaks_bps * 1.5)]
+    found = loads("table", "decide", files / "t.json", *(f"{r / 1e6!r}M" for r in map(float, rates)))
+    assert [f["cut"] for f in found] == [table.decide(float(r)) for r in rates]
+    good("table", "decide", files / "t.json", "1G", "-o", tmp_path / "plan.json")
+    assert sp.SplitPlan.read(tmp_path / "plan.json") == table.plan(table.decide(1e9), 1e9)
+    assert "latency" in good("table", "decide", files / "t.json", "7.3M", "0").stdout
+
+
+def test_what_is_wrong(files: Path, tmp_path: Path) -> None:
+    assert "is no rate" in refused("table", "decide", files / "t.json", "fast")
+    assert "give bit/s from 0 up" in refused("table", "decide", files / "t.json", "nan")
+    assert "one plan can be written" in refused(
+        "table", "decide", files / "t.json", "1M", "2M", "-o", tmp_path / "p.json"
+    )
+    newer = json.loads((files / "t.json").read_text(encoding="utf-8")) | {"schema": 99}
+    (tmp_path / "newer.json").write_text(json.dumps(newer), encoding="utf-8")
+    assert "newer" in refused("table", "show", tmp_path / "newer.json")
+    assert "none.json" in refused("table", "show", tmp_path / "none.json")
+    assert "a table of memory" in refused(
+        "table",
+        "build",
+        files / "p.csv",
+        "--system",
+        files / "system.toml",
+        "-o",
+        tmp_path / "t.json",
+        "--objective",
+        "memory",
+    )
