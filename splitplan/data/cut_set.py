@@ -48,25 +48,19 @@ class CutSet:
 
         Parameters
         ----------
-        weights : array of float, shape (3,) or (many, 3)
+        weights : array of float, shape (3,) or (…, 3)
             Cost of a second on the device, of a bit, of a second on the server; none negative.
 
         Returns
         -------
-        int, or array of int, shape (many,)
+        int, or array of int, shape (…)
             Of equal ones the first.
         """
-        w = np.asarray(weights, float)
-        problems = (
-            []
-            if w.shape[-1:] == (3,) and w.ndim in (1, 2)
-            else [f"weights have shape {w.shape}; give (3,) or (many, 3)"]
-        )
-        problems += (
-            []
-            if (np.isfinite(w) & (w >= 0)).all()
-            else ["weights hold a negative or non-finite number; give numbers from 0 up"]
-        )
+        w, problems = np.asarray(weights, float), []
+        if w.shape[-1:] != (3,):
+            problems.append(f"weights have shape {w.shape}; give (3,) or (…, 3)")
+        if not (np.isfinite(w) & (w >= 0)).all():
+            problems.append("weights hold a negative or non-finite number; give numbers from 0 up")
         raise_all(problems, "decide")
         found = np.argmin(w @ self.works.T, axis=-1)
         return found if w.ndim > 1 else int(found)

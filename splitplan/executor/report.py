@@ -184,6 +184,7 @@ class Report:
                 "submitted_s": r.submitted_s,
                 "latency_s": r.latency_s,
                 "single": r.single,
+                "arrived": r.arrived,
                 "alone": r.alone,
                 **r.times,
             }

@@ -14,7 +14,8 @@ from splitplan.formulations import registry
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "formulations.md").read_text(encoding="utf-8")
-NAMED = sorted(set(re.findall(r"`([a-z_/]+\.py):(\w+)`", TEXT)))
+REALTIME = (ROOT / "docs" / "realtime.md").read_text(encoding="utf-8")
+NAMED = sorted(set(re.findall(r"`([a-z_/]+\.py):(\w+)`", TEXT + REALTIME)))
 
 
 def defined(file: str) -> set[str]:

@@ -1,0 +1,79 @@
+"""Cut sets hold the best cut for all weights, and all that deadlines need; the period's front is the whole front."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from splitplan.errors import DataError, SolverError
+from splitplan.solvers.front import TooMany, bits_and_busy, pareto, period_front
+from splitplan.solvers.hull import cut_set, works_of
+from splitplan.solvers.ideals import Ideals
+
+from .test_envelope import free
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 10**6))
+def test_for_all_weights_the_best_cut_is_in_the_set(seed: int) -> None:
+    p = free(seed, 11, "latency")
+    works = works_of(p, Ideals(cap=10**6).placements(p))
+    rng, size = np.random.default_rng(seed), np.maximum(works.max(axis=0), 1e-300)
+    weights = rng.dirichlet(np.full(3, 0.4), 200) / size
+    weights[:3] = np.eye(3) / size  # the corners: one alone counts
+    least = (works @ weights.T).min(axis=0)
+    hull, all_of_them = cut_set(p), cut_set(p, keep="pareto")
+    for found, slack in ((hull, 1e-9), (all_of_them, 1e-12)):
+        mine = (found.works @ weights.T).min(axis=0)
+        assert (mine <= least * (1 + slack) + 1e-10).all()
+        chosen = found.decide(weights)
+        np.testing.assert_array_equal((found.works @ weights.T)[chosen, np.arange(200)], mine)
+    assert len(hull) <= len(all_of_them)
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 10**6))
+def test_the_pareto_set_is_what_nothing_dominates(seed: int) -> None:
+    p = free(seed, 9, "latency")
+    works = np.unique(works_of(p, Ideals(cap=10**6).placements(p)), axis=0)
+    beaten = ((works[:, None] >= works).all(axis=2) & (works[:, None] > works).any(axis=2)).any(axis=1)
+    found = np.unique(cut_set(p, keep="pareto").works, axis=0)
+    # What rounding alone tells apart may be there or not: each of mine is as good as one of theirs, and the other way round.
+    for mine, theirs in ((found, works[~beaten]), (works[~beaten], found)):
+        assert all((theirs <= w * (1 + 1e-9) + 1e-12).all(axis=1).any() for w in mine)
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 10**6))
+def test_the_periods_front_is_the_whole_front(seed: int) -> None:
+    p = free(seed, 11, "latency")
+    all_cuts = bits_and_busy(p, Ideals(cap=10**6).placements(p))
+    found, _ = period_front(p, 10**6)
+    np.testing.assert_allclose(
+        np.sort(bits_and_busy(p, found), axis=0), np.sort(all_cuts[pareto(all_cuts)], axis=0), rtol=1e-9
+    )
+
+
+def test_too_many_cuts_are_an_error_that_counts() -> None:
+    wide = next(p for seed in range(100) if len(period_front(p := free(seed, 14, "latency"), 10**6)[0]) > 4)
+    with pytest.raises(TooMany, match="more than 1 cuts between"):
+        period_front(wide, 1)
+
+
+def test_a_set_is_plain_data_and_refuses_what_is_no_weight() -> None:
+    found = cut_set(free(3, 8, "latency"))
+    again = pickle.loads(pickle.dumps(found))
+    np.testing.assert_array_equal(again.works, found.works)
+    assert found.decide(np.ones((4, 5, 3))).shape == (4, 5) and isinstance(found.decide([1, 1, 1]), int)
+    for bad, says in (([1.0, 2.0], "shape"), ([1.0, -1.0, 0.0], "negative"), ([np.nan, 1, 1], "non-finite")):
+        with pytest.raises(DataError, match=says):
+            found.decide(bad)
+    with pytest.raises(DataError, match="of a set of"):
+        found.plan(len(found))
+    with pytest.raises(SolverError, match="'hull' or 'pareto'"):
+        cut_set(free(3), keep="all")
+    assert list(found.to_frame().columns) and len(found.to_frame()) == len(found)
