@@ -132,7 +132,7 @@ class Report:
     @property
     def title(self) -> str:
         """What ran."""
-        if len(self.plans) == 1:
+        if len(self.plans) == 1 and self.policy == "fixed":
             return str(self.plans[0])
         return f"{self.plans[0].model}: {self.policy}, {len(self.plans)} cuts ready"
 
