@@ -112,11 +112,12 @@ def measure(smoke: bool, progress: Progress) -> tuple[pd.DataFrame, str]:
             rows.append(row | compare(problem, rates))
     table = pd.DataFrame(rows)
     never = table[table["interior_%"] == 0]
+    always = sorted(set(never["model"]) - set(table["model"][table["interior_%"] > 0]))
     top = table.loc[table["x best end"].idxmax()]
     note = (
         f"Device: this machine slowed {SLOWDOWN:g}x; server: this machine; {len(rates)} rates from 1 to 100 Mbit/s, evenly in their logarithm, rtt 30 ms. "
         f"No interior cut is best at any rate in {len(never)} of {len(table)} settings"
-        + (f" ({', '.join(sorted(set(never['model'])))})" if len(never) else "")
+        + (f"; in none of a model's settings for {', '.join(always)}" if always else "")
         + f". Against the better of the two ends, which is the fair comparison, the most is {top['x best end']:.2f}x ({top['model']}, {top['input']}, "
         f"{top['wire']}, at {top['at_mbps']:.3g} Mbit/s), median over settings {table['x best end'].median():.2f}x; against one end alone up to "
         f"{table['most x device only'].max():.1f}x (device only) and {table['most x server only'].max():.1f}x (server only). "
