@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from splitplan.errors import DataError, TraceError
 from splitplan.models.layers import Granularity, check_granularity
 from splitplan.models.traced import Traced, first_line, from_program, load_traced, quiet
+from splitplan.models.wrapped import exportable
 
 __all__ = ["Traced", "from_program", "load_traced", "trace"]
 
@@ -162,7 +163,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dyn
     try:
         # When it fails, the exporter prints the graph it had; what the model prints itself is passed on.
         with redirect_stderr(said):
-            program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(exportable(model), args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as e:  # whatever a model's own code raises while it is traced comes out here
         _eager(model, *given)
         raise TraceError(_why(e, dynamic is not None)) from e

@@ -26,6 +26,7 @@ from splitplan.models.fingerprint import fingerprint
 from splitplan.models.graph import LayerGraph, check_schema
 from splitplan.models.layers import Granularity, build_graph, check_granularity
 from splitplan.models.measure import run_fake
+from splitplan.models.wrapped import refuse_taken
 
 _SIDE_FILE = "splitplan.json"
 _KIND, _SCHEMA = "splitplan.Traced", 1
@@ -279,6 +280,7 @@ def from_program(
         The batch at which sizes are counted; the example's if not given.
     """
     check_granularity(granularity)
+    refuse_taken(program)
     with quiet():
         functional = program.run_decompositions({})
     exported = Exported(functional)
