@@ -26,7 +26,7 @@ from splitplan.data.plan import SplitPlan
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
 from splitplan.errors import ExecutorError, SplitplanError
-from splitplan.executor.check import judge
+from splitplan.executor.check import check_given, judge
 from splitplan.executor.codec import copy
 from splitplan.executor.conditions import not_emulated, unlike_profiled
 from splitplan.executor.crew import Crew, Settings
@@ -97,7 +97,7 @@ def deploy(
     Raises
     ------
     DataError, FingerprintError
-        The plan is not for this model or system.
+        The plan or the profile is not for this model or system, or an argument is something else.
     HandshakeError
         The workers do not fit together: version, weights, keys; or the split does not compute what the model does.
     ExecutorError
@@ -108,6 +108,7 @@ def deploy(
     UserWarning
         ``hosts`` are given, ``emulate`` is not, and the system has a slowed device or a link that is not loopback.
     """
+    check_given(traced, plan, system, profile, hosts)
     settings = Settings(
         dict(hosts or {}), keys, emulate, depth, heartbeat_s, frame_timeout_s, start_timeout_s, max_restarts
     )

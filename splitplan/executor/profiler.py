@@ -73,6 +73,8 @@ def profile(
         raise DataError(
             f"got a {type(traced).__name__}; give what splitplan.trace or splitplan.load_traced returns", "profile"
         )
+    if not isinstance(system, System):
+        raise DataError(f"the system is a {type(system).__name__}; give a splitplan.System", "profile")
     checked = (number_problem("budget_s", budget_s, positive=True), number_problem("rest_s", rest_s))
     problems = [p for p in checked if p]
     problems += [] if 1 <= least <= most else [f"least={least}, most={most}: give 1 ≤ least ≤ most"]

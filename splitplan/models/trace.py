@@ -87,6 +87,12 @@ def trace(
 
 
 def _check_model(model: object) -> None:
+    if isinstance(model, Traced):
+        raise TraceError("a Traced was given, which is traced already; use it as it is, or traced.at(granularity)")
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise TraceError(
+            f"the class {model.__name__} was given; trace needs a module of it: {model.__name__}(…).eval()"
+        )
     if not isinstance(model, nn.Module):
         raise TraceError(f"a {type(model).__name__} was given; trace needs an nn.Module")
     if isinstance(model, torch.jit.ScriptModule):

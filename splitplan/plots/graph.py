@@ -41,6 +41,10 @@ def plot_graph(graph: Any, server: Collection[str] = (), *, title: str | None = 
     DataError
         A layer in ``server`` that the graph has not.
     """
+    if isinstance(server, str) or not isinstance(server, Collection):
+        raise DataError(
+            f"server is a {type(server).__name__}; give names of layers, as plan.server_layers", f"graph {graph.name!r}"
+        )
     names = [layer.name for layer in graph.layers]
     unknown = sorted(set(server) - set(names))
     if unknown:

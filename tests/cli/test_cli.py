@@ -337,7 +337,7 @@ def test_run_refuses_a_plan_of_another_model(made: Path, tmp_path: Path) -> None
     plan = tmp_path / "plan.json"
     sp.SplitPlan("other", "0" * 64, ("a",), ()).save(plan)
     message = refused("run", made / "model.pt2", "--plan", plan, "--system", made / "system.toml")
-    assert "the structure or the weights differ" in message
+    assert "the structure, the weights, or which inputs" in message
     assert "running" not in message
     assert "starting" not in message
 

@@ -128,6 +128,8 @@ def test_large_graph_shows_the_bytes_of_the_cut() -> None:
 def test_unknown_layer_in_the_cut(diamond: sp.LayerGraph) -> None:
     with pytest.raises(DataError, match=r"layer 'z' is not in the graph"):
         plot_graph(diamond, {"z"})
+    with pytest.raises(DataError, match=r"server is a SplitPlan; .*plan\.server_layers"):
+        plot_graph(diamond, sp.SplitPlan.for_cut(diamond, {"d"}))  # type: ignore[arg-type]
 
 
 @given(
