@@ -55,7 +55,7 @@ def profile(
         (r["layer"], r["place"], seconds(r["time_s"]), seconds(r["spread_s"]), f"{r['samples']:.0f}")
         for r in slow.to_dict("records")
     ]
-    columns = ("slowest layers", "place", "median", "spread (IQR)", "samples")
+    columns = ("slowest layers", "place", "time", "spread (IQR)", "samples")
     out().print(table("", columns, rows, numeric=columns[2:]))
     if output is not None:
         say(f"written: {output}")

@@ -42,6 +42,7 @@ class SplitPlan:
     device_layers, server_layers : tuple of str
         Head and tail, in topological order.
     wire : {"fp32", "fp16", "int8"}
+        Of all that crosses: what goes up, and what the server made of the result when it comes back.
     result : {"device", "server", "anywhere"}
         Where the result must end up.
     clock_hz : float or None

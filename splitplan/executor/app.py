@@ -297,7 +297,7 @@ class App:
             raise ExecutorError(
                 f"the example was not answered within start_timeout_s = {self._crew.settings.start_timeout_s:g} s; give more, or check=False"
             ) from e
-        self._compared, note = judge(alone, compared, self.plan.wire)
+        self._compared, note = judge(alone, compared, self.plan.wire, self._crew.abouts["device"]["threads"])
         self._note(note)
 
     # -- frames ----------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def check_given(traced: object, plan: object, system: object, profile: object, h
         )
 
 
-def judge(alone: str, compared: Mapping[str, float], wire: Wire) -> tuple[dict[str, float], str]:
+def judge(alone: str, compared: Mapping[str, float], wire: Wire, threads: int) -> tuple[dict[str, float], str]:
     """What the report counts and says of the check.
 
     Parameters
@@ -53,6 +53,8 @@ def judge(alone: str, compared: Mapping[str, float], wire: Wire) -> tuple[dict[s
         (``whole_…``): absolute, relative to the largest output, and whether bit-equal.
     wire : str
         The plan's; a narrow one makes the result differ from the whole model's.
+    threads : int
+        The device worker's, with which it computed the whole model too.
 
     Raises
     ------
@@ -78,7 +80,10 @@ def judge(alone: str, compared: Mapping[str, float], wire: Wire) -> tuple[dict[s
         "largest_output_difference_relative": compared["whole_relative"],
     }
     if compared["whole_equal"]:
-        return counts, "the example's split result is bit-equal to the whole model's"
+        return (
+            counts,
+            f"the example's split result is bit-equal to the whole model's, at the device worker's {threads} thread(s)",
+        )
     return counts, (
         f"the example's split result differs from the whole model's by {compared['whole_absolute']:.3g} "
         f"({compared['whole_relative']:.2g} of the largest output; wire {wire})"

@@ -18,6 +18,7 @@ from splitplan.formulations.costs import SplitCosts, SplitTotals
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from splitplan.data.profile import Profile
 
@@ -136,6 +137,12 @@ class Report:
             for r in self.frames
         )
 
+    def plot(self) -> Figure:
+        """Draw predicted beside measured, one panel a unit."""
+        from splitplan.plots.report import plot_report
+
+        return plot_report(self.to_frame(), title=str(self.plan))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as for JSON; frames are left out (`frames_to_frame` has them)."""
         return {
@@ -147,7 +154,10 @@ class Report:
         }
 
     def __str__(self) -> str:
-        lines = [str(self.plan), f"{'':12} {'predicted':>12} {'measured':>12} {'ratio':>7} {'p95':>12} {'n':>5}"]
+        lines = [
+            str(self.plan),
+            f"{'':12} {'predicted':>12} {'measured':>12} {'ratio':>7} {'p95':>12} {'n':>5}  {_CAPTION}",
+        ]
         for r in self.rows:
             cells = [_number(v, r.unit) for v in (r.predicted, r.measured)]
             ratio = "" if r.ratio is None else f"{r.ratio:.3f}"
@@ -158,7 +168,7 @@ class Report:
         return "\n".join([*lines, *(f"- {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{c}</th>" for c in ("", "predicted", "measured", "ratio", "p95", "n", ""))
+        head = "".join(f"<th>{c}</th>" for c in ("", "predicted", "measured", "ratio", "p95", "n", _CAPTION))
         body = "".join(
             "<tr>"
             + "".join(
@@ -180,6 +190,9 @@ class Report:
             f"<li>{html.escape(n)}</li>" for n in (*(f"{k}: {v:g}" for k, v in self.counts.items()), *self.notes)
         )
         return f"<p>{html.escape(str(self.plan))}</p><table><tr>{head}</tr>{body}</table><ul>{notes}</ul>"
+
+
+_CAPTION = "measured: median of n frames"
 
 
 def _number(value: float | None, unit: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 from splitplan.data.system import System
 from splitplan.executor.conditions import Remark
 from splitplan.executor.mismatch import back_again
-from splitplan.executor.report import FrameRecord, Row, make_rows
+from splitplan.executor.report import FrameRecord, Report, Row, make_rows
 from splitplan.models.trace import Traced
 
 from .conftest import cut
@@ -51,3 +51,10 @@ def test_a_server_that_came_back_is_told() -> None:
     assert note == (
         "the server was back 4.5 s after its last answer before, from frame 7 on; 4 between were finished without it"
     )
+
+
+def test_a_report_draws_itself_and_says_what_measured_is(small: Traced, pair: System) -> None:
+    plan = cut(small, 2, predicted={"latency_s": 0.5, "period_s": 1.0})
+    report = Report(plan, tuple(make_rows(plan, pair, [record(i) for i in range(4)], {})), {}, ())
+    assert len(report.plot().axes) == 2  # seconds, and frames a second
+    assert "measured: median of n frames" in str(report) and "median of n frames" in report._repr_html_()
