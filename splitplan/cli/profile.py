@@ -21,13 +21,13 @@ def profile(
     json: Json = False,
 ) -> None:
     """Measure a model's layers where a place is this machine, and model them by its data where it is not."""
-    with working(f"tracing {model}"):
+    with working(f"tracing {model}") as tell:
         from splitplan.data.system import System
         from splitplan.executor.profiler import profile as measure
         from splitplan.models.load import load_model
 
         where = System.read(system)
-        traced = load_model(model)
+        traced = load_model(model, progress=lambda now: tell(f"tracing {model}: {now}"))
     say(f"profiling {len(traced.graph)} layers at {', '.join(where.places)}")
     found = measure(traced, where, budget_s=budget_s)
     if output is not None:

@@ -81,7 +81,7 @@ def run(
         from splitplan.executor.app import deploy
         from splitplan.models.load import load_model
 
-        traced = load_model(model)
+        traced = load_model(model, progress=lambda now: tell(f"loading {model}: {now}"))
         what.check(traced.graph)
         with deploy(
             traced, what, where, hosts=addresses, keys=keys, emulate=emulate, depth=depth, progress=tell

@@ -164,7 +164,13 @@ class Conditions:
                 "the result belongs elsewhere than on the device; it was brought back beside the link to be handed over"
             )
         found += self._unlike_predicted()
-        found += [f"{place}: a worker at {at} that was running already" for place, at in self.hosts.items()]
+        for place, at in self.hosts.items():
+            idle = place == "server" and not offloads(self.plan)
+            found.append(
+                f"{place}: nothing runs there by this plan; the worker at {at} was not contacted"
+                if idle
+                else f"{place}: a worker at {at} that was running already"
+            )
         if not any(a["torch_device"].startswith("cuda") for a in self.abouts.values()):
             found.append("never run on cuda" + (" by the workers started here" if self.hosts else ""))
         return found

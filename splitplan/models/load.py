@@ -6,6 +6,7 @@ import importlib
 import inspect
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ def load_model(
     granularity: Granularity | None = None,
     dynamic_batch: bool = True,
     batch: int = 1,
+    progress: Callable[[str], None] | None = None,
 ) -> Traced:
     """Load or trace the model that ``spec`` names.
 
@@ -43,6 +45,8 @@ def load_model(
         As in `trace`; a file keeps its own.
     batch : int
         Of the zoo's example, when none is given.
+    progress : callable, optional
+        Told what it is at.
 
     Raises
     ------
@@ -60,7 +64,14 @@ def load_model(
         from splitplan.models.zoo import zoo, zoo_example
 
         given = zoo_example(rest, batch=batch) if example is None else example
-        return trace(zoo(rest), given, granularity=granularity or "layer", dynamic_batch=dynamic_batch, name=rest)
+        return trace(
+            zoo(rest),
+            given,
+            granularity=granularity or "layer",
+            dynamic_batch=dynamic_batch,
+            name=rest,
+            progress=progress,
+        )
     made = _call(_factory(spec, kind, rest), spec)
     if isinstance(made, tuple):
         if len(made) != 2:
@@ -71,7 +82,7 @@ def load_model(
         model = made
     if example is None:
         raise DataError(f"returned no example input; {_CONTRACT}", f"model {spec!r}")
-    return trace(model, example, granularity=granularity or "layer", dynamic_batch=dynamic_batch)
+    return trace(model, example, granularity=granularity or "layer", dynamic_batch=dynamic_batch, progress=progress)
 
 
 def _factory(spec: str, module: str, name: str) -> Any:

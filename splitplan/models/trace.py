@@ -6,7 +6,7 @@ import io
 import logging
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
@@ -33,6 +33,7 @@ def trace(
     granularity: Granularity = "layer",
     dynamic_batch: bool = True,
     name: str | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Traced:
     """Read a model's layer graph and a program that can be cut at any of its tensors.
 
@@ -60,6 +61,8 @@ def trace(
         happens to have 1 there.
     name : str, optional
         The class name if not given.
+    progress : callable, optional
+        Told what it is at; making the program functional takes longest, several times the export.
 
     Raises
     ------
@@ -74,12 +77,17 @@ def trace(
     args, kwargs = _call(example)
     batch = _batch_of(args, kwargs)
     with _undisturbed(model), quiet(), torch.no_grad():
+        tell = progress or (lambda _: None)
+        tell("exporting")
         program = _export(model, args, kwargs, batch if dynamic_batch else None)
-        traced = from_program(program, granularity=granularity, name=name or type(model).__name__, batch=batch)
+        traced = from_program(
+            program, granularity=granularity, name=name or type(model).__name__, batch=batch, progress=tell
+        )
         if dynamic_batch and "batch" not in traced.exported.symbols:
             raise TraceError(
                 f"the model fixes the batch at {batch} (no size in it depends on the batch given). Trace with dynamic_batch=False."
             )
+        tell("comparing with the model")
         _compare(model, traced, args, kwargs, batch)
         if dynamic_batch and batch > 1:
             _compare(model, traced, *_rows(args, kwargs, batch, 1), 1)

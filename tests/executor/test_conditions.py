@@ -121,3 +121,10 @@ def test_remarks_of_one_quantity_are_said_together() -> None:
     one, other = {"up": Remark("a", False), "down": Remark("b", False)}, {"up": Remark("c", True)}
     assert merged(one, other) == {"up": Remark("a; c", True), "down": Remark("b", False)}
     assert merged(other, one)["up"] == Remark("c; a", True)
+
+
+def test_a_host_that_a_plan_does_not_need_is_told(small: Traced, pair: System) -> None:
+    hosts = {"server": "tcp://127.0.0.1:9"}
+    facts = conditions(small, pair, plan=cut(small, 99), hosts=hosts).facts()
+    assert "server: nothing runs there by this plan; the worker at tcp://127.0.0.1:9 was not contacted" in facts
+    assert any("that was running already" in f for f in conditions(small, pair, hosts=hosts).facts())

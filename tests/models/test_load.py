@@ -57,7 +57,9 @@ def test_the_users_own_traceback_and_no_more(module: str, spec: str, says: list[
 
 
 def test_named_after_its_class_and_told_apart_by_how_it_is_called(module: str) -> None:
-    traced, other = load_model(f"{module}:factory"), load_model(f"{module}:by_keyword")
+    told: list[str] = []
+    traced, other = load_model(f"{module}:factory", progress=told.append), load_model(f"{module}:by_keyword")
+    assert told == ["exporting", "making it functional", "counting sizes and work", "comparing with the model"]
     assert traced.name == other.name == "Net"
     with pytest.raises(FingerprintError, match="which inputs are given by position and which by keyword"):
         SplitPlan.for_cut(other.graph, ()).check(traced.graph)
