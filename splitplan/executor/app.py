@@ -26,10 +26,11 @@ from splitplan.data.plan import SplitPlan
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
 from splitplan.errors import ExecutorError, SplitplanError
-from splitplan.executor.check import judge
+from splitplan.executor.check import check_given, judge
 from splitplan.executor.codec import copy
 from splitplan.executor.conditions import not_emulated, unlike_profiled
 from splitplan.executor.crew import Crew, Settings
+from splitplan.executor.mismatch import back_again, merged, unlike_profile, unlike_run
 from splitplan.executor.report import FrameRecord, Report, count, make_rows
 from splitplan.executor.session import Session, error_of
 from splitplan.executor.split import run_whole
@@ -97,7 +98,7 @@ def deploy(
     Raises
     ------
     DataError, FingerprintError
-        The plan is not for this model or system.
+        The plan or the profile is not for this model or system, or an argument is something else.
     HandshakeError
         The workers do not fit together: version, weights, keys; or the split does not compute what the model does.
     ExecutorError
@@ -108,6 +109,7 @@ def deploy(
     UserWarning
         ``hosts`` are given, ``emulate`` is not, and the system has a slowed device or a link that is not loopback.
     """
+    check_given(traced, plan, system, profile, hosts)
     settings = Settings(
         dict(hosts or {}), keys, emulate, depth, heartbeat_s, frame_timeout_s, start_timeout_s, max_restarts
     )
@@ -220,7 +222,12 @@ class App:
         counts["surplus_answers_dropped"] = float(self._surplus)
         counts |= self._compared
         one_clock = all(f.times.get("clock_uncertainty_s", math.inf) == 0 for f in frames if "server_s" in f.times)
-        rows = make_rows(self.plan, self.system, frames, self._crew.conditions.remarks(one_clock))
+        remarks = merged(
+            self._crew.conditions.remarks(one_clock), unlike_run(self.plan, self.traced.graph, self.system)
+        )
+        if self._profile is not None:
+            remarks = merged(remarks, unlike_profile(self._profile, self.plan, self.system, self._crew.settings.hosts))
+        rows = make_rows(self.plan, self.system, frames, remarks)
         return Report(self.plan, tuple(rows), counts, notes, frames)
 
     @property
@@ -290,7 +297,7 @@ class App:
             raise ExecutorError(
                 f"the example was not answered within start_timeout_s = {self._crew.settings.start_timeout_s:g} s; give more, or check=False"
             ) from e
-        self._compared, note = judge(alone, compared, self.plan.wire)
+        self._compared, note = judge(alone, compared, self.plan.wire, self._crew.abouts["device"]["threads"])
         self._note(note)
 
     # -- frames ----------------------------------------------------------------------------------
@@ -425,8 +432,11 @@ class App:
             )
         if self._profile is not None:
             facts.append("profile: " + ", ".join(f"{p} {m}" for p, m in self._profile.methods.items()))
-            facts += unlike_profiled(self._profile, self.system)
-        return facts
+            facts += [
+                f"{text}: predicted and measured are of different things; profile this system"
+                for text in unlike_profiled(self._profile, self.system).values()
+            ]
+        return [*facts, *back_again(self._frames)]
 
     def _at_exit(self) -> None:
         self.close(wait=False)

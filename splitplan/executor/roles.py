@@ -155,6 +155,7 @@ class DeviceRole:
         if not self._relay.send(note):
             frame.finish_here(f"the server is away: {self._relay.reason}")
             return
+        frame.times["server_connection"] = float(self._relay.connections)
 
         def make(start_s: float) -> Callable[[], None]:
             frame.times |= {"up_wait_s": start_s - ready, "up_bytes": packed.size_bytes, "header_bytes": len(parts[0])}
