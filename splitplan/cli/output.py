@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,11 +28,13 @@ MODEL_HELP = (
 )
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 SystemOption = Annotated[Path, typer.Option("--system", help="TOML file of the places and links.", metavar="FILE.toml")]
+_UNFOLDED = 1000
 
 
 def out() -> Console:
-    """The console of results."""
-    return Console(highlight=False, soft_wrap=False)
+    """The console of results. In a file or a pipe nothing is folded, unless COLUMNS says where."""
+    free = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(highlight=False, soft_wrap=False, width=_UNFOLDED if free else None)
 
 
 def err() -> Console:

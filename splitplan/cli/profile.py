@@ -21,13 +21,13 @@ def profile(
     json: Json = False,
 ) -> None:
     """Measure a model's layers where a place is this machine, and model them by its data where it is not."""
-    with working(f"tracing {model}"):
+    with working(f"tracing {model}") as tell:
         from splitplan.data.system import System
         from splitplan.executor.profiler import profile as measure
         from splitplan.models.load import load_model
 
         where = System.read(system)
-        traced = load_model(model)
+        traced = load_model(model, progress=lambda now: tell(f"tracing {model}: {now}"))
     say(f"profiling {len(traced.graph)} layers at {', '.join(where.places)}")
     found = measure(traced, where, budget_s=budget_s)
     if output is not None:
@@ -55,7 +55,7 @@ def profile(
         (r["layer"], r["place"], seconds(r["time_s"]), seconds(r["spread_s"]), f"{r['samples']:.0f}")
         for r in slow.to_dict("records")
     ]
-    columns = ("slowest layers", "place", "median", "spread (IQR)", "samples")
+    columns = ("slowest layers", "place", "time", "spread (IQR)", "samples")
     out().print(table("", columns, rows, numeric=columns[2:]))
     if output is not None:
         say(f"written: {output}")

@@ -59,7 +59,10 @@ def run(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Run a plan on the model's example input: in two processes here, or on workers elsewhere."""
+    """Run a plan on the model's example input: in two processes here, or on workers elsewhere.
+
+    Ctrl-C ends it with the report of the frames that were answered by then, and exit code 130.
+    """
     from splitplan.data.plan import SplitPlan
     from splitplan.data.system import System
     from splitplan.executor.conditions import not_emulated, offloads
@@ -78,24 +81,31 @@ def run(
         from splitplan.executor.app import deploy
         from splitplan.models.load import load_model
 
-        traced = load_model(model)
+        traced = load_model(model, progress=lambda now: tell(f"loading {model}: {now}"))
         what.check(traced.graph)
         with deploy(
             traced, what, where, hosts=addresses, keys=keys, emulate=emulate, depth=depth, progress=tell
         ) as app:
             tell(f"running {frames} frames")
-            feed(app, traced, frames, depth)
+            stopped: KeyboardInterrupt | None = None
+            try:
+                feed(app, traced, frames, depth)
+            except KeyboardInterrupt as e:
+                stopped = e
+                app.close(wait=False)
             report = app.report()
+            if stopped is not None and not report.frames:
+                raise stopped
     if figure is not None:
-        from splitplan.plots.report import plot_report
-
-        save_figure(plot_report(report.to_frame(), title=str(what)), figure)
+        save_figure(report.plot(), figure)
     if json:
         print_json(report.to_dict())
-        return
-    show_report(report)
-    if figure is not None:
-        say(f"written: {figure}")
+    else:
+        show_report(report)
+        if figure is not None:
+            say(f"written: {figure}")
+    if stopped is not None:
+        raise stopped
 
 
 def read_hosts(pairs: list[str], keys: Path | None) -> dict[str, str]:
@@ -158,7 +168,7 @@ def show_report(report: Report) -> None:
         )
         for r in report.rows
     ]
-    columns = ("", "predicted", "measured", "ratio", "p95", "frames", "how")
+    columns = ("", "predicted", "measured (median)", "ratio", "p95", "frames", "how")
     out().print(table(report.title, columns, rows, numeric=columns[1:6]))
     for name, value in report.counts.items():
         out().print(f"{name}: {amount(value, 'B') if name.endswith('_bytes') else f'{value:g}'}", markup=False)

@@ -39,7 +39,7 @@ def trace(
     json: Json = False,
 ) -> None:
     """Trace a model: its layers, FLOPs, sizes; and save it, so that other machines can run parts of it."""
-    with working(f"tracing {model}"):
+    with working(f"tracing {model}") as tell:
         from splitplan.models.load import load_model
 
         traced = load_model(
@@ -47,9 +47,11 @@ def trace(
             granularity=None if granularity is None else granularity.value,
             dynamic_batch=not static_batch,
             batch=batch,
+            progress=lambda now: tell(f"tracing {model}: {now}"),
         )
-    if output is not None:
-        traced.save(output)
+        if output is not None:
+            tell(f"writing {output}")
+            traced.save(output)
     if graph_json is not None:
         traced.graph.save(graph_json)
     if json:

@@ -42,6 +42,7 @@ class SplitPlan:
     device_layers, server_layers : tuple of str
         Head and tail, in topological order.
     wire : {"fp32", "fp16", "int8"}
+        Of all that crosses: what goes up, and what the server made of the result when it comes back.
     result : {"device", "server", "anywhere"}
         Where the result must end up.
     clock_hz : float or None
@@ -95,6 +96,9 @@ class SplitPlan:
         cls, graph: LayerGraph, server: set[str] | frozenset[str] | tuple[str, ...], **options: Any
     ) -> SplitPlan:
         """The plan that runs ``server`` on the server and everything else on the device."""
+        _check_graph(graph)
+        if isinstance(server, str):
+            raise DataError(f"the server's layers are the text {server!r}; give a list of layer names", "plan")
         far = set(server)
         unknown = far - set(graph.index)
         raise_all(
@@ -112,11 +116,13 @@ class SplitPlan:
 
     def check(self, graph: LayerGraph) -> None:
         """Raise unless the plan is one for this graph: same model, every layer placed once, data crossing one way."""
+        _check_graph(graph)
         where = f"plan for {self.model!r}"
         if self.fingerprint != graph.fingerprint:
             raise FingerprintError(
                 f"{where} was made for fingerprint {self.fingerprint[:12] or '(none)'}, but the model {graph.name!r} has "
-                f"{graph.fingerprint[:12] or '(none)'}: the structure or the weights differ. Solve again for this model"
+                f"{graph.fingerprint[:12] or '(none)'}: the structure, the weights, or which inputs are given by position and which by "
+                "keyword differ. Solve again for this model"
             )
         placed = set(self.device_layers) | set(self.server_layers)
         problems = [f"layer {x.name!r} is not placed" for x in graph.layers if x.name not in placed]
@@ -184,3 +190,8 @@ class SplitPlan:
     def read(cls, path: str | os.PathLike[str]) -> SplitPlan:
         """Read what `save` wrote."""
         return cls.from_dict(read_json(path), str(path))
+
+
+def _check_graph(graph: object) -> None:
+    if not isinstance(graph, LayerGraph):
+        raise DataError(f"got a {type(graph).__name__} where a LayerGraph belongs; give traced.graph", "plan")

@@ -21,6 +21,7 @@ from splitplan.data.profile_table import COLUMNS as COLUMNS
 from splitplan.data.profile_table import checked, first_lines, from_csv
 from splitplan.data.system import System
 from splitplan.errors import DataError, MissingPackageError
+from splitplan.models.files import is_instead
 from splitplan.models.graph import INPUT, LayerGraph, check_schema, write_whole
 
 SCHEMA = 1
@@ -246,11 +247,15 @@ class Profile:
                 # Bytes and newline="": a carriage return in a layer's name is no end of a line.
                 first, _, body = Path(path).read_bytes().decode("utf-8").partition("\n")
                 header, table = from_csv(first, body, where)
-        except DataError:
+        except DataError as e:
+            if other := is_instead(path, of="a profile"):
+                raise DataError(other, where) from e
             raise
         except OSError as e:
             raise DataError(f"cannot be read: {e.strerror or e}", where) from e
         except ValueError as e:  # damaged JSON, CSV, parquet or text encoding
+            if other := is_instead(path, of="a profile"):
+                raise DataError(other, where) from e
             raise DataError(f"is no splitplan profile, or damaged: {e}", where) from e
         if not isinstance(header, dict):
             raise DataError("is no splitplan profile: its first line holds no JSON object", where)

@@ -28,10 +28,11 @@ from splitplan.data.profile import Profile
 from splitplan.data.scenario import Scenario
 from splitplan.data.system import System
 from splitplan.errors import DataError, ExecutorError, SplitplanError
-from splitplan.executor.check import judge
+from splitplan.executor.check import agreed, check_given, judge
 from splitplan.executor.codec import copy
 from splitplan.executor.conditions import not_emulated, unlike_profiled
 from splitplan.executor.crew import Crew, Settings
+from splitplan.executor.mismatch import back_again, merged, unlike_profile, unlike_run
 from splitplan.executor.play import play
 from splitplan.executor.report import FrameRecord, Report, count, make_rows, sent_by_kind
 from splitplan.executor.session import Session, error_of
@@ -101,7 +102,7 @@ def deploy(
     Raises
     ------
     DataError, FingerprintError
-        The plan is not for this model or system.
+        The plan or the profile is not for this model or system, or an argument is something else.
     HandshakeError
         The workers do not fit together: version, weights, keys; or the split does not compute what the model does.
     ExecutorError
@@ -112,6 +113,7 @@ def deploy(
     UserWarning
         ``hosts`` are given, ``emulate`` is not, and the system has a slowed device or a link that is not loopback.
     """
+    check_given(traced, plan, system, profile, hosts)
     settings = Settings(
         dict(hosts or {}), keys, emulate, depth, heartbeat_s, frame_timeout_s, start_timeout_s, max_restarts
     )
@@ -141,6 +143,7 @@ class _Entry:
     cut: int
     arrived: bool
     check: bool = False
+    sending_s: float | None = None
 
 
 class App:
@@ -254,7 +257,13 @@ class App:
         counts["surplus_answers_dropped"] = float(self._surplus)
         counts |= self._compared
         one_clock = all(f.times.get("clock_uncertainty_s", math.inf) == 0 for f in frames if "server_s" in f.times)
-        rows = make_rows(self.plans, self.system, frames, self._crew.conditions.remarks(one_clock))
+        remarks = self._crew.conditions.remarks(one_clock)
+        for plan in self.plans:
+            remarks = merged(remarks, unlike_run(plan, self.traced.graph, self.system))
+            if self._profile is not None:
+                hosts = self._crew.settings.hosts
+                remarks = merged(remarks, unlike_profile(self._profile, plan, self.system, hosts))
+        rows = make_rows(self.plans, self.system, frames, remarks)
         counts |= sent_by_kind(self.plans, self.traced.graph, frames)
         return Report(self.plans, tuple(rows), counts, notes, frames, self.policy.name)
 
@@ -318,6 +327,7 @@ class App:
                     session.send(entry.parts)
 
     def _run_check(self) -> None:
+        told: list[str] = []
         for cut, plan in enumerate(self.plans):
             which = f", cut {cut + 1} of {len(self.plans)}" if len(self.plans) > 1 else ""
             self._tell(f"checking the example{which}")
@@ -328,9 +338,11 @@ class App:
                 raise ExecutorError(
                     f"the example was not answered within start_timeout_s = {self._crew.settings.start_timeout_s:g} s; give more, or check=False"
                 ) from e
-            counts, note = judge(alone, compared, plan.wire)
+            counts, note = judge(alone, compared, plan.wire, self._crew.abouts["device"]["threads"])
             self._compared = {k: max(v, self._compared.get(k, 0.0)) for k, v in counts.items()}
-            self._note(note)
+            told.append(note)
+        for text in agreed(told):
+            self._note(text)
 
     # -- frames ----------------------------------------------------------------------------------
 
@@ -381,10 +393,8 @@ class App:
 
     def _moment(self, now: float) -> Moment:
         """What the policy is told; under the lock."""
-        for entry in self._pending.values():  # the oldest first
-            if not entry.check and self.plans[entry.cut].server_layers:
-                return Moment(now, len(self._pending), entry.submitted_s, entry.cut)
-        return Moment(now, len(self._pending))
+        sent = [(e.sending_s, e.cut) for e in self._pending.values() if e.sending_s is not None]
+        return Moment(now, len(self._pending), *min(sent, default=(None, None)))
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
@@ -392,6 +402,11 @@ class App:
 
     def _message(self, message: Message) -> None:
         body = message.body
+        if message.kind == "sending":
+            with self._lock:
+                if (waits := self._pending.get(body["frame_id"])) is not None:
+                    waits.sending_s = time.monotonic() + body["in_s"]
+            return
         with self._lock:
             entry = self._pending.pop(body["frame_id"], None)
             self._surplus += entry is None
@@ -498,8 +513,11 @@ class App:
             )
         if self._profile is not None:
             facts.append("profile: " + ", ".join(f"{p} {m}" for p, m in self._profile.methods.items()))
-            facts += unlike_profiled(self._profile, self.system)
-        return facts
+            facts += [
+                f"{text}: predicted and measured are of different things; profile this system"
+                for text in unlike_profiled(self._profile, self.system).values()
+            ]
+        return [*facts, *back_again(self._frames)]
 
     def _at_exit(self) -> None:
         self.close(wait=False)

@@ -1,15 +1,54 @@
-"""The check before serving: is what both workers made of the example what the model makes of it?"""
+"""The checks before serving: are the arguments what they should be, and is what both workers made of the example what the model makes?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from splitplan.data.plan import Wire
-from splitplan.errors import ExecutorError, HandshakeError
+from splitplan.data.plan import SplitPlan, Wire
+from splitplan.data.profile import Profile
+from splitplan.data.split_table import SplitTable
+from splitplan.data.system import System
+from splitplan.errors import ExecutorError, FingerprintError, HandshakeError, raise_all
 from splitplan.executor.roles import CHECK_TOLERANCE
+from splitplan.formulations.solution import Solution
+from splitplan.models.trace import Traced
+from splitplan.policies.base import Policy
 
 
-def judge(alone: str, compared: Mapping[str, float], wire: Wire) -> tuple[dict[str, float], str]:
+def check_given(traced: object, plan: object, system: object, profile: object, hosts: object) -> None:
+    """Raise on arguments of `deploy` that are something else, with the likeliest cure; and on a profile of another model."""
+    problems = []
+    if not isinstance(traced, Traced):
+        problems.append(
+            f"the model is a {type(traced).__name__}; give what splitplan.trace(model, example) or splitplan.load_traced(path) returns"
+        )
+    if isinstance(plan, Solution):
+        problems.append("the plan is a Solution; give the plan in it: solution.plan")
+    elif isinstance(plan, SplitTable):
+        problems.append(
+            "the plan is a SplitTable; give a policy over it, splitplan.AdaptivePolicy(table), or one of its plans, table.plan(i)"
+        )
+    elif not isinstance(plan, (SplitPlan, Policy)):
+        problems.append(
+            f"the plan is a {type(plan).__name__}; give a SplitPlan, as solution.plan or SplitPlan.read(path), or a policy, as "
+            "splitplan.AdaptivePolicy(table)"
+        )
+    if not isinstance(system, System):
+        problems.append(f"the system is a {type(system).__name__}; give a System, as the plan was solved for")
+    if profile is not None and not isinstance(profile, Profile):
+        problems.append(f"the profile is a {type(profile).__name__}; give a Profile, or leave it out")
+    if hosts is not None and not isinstance(hosts, Mapping):
+        problems.append(f'hosts is a {type(hosts).__name__}; give a mapping, as {{"server": "tcp://host:5555"}}')
+    raise_all(problems, "deploy")
+    if isinstance(profile, Profile) and isinstance(traced, Traced) and profile.graph.fingerprint != traced.fingerprint:
+        raise FingerprintError(
+            f"the profile is of {profile.graph.name!r}, fingerprint {profile.graph.fingerprint[:12] or '(none)'}, the model is "
+            f"{traced.name!r}, {traced.fingerprint[:12]}: the structure, the weights, or which inputs are given by position and which "
+            "by keyword differ. Give the profile that the plan was solved for, or leave it out"
+        )
+
+
+def judge(alone: str, compared: Mapping[str, float], wire: Wire, threads: int) -> tuple[dict[str, float], str]:
     """What the report counts and says of the check.
 
     Parameters
@@ -21,6 +60,8 @@ def judge(alone: str, compared: Mapping[str, float], wire: Wire) -> tuple[dict[s
         (``whole_…``): absolute, relative to the largest output, and whether bit-equal.
     wire : str
         The plan's; a narrow one makes the result differ from the whole model's.
+    threads : int
+        The device worker's, with which it computed the whole model too.
 
     Raises
     ------
@@ -46,8 +87,18 @@ def judge(alone: str, compared: Mapping[str, float], wire: Wire) -> tuple[dict[s
         "largest_output_difference_relative": compared["whole_relative"],
     }
     if compared["whole_equal"]:
-        return counts, "the example's split result is bit-equal to the whole model's"
+        return (
+            counts,
+            f"the example's split result is bit-equal to the whole model's, at the device worker's {threads} thread(s)",
+        )
     return counts, (
         f"the example's split result differs from the whole model's by {compared['whole_absolute']:.3g} "
         f"({compared['whole_relative']:.2g} of the largest output; wire {wire})"
     )
+
+
+def agreed(told: list[str]) -> list[str]:
+    """What was said of each cut, once where it is the same."""
+    if len(set(told)) == 1:
+        return [told[0] + (f" (each of {len(told)} cuts)" if len(told) > 1 else "")]
+    return [f"cut {cut}: {text}" for cut, text in enumerate(told)]

@@ -167,15 +167,21 @@ class Conditions:
             found.append(
                 "the result belongs elsewhere than on the device; it was brought back beside the link to be handed over"
             )
-        found += [text for plan in self.plans for text in self._unlike_predicted(plan)]
-        found += [f"{place}: a worker at {at} that was running already" for place, at in self.hosts.items()]
+        found += dict.fromkeys(text for plan in self.plans for text in self._unlike_predicted(plan))
+        for place, at in self.hosts.items():
+            idle = place == "server" and not self._offloads
+            found.append(
+                f"{place}: nothing runs there by this plan; the worker at {at} was not contacted"
+                if idle
+                else f"{place}: a worker at {at} that was running already"
+            )
         if not any(a["torch_device"].startswith("cuda") for a in self.abouts.values()):
             found.append("never run on cuda" + (" by the workers started here" if self.hosts else ""))
         return found
 
     def _unlike_predicted(self, plan: SplitPlan) -> list[str]:
         graph, link = self.graph, self.system.link
-        far, told = set(plan.server_layers), plan.predicted
+        told = plan.predicted
         found: list[str] = []
         if not offloads(plan):
             return found
@@ -184,10 +190,7 @@ class Conditions:
                 f"the predicted {told['memory_bytes']:.4g} bytes of device memory are the head's; the device worker held the whole "
                 "model, to finish frames when the server is away"
             )
-        stays = [t for t in graph.outputs if t.producer not in far] if plan.result == "server" else []
-        crossing = {t.name: t for t in [*graph.boundary(far), *stays]}.values()
-        size = sum(wire_bytes(t.size_bytes, t.dtype, plan.wire) for t in crossing)
-        sent = size * link.overhead + link.header_bytes
+        sent = up_bytes(plan, graph, link)
         if "up_bytes" in told and abs(told["up_bytes"] - sent) > 1e-6 * max(sent, 1.0):
             found.append(
                 f"predicted was a way up of {told['up_bytes']:.4g} bytes, the model's tensors of this cut make {sent:.4g} (a stated "
@@ -196,13 +199,20 @@ class Conditions:
         return found
 
 
-def unlike_profiled(profile: Profile, system: System) -> list[str]:
-    """Where a system is not what its profile was made on, as far as `SplitPoint` does not refuse it: threads."""
-    return [
-        f"{place}: profiled with {origin.threads} thread(s), and run with {device.threads}: predicted and measured are of different "
-        "things; profile this system"
+def up_bytes(plan: SplitPlan, graph: LayerGraph, link: Link) -> float:
+    """What a frame of this plan brings onto the uplink, headers of the link included."""
+    far = set(plan.server_layers)
+    stays = [t for t in graph.outputs if t.producer not in far] if plan.result == "server" else []
+    crossing = {t.name: t for t in [*graph.boundary(far), *stays]}.values()
+    return sum(wire_bytes(t.size_bytes, t.dtype, plan.wire) for t in crossing) * link.overhead + link.header_bytes
+
+
+def unlike_profiled(profile: Profile, system: System) -> dict[str, str]:
+    """Where a system is not what its profile was made on, as far as `SplitPoint` does not refuse it: threads. By place."""
+    return {
+        place: f"the {place} was profiled with {origin.threads} thread(s), and run with {device.threads}"
         for place, device in system.places.items()
         if (origin := profile.origins.get(place)) is not None
         and profile.methods.get(place) == "measured"
         and origin.threads != device.threads
-    ]
+    }

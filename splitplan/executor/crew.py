@@ -26,6 +26,7 @@ from splitplan.executor.reach import PATIENCE_S, host_problems, knock, near, rea
 from splitplan.executor.session import Session
 from splitplan.executor.shaper import Shaper
 from splitplan.executor.spawn import WorkerProcess
+from splitplan.executor.split import check_torch_device
 from splitplan.executor.wire import Message
 from splitplan.executor.worker import WorkerOptions
 from splitplan.models.trace import Traced
@@ -122,6 +123,8 @@ class Crew:
         places = [p for p in ("device", "server") if p not in self._hosts and (p == "device" or self.offloads)]
         if places:
             self._tell(f"starting the {' and the '.join(places)} worker")
+        for place in places:
+            check_torch_device(self._system.places[place].kind)
         path = self._model_file() if places else ""
         for place in places:
             options = WorkerOptions(path, self._address(place), self._keys_directory, **self._device_options(place))
@@ -229,6 +232,7 @@ class Crew:
             "heartbeat_s": self.settings.heartbeat_s,
             "frame_timeout_s": self.frame_timeout_s,
             "patience_s": patience_s,
+            "tells": len(self._plans) > 1,  # a single plan is not chosen by what the link does
         }
         return session.request("configure", body, self.settings.start_timeout_s, "configured").body
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from splitplan.models.partition import Part
 
+REFUSED = 3
+"""Exit code of a measuring process that ended with an error raised on purpose; it stands on standard error."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -57,19 +60,28 @@ class Task:
 
 def main(argv: list[str]) -> int:
     """Measure the task in ``argv[0]``; one JSON line for each tenth of the way, then one with the result."""
+    from splitplan.errors import SplitplanError
+
+    try:
+        _measure(Task(**json.loads(argv[0])))
+    except SplitplanError as e:
+        sys.stderr.write(f"{e}\n")
+        return REFUSED
+    return 0
+
+
+def _measure(task: Task) -> None:
     import torch
 
     from splitplan.models.partition import whole
     from splitplan.models.traced import load_traced
 
-    task = Task(**json.loads(argv[0]))
     torch.set_num_threads(task.threads)
     traced = load_traced(task.model, granularity=task.granularity)  # type: ignore[arg-type]
     part = whole(traced).to(task.torch_device)
     inputs = {k: v.to(task.torch_device) for k, v in traced.example_inputs().items()}
     result = measure(part, inputs, traced.symbols(inputs), task)
     say({"result": result | about(task.torch_device)})
-    return 0
 
 
 def measure(part: Part, inputs: dict[str, torch.Tensor], symbols: dict[str, int], task: Task) -> dict[str, Any]:

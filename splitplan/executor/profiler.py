@@ -20,7 +20,8 @@ from splitplan.data.profile import Origin, Profile, origin_modelled, rows_at_clo
 from splitplan.data.system import System
 from splitplan.errors import DataError, ExecutorError, raise_all
 from splitplan.executor.environment import worker_environment
-from splitplan.executor.measure import Task
+from splitplan.executor.measure import REFUSED, Task
+from splitplan.executor.split import check_torch_device
 from splitplan.models.graph import number_problem
 from splitplan.models.traced import Traced
 
@@ -73,10 +74,15 @@ def profile(
         raise DataError(
             f"got a {type(traced).__name__}; give what splitplan.trace or splitplan.load_traced returns", "profile"
         )
+    if not isinstance(system, System):
+        raise DataError(f"the system is a {type(system).__name__}; give a splitplan.System", "profile")
     checked = (number_problem("budget_s", budget_s, positive=True), number_problem("rest_s", rest_s))
     problems = [p for p in checked if p]
     problems += [] if 1 <= least <= most else [f"least={least}, most={most}: give 1 ≤ least ≤ most"]
     raise_all(problems, "profile")
+    for device in system.places.values():
+        if device.local:
+            check_torch_device(device.kind)
     layers = [x.name for x in traced.graph.layers]
     frames, origins = [], {}
     measured: dict[tuple[str, int], dict[str, Any]] = {}
@@ -153,6 +159,8 @@ def _measure(task: Task, device: Device, tell: Progress) -> dict[str, Any]:
         if code or result is None:
             errors.seek(0)
             said = errors.read().decode(errors="replace").strip()[-2000:] or "(nothing)"
+            if code == REFUSED:
+                raise ExecutorError(f"measuring {device.name!r}: {said}")
             raise ExecutorError(f"the measuring process for {device.name!r} ended with code {code}; it said:\n{said}")
     found: dict[str, Any] = result
     return found

@@ -47,7 +47,9 @@ def host_problems(hosts: Mapping[str, str], with_keys: bool) -> list[str]:
 
 def _is_address(address: str) -> bool:
     if address.startswith("ipc://"):
-        return len(address) > len("ipc://")
+        return len(address) > len("ipc://") and not address.startswith(
+            "ipc://@"
+        )  # abstract: no file says who may come in
     try:
         parts = urlsplit(address)
         return parts.scheme == "tcp" and bool(parts.hostname) and bool(parts.port)

@@ -48,6 +48,11 @@ class Relay:
     fingerprint, granularity : str
         Of this end's model; a server with another one is not used.
     heartbeat_s : float
+
+    Attributes
+    ----------
+    connections : int
+        How often the server was reached.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Relay:
         self.address = address
         self.reason = "the server has not answered yet"
         self.refused: SplitplanError | None = None
+        self.connections = 0
         self._context, self._keys, self._token, self._heartbeat_s = context, keys, token, heartbeat_s
         self._fingerprint, self._granularity = fingerprint, granularity
         self._lock = threading.Lock()
@@ -162,6 +168,7 @@ class Relay:
                 missing = {k: v for k, v in self._plans.items() if k not in told}
                 if not missing:
                     self._session = session
+                    self.connections += 1
                     break
             for plan_id, body in missing.items():
                 session.request("configure", body, 60.0, "configured")

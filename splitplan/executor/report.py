@@ -20,6 +20,7 @@ from splitplan.policies.base import Seen
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from splitplan.data.profile import Profile
 
@@ -41,7 +42,8 @@ class FrameRecord:
         Why it was finished without the server; empty when it was not.
     times : dict of str to float
         ``device_s, up_s, server_s, down_s``, waits ``device_wait_s, up_wait_s, server_wait_s, down_wait_s``, ``up_bytes``,
-        ``down_bytes``, ``header_bytes``; those that the frame went through.
+        ``down_bytes``, ``header_bytes``; those that the frame went through. ``server_connection``: by which connection to the
+        server it was to go, counted from 1.
     cut : int
         The number of its plan.
     arrived : bool
@@ -191,6 +193,12 @@ class Report:
             for r in self.frames
         )
 
+    def plot(self) -> Figure:
+        """Draw predicted beside measured, one panel a unit."""
+        from splitplan.plots.report import plot_report
+
+        return plot_report(self.to_frame(), title=self.title)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as for JSON; frames are left out (`frames_to_frame` has them)."""
         return {
@@ -203,7 +211,10 @@ class Report:
         }
 
     def __str__(self) -> str:
-        lines = [self.title, f"{'':12} {'predicted':>12} {'measured':>12} {'ratio':>7} {'p95':>12} {'n':>5}"]
+        lines = [
+            self.title,
+            f"{'':12} {'predicted':>12} {'measured':>12} {'ratio':>7} {'p95':>12} {'n':>5}  {_CAPTION}",
+        ]
         for r in self.rows:
             cells = [_number(v, r.unit) for v in (r.predicted, r.measured)]
             ratio = "" if r.ratio is None else f"{r.ratio:.3f}"
@@ -218,7 +229,7 @@ class Report:
         return "\n".join([*lines, *(f"- {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{c}</th>" for c in ("", "predicted", "measured", "ratio", "p95", "n", ""))
+        head = "".join(f"<th>{c}</th>" for c in ("", "predicted", "measured", "ratio", "p95", "n", _CAPTION))
         body = "".join(
             "<tr>"
             + "".join(
@@ -242,6 +253,9 @@ class Report:
         return f"<p>{html.escape(self.title)}</p><table><tr>{head}</tr>{body}</table><ul>{notes}</ul>"
 
 
+_CAPTION = "measured: median of n frames"
+
+
 def _number(value: float | None, unit: str) -> str:
     if value is None:
         return ""
@@ -260,7 +274,8 @@ def make_rows(
 
     The pieces are service times: waiting in queues is left out, so that frames of a stream count too. The total is of
     frames that were alone in the system, as the prediction is; when there were none, of all. The overhead is a frame's
-    latency less its pieces, of frames that were alone. Of several plans nothing was predicted as a whole.
+    latency less its pieces, of frames that were alone. Frames that were finished without the server have a row of their own.
+    Of several plans nothing was predicted as a whole.
 
     Parameters
     ----------
@@ -284,13 +299,18 @@ def make_rows(
         rows.append(_row("response", "s", None, arrived, "arrival to answer, waiting included, of every frame"))
     rows.append(_throughput(plan, frames))
     rows.append(_energy(plan, system, whole))
+    if alone := [f.latency_s for f in frames if f.alone]:
+        how = "latency of frames that were finished without the server, with waiting; they count in throughput, in no other row"
+        rows.append(_row("alone", "s", None, alone, how))
     return [_remarked(row, remarks.get(row.quantity)) for row in rows]
 
 
 def _remarked(row: Row, remark: Remark | None) -> Row:
     if remark is None or row.measured is None:
         return row
-    return replace(row, how="; ".join(filter(None, (row.how, remark.text))), comparable=not remark.differs)
+    return replace(
+        row, how="; ".join(filter(None, (row.how, remark.text))), comparable=row.comparable and not remark.differs
+    )
 
 
 def _row(quantity: str, unit: str, predicted: float | None, values: Sequence[float], how: str) -> Row:
@@ -311,18 +331,21 @@ def _overhead(plan: SplitPlan, frames: Sequence[FrameRecord]) -> Row:
 def _throughput(plan: SplitPlan, frames: Sequence[FrameRecord]) -> Row:
     period_s = plan.predicted.get("period_s")
     predicted = 1 / period_s if period_s else None
-    streams: dict[int, list[float]] = {}
+    streams: dict[int, list[FrameRecord]] = {}
     for f in frames:
         if f.stream is not None:
-            streams.setdefault(f.stream, []).append(f.done_s)
-    runs = sorted(streams.values(), key=lambda done: len(done))
-    longest = sorted(runs[-1]) if runs else []
+            streams.setdefault(f.stream, []).append(f)
+    of = max(streams.values(), key=len, default=[])
+    longest = sorted(f.done_s for f in of)
     if len(longest) < 3:
         how = "fewer than 3 frames were" if longest else "nothing was"
         how += " streamed; app.stream(items), or splitplan run --depth 8, measures it"
         return Row("throughput", "1/s", predicted, None, None, 0, how)
     rate = (len(longest) - 1) / (longest[-1] - longest[0])
-    return Row("throughput", "1/s", predicted, rate, None, len(longest), "first to last answer of the longest stream")
+    how = "first to last answer of the longest stream"
+    if alone := sum(bool(f.alone) for f in of):
+        how += f"; not comparable: {alone} of its frames were finished without the server"
+    return Row("throughput", "1/s", predicted, rate, None, len(longest), how, comparable=not alone)
 
 
 def _energy(plan: SplitPlan, system: System, frames: Sequence[FrameRecord]) -> Row:

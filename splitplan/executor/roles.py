@@ -108,7 +108,7 @@ class DeviceRole:
     def __init__(self, host: Host, split: Split, plan_id: str, body: Mapping[str, Any], relay: Relay | None) -> None:
         self._host, self._split, self._plan_id, self._relay = host, split, plan_id, relay
         self._timeout_s = body["frame_timeout_s"]
-        self._up = host.sender("up", body["up"])
+        self._up, self._tells = host.sender("up", body["up"]), body["tells"]
 
     def frame(self, message: Message, arrived_s: float) -> None:
         """Take a frame in."""
@@ -146,10 +146,18 @@ class DeviceRole:
         if not self._relay.send(note):
             frame.finish_here(f"the server is away: {self._relay.reason}")
             return
+        frame.times["server_connection"] = float(self._relay.connections)
 
         def make(start_s: float) -> Callable[[], None]:
             frame.times |= {"up_wait_s": start_s - ready, "up_bytes": packed.size_bytes, "header_bytes": len(parts[0])}
             frame.up_start_s = start_s
+            if self._tells:
+                told = {
+                    "plan_id": self._plan_id,
+                    "frame_id": frame.frame_id,
+                    "in_s": max(0.0, start_s - time.monotonic()),
+                }
+                self._host.reply(encode("sending", told))
             return lambda: self._deliver(parts)
 
         def failed(error: Exception) -> None:

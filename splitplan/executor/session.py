@@ -226,7 +226,9 @@ class Session:
             self._heard = True
             if message.kind == "error" and message.body["what"] == UNKNOWN_PLAN:
                 self._lose("it does not know this session's plan any more")
-            elif message.kind == "result" or (message.kind == "error" and message.body["frame_id"] is not None):
+            elif message.kind in ("result", "sending") or (
+                message.kind == "error" and message.body["frame_id"] is not None
+            ):
                 self._on_message(message)
             else:
                 self._answers.put(error_of(message.body, self.name) if message.kind == "error" else message)

@@ -17,6 +17,14 @@ from splitplan.models.trace import Traced
 Values = dict[str, torch.Tensor]
 
 
+def check_torch_device(torch_device: str) -> None:
+    """Raise unless this torch can compute there."""
+    if torch_device.startswith("cuda") and not torch.cuda.is_available():
+        raise DataError(
+            f"torch device {torch_device!r}: this torch sees no CUDA device; use cpu, or install a CUDA build of torch"
+        )
+
+
 class Compute:
     """Runs parts on one torch device, slowed by a duty cycle when a slower device is emulated.
 
@@ -28,10 +36,7 @@ class Compute:
     """
 
     def __init__(self, torch_device: str = "cpu", slowdown: float = 1.0) -> None:
-        if torch_device.startswith("cuda") and not torch.cuda.is_available():
-            raise DataError(
-                f"torch device {torch_device!r}: this torch sees no CUDA device; use cpu, or install a CUDA build of torch"
-            )
+        check_torch_device(torch_device)
         self.torch_device, self.slowdown = torch_device, slowdown
         self._cuda = torch_device.startswith("cuda")
 

@@ -99,6 +99,7 @@ BODIES: dict[str, dict[str, Check]] = {
         "heartbeat_s": _number(),
         "frame_timeout_s": _number(),
         "patience_s": _number(),  # how long to wait for the next worker before answering without it
+        "tells": _flag,  # whether to tell of frames that are sent up
     },
     "configured": {"plan_id": _ID, "sees_server": _flag, "why": _text(4096)},
     # client → device worker: from now on the emulated uplink has a channel's rates; answered by following, or by error
@@ -106,6 +107,8 @@ BODIES: dict[str, dict[str, Check]] = {
     "following": {"emulated": _flag},
     # client → worker: compute; answered by result, or by error with the frame's id
     "frame": {"plan_id": _ID, "frame_id": _FRAME_ID, "symbols": _table(_whole(0, 1 << 62)), "check": _flag},
+    # device worker → client, of plans that were configured to tell: the frame enters the uplink in so many seconds
+    "sending": {"plan_id": _ID, "frame_id": _FRAME_ID, "in_s": _number()},
     "result": {
         "plan_id": _ID,
         "frame_id": _FRAME_ID,

@@ -72,7 +72,7 @@ class WorkerOptions:
             problems.append(f"--slowdown {self.slowdown}: give 1 (not slowed) or more")
         if self.torch_device.split(":")[0] not in ("cpu", "cuda"):
             problems.append(f"--torch-device {self.torch_device}: give cpu or cuda")
-        if not self.listen.startswith(("tcp://", "ipc://")):
+        if not self.listen.startswith(("tcp://", "ipc://")) or self.listen.startswith("ipc://@"):
             problems.append(f"--listen {self.listen}: give tcp://host:port or ipc://path")
         if problems:
             raise DataError(problems, "worker")

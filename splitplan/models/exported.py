@@ -18,6 +18,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from splitplan.errors import TraceError
+from splitplan.models.wrapped import own_name
 
 Scalar: TypeAlias = int | float | bool
 Dim: TypeAlias = "int | sympy.Expr"
@@ -127,7 +128,7 @@ class Exported:
             at = tensor.untyped_storage().data_ptr()
             # Same memory seen the same way is one weight; empty tensors all lie at address 0 and are kept apart.
             key = (at, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype) if at else (target,)
-            found[self.by_name[spec.arg.name]] = (first.setdefault(key, target), tensor)
+            found[self.by_name[spec.arg.name]] = (first.setdefault(key, own_name(target)), tensor)
         return found
 
     @cached_property
@@ -194,7 +195,7 @@ class Exported:
                 problems.append(f"writes into its input {spec.target!r}; clone the input first")
             elif spec.kind is not OutputKind.USER_OUTPUT:
                 problems.append(
-                    f"changes its own state {spec.target!r} while it runs; compute it without writing to it"
+                    f"changes its own state {own_name(str(spec.target))!r} while it runs; compute it without writing to it"
                 )
         if problems:
             raise TraceError(
@@ -211,7 +212,7 @@ class Exported:
                     )
             elif spec.kind not in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
                 raise TraceError(
-                    f"the model holds {spec.target!r}, a {spec.kind.name.lower()}; only parameters, buffers and "
+                    f"the model holds {own_name(str(spec.target))!r}, a {spec.kind.name.lower()}; only parameters, buffers and "
                     "constant tensors can be moved between machines. Replace it by plain tensors."
                 )
 
@@ -254,7 +255,7 @@ def module_of(node: fx.Node) -> str:
     """Dotted name of the innermost module that a node comes from; empty for the model itself."""
     stack = node.meta.get("nn_module_stack") or {}
     names = [path for path, _ in stack.values() if not path.startswith("_empty_nn_module_stack")]
-    return str(names[-1]) if names else ""
+    return own_name(str(names[-1])) if names else ""
 
 
 def place(node: fx.Node) -> str:

@@ -17,7 +17,9 @@ def fingerprint(exported: Exported) -> str:
 
     The structure is taken by the positions of nodes, never by names, so that it outlives saving and
     loading and does not depend on the process; dead nodes and assertions do not count. Weights count by
-    dtype, shape and content. The batch of the example, the granularity and the model's name do not count.
+    dtype, shape and content. Which inputs are given by position and
+    which by keyword, and the structure of what comes back, count too. The batch of the example, the granularity and the model's
+    name do not.
     """
     hashes: dict[str, str] = {}
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from splitplan.errors import DataError, raise_all
+from splitplan.models.files import is_instead
 from splitplan.models.order import find_cycle, topological
 
 if TYPE_CHECKING:
@@ -323,6 +324,8 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     except OSError as e:
         raise DataError(f"cannot be read: {e.strerror}", str(path)) from e
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        if other := is_instead(path):
+            raise DataError(other, str(path)) from e
         raise DataError(f"is not valid JSON ({e}); the file is damaged or cut short: make it again", str(path)) from e
     if not isinstance(data, dict):
         raise DataError(f"holds a JSON {type(data).__name__} where an object is expected", str(path))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from splitplan.errors import DataError, UnknownNameError
+from splitplan.errors import DataError, SplitplanError, UnknownNameError
 
 if TYPE_CHECKING:
     from splitplan.models.layers import Granularity
@@ -24,6 +27,7 @@ def load_model(
     granularity: Granularity | None = None,
     dynamic_batch: bool = True,
     batch: int = 1,
+    progress: Callable[[str], None] | None = None,
 ) -> Traced:
     """Load or trace the model that ``spec`` names.
 
@@ -41,6 +45,8 @@ def load_model(
         As in `trace`; a file keeps its own.
     batch : int
         Of the zoo's example, when none is given.
+    progress : callable, optional
+        Told what it is at.
 
     Raises
     ------
@@ -58,8 +64,15 @@ def load_model(
         from splitplan.models.zoo import zoo, zoo_example
 
         given = zoo_example(rest, batch=batch) if example is None else example
-        return trace(zoo(rest), given, granularity=granularity or "layer", dynamic_batch=dynamic_batch, name=rest)
-    made = _factory(spec, kind, rest)()
+        return trace(
+            zoo(rest),
+            given,
+            granularity=granularity or "layer",
+            dynamic_batch=dynamic_batch,
+            name=rest,
+            progress=progress,
+        )
+    made = _call(_factory(spec, kind, rest), spec)
     if isinstance(made, tuple):
         if len(made) != 2:
             raise DataError(f"returned {len(made)} values; {_CONTRACT}", f"model {spec!r}")
@@ -69,7 +82,7 @@ def load_model(
         model = made
     if example is None:
         raise DataError(f"returned no example input; {_CONTRACT}", f"model {spec!r}")
-    return trace(model, example, granularity=granularity or "layer", dynamic_batch=dynamic_batch, name=rest)
+    return trace(model, example, granularity=granularity or "layer", dynamic_batch=dynamic_batch, progress=progress)
 
 
 def _factory(spec: str, module: str, name: str) -> Any:
@@ -86,12 +99,14 @@ def _factory(spec: str, module: str, name: str) -> Any:
         home = importlib.import_module(module)
     except ModuleNotFoundError as e:
         if e.name is None or not (module == e.name or module.startswith(f"{e.name}.")):
-            raise
+            raise _theirs(e, f"importing {module!r} failed", where) from e
         raise DataError(
             f"no module {module!r} is found in {Path.cwd()} or among what is installed; go to its directory, install it, or put "
             f"its folder on PYTHONPATH. A model is {_FORMS}",
             where,
         ) from e
+    except Exception as e:  # the module's own code may raise anything
+        raise _theirs(e, f"importing {module!r} failed", where) from e
     found = getattr(home, name, None)
     if found is None:
         raise UnknownNameError(
@@ -100,6 +115,30 @@ def _factory(spec: str, module: str, name: str) -> Any:
     if not callable(found) or _is_module(found):
         raise DataError(f"{name!r} is a {type(found).__name__}; {_CONTRACT}: def make(): return {name}, example", where)
     return found
+
+
+def _call(factory: Any, spec: str) -> Any:
+    where = f"model {spec!r}"
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as e:
+        raise DataError(f"cannot be called without arguments ({e}); {_CONTRACT}", where) from e
+    except ValueError:  # a callable written in C, which does not tell its arguments
+        pass
+    try:
+        return factory()
+    except SplitplanError:
+        raise
+    except Exception as e:  # the factory's own code may raise anything
+        raise _theirs(e, "the factory failed", where) from e
+
+
+def _theirs(error: Exception, what: str, where: str) -> DataError:
+    """An error of the user's code, with its traceback from where that code begins."""
+    steps = traceback.TracebackException.from_exception(error)
+    inside = [f for f in steps.stack if f.filename != __file__ and "importlib" not in f.filename]
+    steps.stack = traceback.StackSummary.from_list(inside)
+    return DataError(f"{what}:\n{''.join(steps.format()).rstrip()}", where)
 
 
 def _is_module(found: object) -> bool:

@@ -6,7 +6,7 @@ import io
 import logging
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from splitplan.errors import DataError, TraceError
 from splitplan.models.layers import Granularity, check_granularity
 from splitplan.models.traced import Traced, first_line, from_program, load_traced, quiet
+from splitplan.models.wrapped import exportable
 
 __all__ = ["Traced", "from_program", "load_traced", "trace"]
 
@@ -32,6 +33,7 @@ def trace(
     granularity: Granularity = "layer",
     dynamic_batch: bool = True,
     name: str | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Traced:
     """Read a model's layer graph and a program that can be cut at any of its tensors.
 
@@ -59,6 +61,8 @@ def trace(
         happens to have 1 there.
     name : str, optional
         The class name if not given.
+    progress : callable, optional
+        Told what it is at; making the program functional takes longest, several times the export.
 
     Raises
     ------
@@ -73,12 +77,17 @@ def trace(
     args, kwargs = _call(example)
     batch = _batch_of(args, kwargs)
     with _undisturbed(model), quiet(), torch.no_grad():
+        tell = progress or (lambda _: None)
+        tell("exporting")
         program = _export(model, args, kwargs, batch if dynamic_batch else None)
-        traced = from_program(program, granularity=granularity, name=name or type(model).__name__, batch=batch)
+        traced = from_program(
+            program, granularity=granularity, name=name or type(model).__name__, batch=batch, progress=tell
+        )
         if dynamic_batch and "batch" not in traced.exported.symbols:
             raise TraceError(
                 f"the model fixes the batch at {batch} (no size in it depends on the batch given). Trace with dynamic_batch=False."
             )
+        tell("comparing with the model")
         _compare(model, traced, args, kwargs, batch)
         if dynamic_batch and batch > 1:
             _compare(model, traced, *_rows(args, kwargs, batch, 1), 1)
@@ -86,6 +95,12 @@ def trace(
 
 
 def _check_model(model: object) -> None:
+    if isinstance(model, Traced):
+        raise TraceError("a Traced was given, which is traced already; use it as it is, or traced.at(granularity)")
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise TraceError(
+            f"the class {model.__name__} was given; trace needs a module of it: {model.__name__}(…).eval()"
+        )
     if not isinstance(model, nn.Module):
         raise TraceError(f"a {type(model).__name__} was given; trace needs an nn.Module")
     if isinstance(model, torch.jit.ScriptModule):
@@ -162,7 +177,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dyn
     try:
         # When it fails, the exporter prints the graph it had; what the model prints itself is passed on.
         with redirect_stderr(said):
-            program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(exportable(model), args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as e:  # whatever a model's own code raises while it is traced comes out here
         _eager(model, *given)
         raise TraceError(_why(e, dynamic is not None)) from e

@@ -8,7 +8,7 @@ import os
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +22,12 @@ from torch.utils import _pytree as pytree
 from splitplan.errors import DataError, FingerprintError, TraceError
 from splitplan.models.call import Call
 from splitplan.models.exported import Exported
+from splitplan.models.files import is_instead
 from splitplan.models.fingerprint import fingerprint
 from splitplan.models.graph import LayerGraph, check_schema
 from splitplan.models.layers import Granularity, build_graph, check_granularity
 from splitplan.models.measure import run_fake
+from splitplan.models.wrapped import refuse_taken
 
 _SIDE_FILE = "splitplan.json"
 _KIND, _SCHEMA = "splitplan.Traced", 1
@@ -254,7 +256,8 @@ def _read(source: Path) -> tuple[ExportedProgram, str | None]:
     except OSError as e:
         raise DataError(f"cannot be read: {e.strerror}", str(source)) from e
     except zipfile.BadZipFile as e:
-        raise DataError("is no .pt2 file, or is cut short; save the model again", str(source)) from e
+        other = is_instead(source, of="a traced model")
+        raise DataError(other or "is no .pt2 file, or is cut short; save the model again", str(source)) from e
     extra = {_SIDE_FILE: ""} if ours else {}
     try:
         with quiet():
@@ -267,7 +270,12 @@ def _read(source: Path) -> tuple[ExportedProgram, str | None]:
 
 
 def from_program(
-    program: ExportedProgram, *, granularity: Granularity = "layer", name: str = "model", batch: int | None = None
+    program: ExportedProgram,
+    *,
+    granularity: Granularity = "layer",
+    name: str = "model",
+    batch: int | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Traced:
     """Make a `Traced` of an exported program of your own (inference, exported from a model in eval mode).
 
@@ -277,14 +285,20 @@ def from_program(
         Made functional here if it is not.
     batch : int, optional
         The batch at which sizes are counted; the example's if not given.
+    progress : callable, optional
+        Told what it is at.
     """
     check_granularity(granularity)
+    refuse_taken(program)
+    tell = progress or (lambda _: None)
+    tell("making it functional")
     with quiet():
         functional = program.run_decompositions({})
     exported = Exported(functional)
     symbols = {text: _example_size(exported, text) for text in exported.symbols}
     if batch is not None and "batch" in symbols:
         symbols["batch"] = batch
+    tell("counting sizes and work")
     facts = run_fake(exported, symbols)
     if "batch" in symbols:
         # A size that the exporter took for a constant shows here, and 1 is where that happens.

@@ -41,6 +41,10 @@ def plot_graph(graph: Any, server: Collection[str] = (), *, title: str | None = 
     DataError
         A layer in ``server`` that the graph has not.
     """
+    if isinstance(server, str) or not isinstance(server, Collection):
+        raise DataError(
+            f"server is a {type(server).__name__}; give names of layers, as plan.server_layers", f"graph {graph.name!r}"
+        )
     names = [layer.name for layer in graph.layers]
     unknown = sorted(set(server) - set(names))
     if unknown:
@@ -52,9 +56,10 @@ def plot_graph(graph: Any, server: Collection[str] = (), *, title: str | None = 
     place = {n: i + 1 for i, n in enumerate(names)}
     edges = sorted({(place.get(t.producer, 0), place[c]) for t in graph.tensors for c in t.consumers})
     rank = ranks(len(names) + 1, edges)
-    lane = lanes(rank, edges)
-    draw = _boxes if len(names) <= BOXES else _strip
-    return draw(graph, far, edges, rank, lane, title or graph.name)
+    lane, ways = lanes(rank, edges)
+    if len(names) <= BOXES:
+        return _boxes(graph, far, ways, rank, lane, title or graph.name)
+    return _strip(graph, far, edges, rank, lane, title or graph.name)
 
 
 def _legend(axes: Axes, far: list[bool], **where: Any) -> None:
@@ -69,11 +74,17 @@ def _legend(axes: Axes, far: list[bool], **where: Any) -> None:
 
 
 def _boxes(
-    graph: Any, far: list[bool], edges: list[tuple[int, int]], rank: list[int], lane: list[float], title: str
+    graph: Any,
+    far: list[bool],
+    ways: dict[tuple[int, int], list[float]],
+    rank: list[int],
+    lane: list[float],
+    title: str,
 ) -> Figure:
-    from matplotlib.patches import FancyBboxPatch
+    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-    depth, span = max(rank), max(max(lane) - min(lane), 1.0)
+    every = [*lane, *(x for way in ways.values() for x in way)]
+    depth, span = max(rank), max(max(every) - min(every), 1.0)
     figure = new_figure(max(4.0, 2.0 * (span + 1)), 0.52 * (depth + 1) + 0.6)
     axes = figure.add_subplot()
     axes.set_axis_off()
@@ -86,30 +97,27 @@ def _boxes(
             key = (place.get(t.producer, 0), place[c])
             size[key] = size.get(key, 0.0) + t.size_bytes
     side = [False, *far]
-    crossing = {a for a, b in edges if side[b] and not side[a]}
+    crossing = {a for a, b in ways if side[b] and not side[a]}
     # A tensor that several layers read is labelled once.
     labelled: set[tuple[int, float]] = set()
-    for a, b in edges:
+    for (a, b), way in ways.items():
         crosses = side[b] and not side[a]
         start, end = (lane[a], -rank[a] - high / 2), (lane[b], -rank[b] + high / 2)
-        bend = 0.0 if rank[b] - rank[a] == 1 else (0.22 if lane[a] >= lane[b] else -0.22)
-        axes.annotate(
-            "",
-            end,
-            start,
-            arrowprops={
-                "arrowstyle": "-|>",
-                "color": UP if crosses else "#777777",
-                "linewidth": 2.0 if crosses else 0.9,
-                "shrinkA": 0,
-                "shrinkB": 0,
-                "connectionstyle": f"arc3,rad={bend}",
-            },
+        axes.add_patch(
+            FancyArrowPatch(
+                path=_curve(start, [(x, -rank[a] - 1 - i) for i, x in enumerate(way)], end, high),
+                arrowstyle="-|>",
+                mutation_scale=8,
+                color=UP if crosses else "#777777",
+                linewidth=2.0 if crosses else 0.9,
+                shrinkA=0,
+                shrinkB=0,
+            )
         )
         if (a, size[a, b]) not in labelled:
             labelled.add((a, size[a, b]))
-            x = start[0] + 0.25 * (end[0] - start[0])
-            y = start[1] + 0.25 * (end[1] - start[1]) if rank[b] - rank[a] == 1 else start[1] - 0.12
+            x = start[0] + 0.25 * ((way or [end[0]])[0] - start[0])
+            y = start[1] - 0.25 * (1 - high)
             axes.text(
                 x + 0.06, y, amount(size[a, b], "B"), fontsize=6, color="#A06800" if a in crossing else "#555555", va="center",
                 bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
@@ -130,10 +138,29 @@ def _boxes(
         axes.text(x, y + (0.1 if kind else 0), shorten(name, 24), ha="center", va="center", fontsize=7, color=ink)
         if kind:
             axes.text(x, y - 0.14, shorten(kind, 30), ha="center", va="center", fontsize=5.5, color=ink)
-    axes.set_xlim(min(lane) - 0.6, max(lane) + 0.6)
+    axes.set_xlim(min(every) - 0.6, max(every) + 0.6)
     axes.set_ylim(-depth - 0.5, 0.5)
     _legend(axes, far, loc="upper left", bbox_to_anchor=(0.0, 0.0), ncols=3, borderaxespad=0)
     return figure
+
+
+def _curve(start: tuple[float, float], way: list[tuple[float, float]], end: tuple[float, float], high: float) -> Any:
+    """The path of an edge: straight down beside the boxes of each rank that it passes, and curved between."""
+    from matplotlib.path import Path
+
+    if not way:
+        return Path([start, end])
+    points, codes, last = [start], [Path.MOVETO], start
+    for x, y in [*way, end]:
+        into = (x, y + high / 2) if (x, y) != end else end
+        middle = (last[1] + into[1]) / 2
+        points += [(last[0], middle), (into[0], middle), into]
+        codes += [Path.CURVE4] * 3
+        if (x, y) != end:
+            last = (x, y - high / 2)
+            points.append(last)
+            codes.append(Path.LINETO)
+    return Path(points, codes)
 
 
 def _strip(
@@ -177,11 +204,15 @@ def _strip(
     if any(far) and not all(far) and far == sorted(far):
         k = far.index(True)
         below.axvline(k, color=UP, linewidth=1.5)
+        low, high = below.get_ylim()
+        below.set_ylim(low, high * (high / low) ** 0.25 if below.get_yscale() == "log" else low + 1.25 * (high - low))
         below.annotate(
             f"cut after {shorten(graph.layers[k - 1].name, 28)}: {amount(crossed[k], 'B')}",
-            (k, crossed[k]),
-            xytext=(6 if k < len(far) / 2 else -6, 10),
+            (k, 0.98),
+            xycoords=("data", "axes fraction"),  # above the curve, whatever its height here
+            xytext=(6 if k < len(far) / 2 else -6, 0),
             textcoords="offset points",
+            va="top",
             ha="left" if k < len(far) / 2 else "right",
             fontsize=7,
             color=INK,

@@ -18,10 +18,13 @@ def ranks(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
     return rank
 
 
-def lanes(rank: Sequence[int], edges: Sequence[tuple[int, int]]) -> list[float]:
-    """The lane of each node within its rank, centred on 0 and a whole lane apart.
+def lanes(
+    rank: Sequence[int], edges: Sequence[tuple[int, int]]
+) -> tuple[list[float], dict[tuple[int, int], list[float]]]:
+    """The lane of each node within its rank, centred on 0 and a whole lane apart; and the way of each edge.
 
-    Long edges get a place in every rank that they pass, so that what they pass makes room for them.
+    Long edges get a place in every rank that they pass, so that what they pass makes room for them: an edge's way is the lane of
+    that place for each rank between its ends.
     """
     real = len(rank)
     at = list(rank)
@@ -32,14 +35,16 @@ def lanes(rank: Sequence[int], edges: Sequence[tuple[int, int]]) -> list[float]:
         after[a].append(b)
         before[b].append(a)
 
+    places: dict[tuple[int, int], list[int]] = {}
     for a, b in edges:
-        last = a
+        last, places[a, b] = a, []
         for r in range(rank[a] + 1, rank[b]):
             at.append(r)
             before.append([])
             after.append([])
             connect(last, len(at) - 1)
             last = len(at) - 1
+            places[a, b].append(last)
         connect(last, b)
     rows: list[list[int]] = [[] for _ in range(max(at, default=0) + 1)]
     for node, r in enumerate(at):
@@ -54,7 +59,7 @@ def lanes(rank: Sequence[int], edges: Sequence[tuple[int, int]]) -> list[float]:
             centre = {n: sum(lane[m] for m in beside[n]) / len(beside[n]) if beside[n] else lane[n] for n in row}
             row.sort(key=lambda n: (centre[n], lane[n]))
             _spread(row, lane)
-    return lane[:real]
+    return lane[:real], {edge: [lane[n] for n in passed] for edge, passed in places.items()}
 
 
 def _spread(row: Sequence[int], lane: list[float]) -> None:

@@ -124,17 +124,23 @@ class AdaptivePolicy:
         return int(sending[0]) if len(sending) else None
 
     def _rate(self, now: Moment) -> float | None:
-        """The estimate, or less when a transfer that is under way has already taken longer than it would at the estimate."""
+        """The estimate, or less when a transfer that is under way has taken twice as long as it would at the estimate.
+
+        Twice, because all that is known is when it began: what the server and the way back take is taken off as the table has it.
+        """
         rate, cut = self.estimator.rate_bps, now.waits_cut
         if cut is None or now.waits_since_s is None:
             return rate
-        # The link is free for it when the transfer before it has ended; its own part of the device comes first.
-        link, (device_s, _, up_bits, _, messages, _) = self.table.link, self.table.totals[cut]
-        since = max(now.waits_since_s, self.estimator.last_s) + device_s + link["up_delay_s"]
-        if now.time_s <= since:
+        link = self.table.link
+        _, server_s, up_bits, down_bits, ups, downs = self.table.totals[cut]
+        bits = float(up_bits + 8 * link["header_bytes"] * ups)
+        back_s = (down_bits + 8 * link["header_bytes"] * downs) / link["rate_down_bps"] + link["down_delay_s"] * downs
+        # The link was free for it when the transfer before it had ended; those under way share the server.
+        begun = max(now.waits_since_s, self.estimator.last_s)
+        on_link = now.time_s - begun - float(link["up_delay_s"] + server_s * max(1, now.under_way) + back_s)
+        if on_link <= (0.0 if rate is None else 2 * bits / rate):
             return rate
-        most = float((up_bits + 8 * link["header_bytes"] * messages) / (now.time_s - since))
-        return most if rate is None else min(rate, most)
+        return bits / on_link
 
     def decide(self, now: Moment) -> int:
         """The cut for the next frame."""

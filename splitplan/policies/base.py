@@ -21,7 +21,7 @@ class Moment:
     under_way : int
         Frames accepted and not yet answered, this one left out.
     waits_since_s : float or None
-        When the oldest of those that run by a plan that sends was accepted; None when there is none.
+        When the first of those that were sent up and are not answered entered the uplink; None when there is none.
     waits_cut : int or None
         The number of its plan.
     """

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 import splitplan as sp
 from splitplan.cli.app import app
-from splitplan.cli.output import amount, seconds
+from splitplan.cli.output import amount, out, seconds, table
 from splitplan.errors import DataError
 
 SYSTEM = """
@@ -58,6 +58,16 @@ def refused(*arguments: object) -> str:
     assert "Traceback" not in result.stderr + result.stdout
     assert result.stdout == ""
     return " ".join(result.stderr.split())
+
+
+def test_tables_are_not_folded_in_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    long = "a sentence of many words " * 10
+    out().print(table("title", ("a", "how"), [("1", long)]))
+    assert long.strip() in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "60")
+    out().print(table("title", ("a", "how"), [("1", long)]))
+    assert long.strip() not in capsys.readouterr().out
 
 
 def process(*arguments: object, **options: Any) -> subprocess.Popen[str]:
@@ -337,7 +347,7 @@ def test_run_refuses_a_plan_of_another_model(made: Path, tmp_path: Path) -> None
     plan = tmp_path / "plan.json"
     sp.SplitPlan("other", "0" * 64, ("a",), ()).save(plan)
     message = refused("run", made / "model.pt2", "--plan", plan, "--system", made / "system.toml")
-    assert "the structure or the weights differ" in message
+    assert "the structure, the weights, or which inputs" in message
     assert "running" not in message
     assert "starting" not in message
 
@@ -478,10 +488,12 @@ def test_interrupting_a_run_takes_its_workers_along(made: Path, tmp_path: Path) 
         line = started.stderr.readline()
     workers = psutil.Process(started.pid).children()
     assert len(workers) == 2
+    time.sleep(2.0)
     os.killpg(started.pid, signal.SIGINT)
-    _, errors = started.communicate(timeout=30)
+    printed, errors = started.communicate(timeout=30)
     assert started.returncode == 130, errors
     assert errors == "splitplan: interrupted\n"
+    assert "measured (median)" in printed and int(printed.split("\nframes: ")[1].split()[0]) > 0
     assert psutil.wait_procs(workers, timeout=20)[1] == []
 
 

@@ -86,3 +86,26 @@ def test_replaces_what_was_there_and_keeps_to_the_umask(tmp_path: Path) -> None:
     write_whole(path, "two")
     assert path.read_text(encoding="utf-8") == "two"
     assert stat.S_IMODE(path.stat().st_mode) & 0o600 == 0o600
+
+
+def test_a_file_of_another_kind_is_told_as_that(saved: Any, tmp_path: Path) -> None:
+    name, save = saved
+    path = tmp_path / name
+    save(path)
+    kind = name.partition(".")[0]
+    says = {
+        "graph": "splitplan.read_graph",
+        "plan": r"SplitPlan\.read",
+        "profile": r"Profile\.read",
+        "system": r"System\.read",
+    }
+    readers: dict[str, Any] = {"plan": sp.SplitPlan.read, "profile": sp.Profile.read, "traced": sp.load_traced}
+    for other, read in readers.items():
+        if other != kind:
+            with pytest.raises(DataError, match=rf"{says[kind]}|is a 'splitplan\.") as caught:
+                read(path)
+            assert "damaged" not in str(caught.value)
+    damaged = tmp_path / "damaged.csv"
+    damaged.write_text('# {"kind": "splitplan.Profile"}\nlayer\n', encoding="utf-8")
+    with pytest.raises(DataError, match="line 2 names no column"):
+        sp.Profile.read(damaged)

@@ -26,6 +26,13 @@ def test_for_cut(diamond: sp.LayerGraph) -> None:
         sp.SplitPlan.for_cut(diamond, {"z"})
 
 
+def test_what_is_no_graph_or_no_list_is_told_as_that(diamond: sp.LayerGraph) -> None:
+    with pytest.raises(DataError, match=r"got a Traced where a LayerGraph belongs; give traced\.graph"):
+        sp.SplitPlan.for_cut(sp.trace(sp.zoo("tiny-cnn"), sp.zoo_example("tiny-cnn")), ())  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="give a list of layer names"):
+        sp.SplitPlan.for_cut(diamond, "a")  # type: ignore[arg-type]
+
+
 def test_all_defects_at_once() -> None:
     with pytest.raises(DataError) as caught:
         sp.SplitPlan("m", "f", ("a", "b"), ("b",), wire="int4", result="moon")  # type: ignore[arg-type]

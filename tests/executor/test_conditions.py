@@ -6,15 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from splitplan.data.catalog import link
+from splitplan.data.catalog import device, link
 from splitplan.data.profile import Origin, Profile
 from splitplan.data.system import System
-from splitplan.executor.conditions import Conditions, not_emulated, unlike_profiled
+from splitplan.executor.conditions import Conditions, Remark, not_emulated, unlike_profiled, up_bytes
+from splitplan.executor.mismatch import merged, unlike_profile, unlike_run
 from splitplan.models.trace import Traced
 
 from .conftest import cut
 
 LINK_ROWS = {"up", "down", "latency", "throughput"}
+TOTALS = {"latency", "throughput", "energy"}
 ABOUT = {"slowdown": 1.0, "threads": 1, "torch": "2", "torch_device": "cpu"}
 
 
@@ -71,8 +73,8 @@ def test_what_hosts_leave_out_is_said_before(small: Traced, lte: System, pair: S
     plan, hosts = cut(small, 2), {"server": "tcp://far:1"}
     assert not_emulated(plan, pair, hosts) == []
     slowed = System(device=lte.device.but(slowdown=4.0), server=lte.server.but(slowdown=2.0), link=lte.link)
-    link_, device, server = not_emulated(plan, slowed, hosts)
-    assert "'lte-2021'" in link_ and "device's slowdown of 4x is not emulated" in device and "--slowdown 2" in server
+    link_, near, far = not_emulated(plan, slowed, hosts)
+    assert "'lte-2021'" in link_ and "device's slowdown of 4x is not emulated" in near and "--slowdown 2" in far
     assert len(not_emulated(cut(small, 99), slowed, hosts)) == 2  # nothing crosses the link
 
 
@@ -81,6 +83,48 @@ def test_a_profile_of_other_threads_is_noted(small: Traced, pair: System) -> Non
     given = Profile.given(small.graph, times)
     origins = {"device": Origin("this-cpu", threads=4), "server": Origin("this-cpu", threads=1)}
     measured = Profile(small.graph, given.table.assign(method="measured"), origins)
-    (note,) = unlike_profiled(measured, pair)
-    assert note.startswith("device: profiled with 4 thread(s), and run with 1")
-    assert unlike_profiled(Profile(small.graph, given.table, origins), pair) == []
+    assert unlike_profiled(measured, pair) == {"device": "the device was profiled with 4 thread(s), and run with 1"}
+    assert unlike_profiled(Profile(small.graph, given.table, origins), pair) == {}
+    found = unlike_profile(measured, cut(small, 2), pair, ())
+    assert set(found) == {"device", *TOTALS} and all(r.differs for r in found.values())
+    swapped = Profile(small.graph, measured.table, {"device": origins["server"], "server": origins["device"]})
+    assert set(unlike_profile(swapped, cut(small, 2), pair, ())) == {"server", *TOTALS}
+    assert unlike_profile(swapped, cut(small, 99), pair, ()) == {}  # nothing ran there
+
+
+def test_a_model_of_another_device_is_not_what_runs_here(small: Traced) -> None:
+    system = System(device=device("jetson-nano"), server=device("jetson-agx-xavier"), link=link("lte-2021"))
+    modelled = Profile.modelled(small.graph, system)
+    found = unlike_profile(modelled, cut(small, 2), system, ())
+    assert set(found) == {"device", "server", *TOTALS}
+    assert "model of 'jetson-nano', and ran here; not comparable: the server is" in found["latency"].text
+    assert set(unlike_profile(modelled, cut(small, 2), system, {"device": "tcp://a:1"})) == {"server", *TOTALS}
+
+
+def test_other_bytes_than_predicted(small: Traced, pair: System) -> None:
+    sent = up_bytes(cut(small, 2), small.graph, pair.link)
+    assert unlike_run(cut(small, 2, predicted={"up_bytes": sent}), small.graph, pair) == {}
+    found = unlike_run(cut(small, 2, predicted={"up_bytes": 10.0}), small.graph, pair)
+    assert set(found) == {"up", *TOTALS} and all(r.differs for r in found.values())
+    assert f"predicted is of 10 bytes up, {sent:.4g} went" in found["up"].text
+
+
+def test_a_clock_that_nobody_sets(small: Traced, pair: System) -> None:
+    system = System(device=pair.device.but(clock_hz=(2e8, 1e9)), server=pair.server, link=pair.link)
+    found = unlike_run(cut(small, 2, clock_hz=2e8), small.graph, system)
+    assert set(found) == {"device", *TOTALS} and all(r.differs for r in found.values())
+    assert "at 200 MHz, and no clock was set" in found["device"].text
+    assert unlike_run(cut(small, 2, clock_hz=1e9), small.graph, system) == {}
+
+
+def test_remarks_of_one_quantity_are_said_together() -> None:
+    one, other = {"up": Remark("a", False), "down": Remark("b", False)}, {"up": Remark("c", True)}
+    assert merged(one, other) == {"up": Remark("a; c", True), "down": Remark("b", False)}
+    assert merged(other, one)["up"] == Remark("c; a", True)
+
+
+def test_a_host_that_a_plan_does_not_need_is_told(small: Traced, pair: System) -> None:
+    hosts = {"server": "tcp://127.0.0.1:9"}
+    facts = conditions(small, pair, plans=(cut(small, 99),), hosts=hosts).facts()
+    assert "server: nothing runs there by this plan; the worker at tcp://127.0.0.1:9 was not contacted" in facts
+    assert any("that was running already" in f for f in conditions(small, pair, hosts=hosts).facts())

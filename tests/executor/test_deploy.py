@@ -17,11 +17,13 @@ import torch
 
 from splitplan.data.link import Radio
 from splitplan.data.plan import SplitPlan
+from splitplan.data.profile import Profile
 from splitplan.data.system import System
 from splitplan.errors import DataError, ExecutorError, FingerprintError, HandshakeError
 from splitplan.executor.app import deploy
 from splitplan.executor.spawn import WorkerProcess
 from splitplan.executor.split import run_whole
+from splitplan.formulations.split import SplitPoint
 from splitplan.models.trace import Traced, trace
 
 from .conftest import EXAMPLE, Small, cut, frames, same
@@ -201,6 +203,24 @@ def test_what_cannot_run_is_refused_first(small: Traced, pair: System) -> None:
         deploy(small, plan, System(device=pair.device))
     with pytest.raises(HandshakeError, match="no such key"):
         deploy(small, plan, pair, keys="/nonexistent/keys")
+
+
+def test_arguments_that_are_something_else_are_told_with_the_cure(
+    small: Traced, pair: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WorkerProcess, "spawn", lambda _: pytest.fail("a worker was started"))
+    times = {p: {x.name: 0.1 for x in small.graph.layers} for p in ("device", "server")}
+    profile = Profile.given(small.graph, times)
+    with pytest.raises(DataError, match=r"^deploy: the model is a Small; give what splitplan\.trace"):
+        deploy(Small().eval(), cut(small, 2), pair)
+    with pytest.raises(DataError, match=r"^deploy: the plan is a Solution; .*solution\.plan$"):
+        deploy(small, SplitPoint(profile, pair).solve(), pair)
+    with pytest.raises(DataError) as caught:
+        deploy(small, "plan.json", "system.toml", profile="profile.csv", hosts=["server=tcp://a:1"])
+    assert len(caught.value.problems) == 4
+    other = trace(Small(seed=1).eval(), EXAMPLE, name="other")
+    with pytest.raises(FingerprintError, match="the profile is of 'other'"):
+        deploy(small, cut(small, 2), pair, profile=Profile.given(other.graph, times))
 
 
 def test_a_model_that_fails_on_an_input_fails_that_frame_only(pair: System) -> None:

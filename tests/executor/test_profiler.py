@@ -97,8 +97,21 @@ def test_a_failing_measurement_tells_what_it_said(
             return json.dumps(json.loads(super().to_json()) | {"model": str(tmp_path / "none.pt2")})
 
     monkeypatch.setattr(profiler, "Task", Elsewhere)
-    with pytest.raises(ExecutorError, match=r"none\.pt2"):
+    with pytest.raises(ExecutorError, match=r"none\.pt2: cannot be read: No such file or directory$") as caught:
         sp.profile(traced, missing, budget_s=0.1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_that_this_torch_cannot_see_is_told_before_anything_starts(
+    traced: sp.Traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(profiler.subprocess, "Popen", lambda *a, **k: pytest.fail("a process was started"))
+    system = sp.System(device=sp.device("this-cuda"), server=sp.device("this-cpu"), link=sp.link("lte-2021"))
+    with pytest.raises(DataError, match=r"^torch device 'cuda': this torch sees no CUDA device"):
+        sp.profile(traced, system)
+    with pytest.raises(DataError, match="sees no CUDA device"):
+        sp.deploy(traced, sp.SplitPlan.for_cut(traced.graph, ()), system)
 
 
 def test_progress_is_told(traced: sp.Traced, system: sp.System) -> None:

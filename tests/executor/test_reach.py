@@ -25,7 +25,17 @@ def test_addresses(address: str) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["", "host:5555", "tcp://host", "tcp://:5555", "tcp://host:port", "tcp://host:70000", "tcp://[::1:5", "ipc://"],
+    [
+        "",
+        "host:5555",
+        "tcp://host",
+        "tcp://:5555",
+        "tcp://host:port",
+        "tcp://host:70000",
+        "tcp://[::1:5",
+        "ipc://",
+        "ipc://@name",
+    ],
 )
 def test_addresses_that_cannot_be_right(address: str) -> None:
     (problem,) = host_problems({"server": address}, True)

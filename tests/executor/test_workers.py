@@ -86,7 +86,7 @@ def ask(socket: zmq.Socket[bytes], parts: list[Any]) -> wire.Message:
 def configure(small: Traced, plan_id: str, **changes: Any) -> list[Any]:
     body = {
         "plan_id": plan_id, "plan": cut(small, 2).to_dict(), "role": "server", "up": None, "down": None, "server": None,
-        "heartbeat_s": 1.0, "frame_timeout_s": 10.0, "patience_s": 1.0,
+        "heartbeat_s": 1.0, "frame_timeout_s": 10.0, "patience_s": 1.0, "tells": False,
     }  # fmt: skip
     return wire.encode("configure", body | changes)
 

@@ -527,6 +527,10 @@ def test_bad_examples(example: Any, says: str) -> None:
 def test_no_module_and_unknown_granularity() -> None:
     with pytest.raises(TraceError, match="a function was given"):
         trace(lambda x: x, torch.zeros(1))  # type: ignore[arg-type]
+    with pytest.raises(TraceError, match="traced already"):
+        trace(tiny("tiny-mlp"), torch.zeros(1))  # type: ignore[arg-type]
+    with pytest.raises(TraceError, match=r"the class ReLU was given; .* ReLU\(…\)\.eval\(\)"):
+        trace(nn.ReLU, torch.zeros(1))  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match="operator, layer, block"):
         tiny(granularity="atom")
     with pytest.raises(TraceError, match="batch dimension"):
@@ -597,7 +601,7 @@ number = 3
 def test_models_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_models.py").write_text(FACTORIES)
     monkeypatch.syspath_prepend(tmp_path)
-    assert load_model("my_models:both").name == "both"
+    assert load_model("my_models:both").name == "Linear"
     assert load_model("my_models:alone", example=torch.zeros(2, 3)).graph.batch == 2
     assert load_model("zoo:tiny-mlp", granularity="operator", batch=3).graph.batch == 3
     path = tmp_path / "m.pt2"

@@ -122,12 +122,19 @@ def test_large_graph_shows_the_bytes_of_the_cut() -> None:
     crossing = sum(t.size_bytes for t in graph.boundary(far))
     shown = texts(plot_graph(graph, far))
     assert f"cut after {graph.layers[59].name}: {crossing / 1e3:.3g} kB" in shown
+    below = plot_graph(graph, far).axes[1]
+    (label,) = (t for t in below.texts if "cut after" in t.get_text())
+    curve = max(below.lines[0].get_ydata())
+    bottom = label.get_window_extent().transformed(below.transData.inverted()).y0
+    assert bottom > curve  # nothing is drawn over it
     assert "layer4" in shown
 
 
 def test_unknown_layer_in_the_cut(diamond: sp.LayerGraph) -> None:
     with pytest.raises(DataError, match=r"layer 'z' is not in the graph"):
         plot_graph(diamond, {"z"})
+    with pytest.raises(DataError, match=r"server is a SplitPlan; .*plan\.server_layers"):
+        plot_graph(diamond, sp.SplitPlan.for_cut(diamond, {"d"}))  # type: ignore[arg-type]
 
 
 @given(
@@ -136,15 +143,18 @@ def test_unknown_layer_in_the_cut(diamond: sp.LayerGraph) -> None:
     )
 )
 @settings(max_examples=200)
-def test_layout_puts_no_two_layers_in_one_place(drawn_dag: tuple[int, set[tuple[int, int]]]) -> None:
+def test_layout_puts_no_two_layers_in_one_place_and_no_edge_through_one(
+    drawn_dag: tuple[int, set[tuple[int, int]]],
+) -> None:
     count, pairs = drawn_dag
     edges = sorted({(min(p), max(p)) for p in pairs if p[0] != p[1]})
     rank = ranks(count, edges)
     assert all(rank[a] < rank[b] for a, b in edges)
-    lane = lanes(rank, edges)
+    lane, ways = lanes(rank, edges)
     assert len(set(zip(rank, lane, strict=True))) == count
     for r in set(rank):
-        row = sorted(lane[i] for i in range(count) if rank[i] == r)
+        passing = [way[r - rank[a] - 1] for (a, b), way in ways.items() if rank[a] < r < rank[b]]
+        row = sorted([*(lane[i] for i in range(count) if rank[i] == r), *passing])
         assert all(b - a >= 1 for a, b in pairwise(row))
 
 

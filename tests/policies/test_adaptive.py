@@ -136,10 +136,16 @@ def test_a_transfer_that_hangs_bounds_the_rate(table: SplitTable) -> None:
     policy = AdaptivePolicy(table, start_bps=1e9, margin=0.0)
     last = len(table) - 1
     assert policy.decide(Moment(0.0)) == last
-    bits = float(table._pieces(last, 1.0)["up_bytes"]) * 8
+    pieces = table._pieces(last, 1.0)
+    bits, rest = 8 * float(pieces["up_bytes"]), table.link["up_delay_s"] + float(pieces["server_s"] + pieces["down_s"])
     for rate in (*(table.breaks_bps * 1.01), *(table.breaks_bps * 0.99)):
-        hung = bits / rate + table.link["up_delay_s"] + float(table.totals[last, 0])
-        assert policy.decide(Moment(5.0 + hung, 1, 5.0, last)) == table.decide(float(rate))
+        assert policy.decide(Moment(5.0 + rest + bits / rate, 1, 5.0, last)) == table.decide(float(rate))
+        policy.restart()
+    # Frames that wait for the server are no slow link.
+    assert policy.decide(Moment(5.0 + rest, 1, 5.0, last)) == last
+    assert policy.decide(Moment(5.0 + rest + 3 * float(pieces["server_s"]), 4, 5.0, last)) == last
     # What came through since says that the link was free for it only from then on.
     policy.observe(Seen(100.0, last, bits / 8, bits / 1e9 + table.link["up_delay_s"]))
     assert policy.decide(Moment(100.0, 1, 5.0, last)) == last
+    # Less than twice the time at the estimate is chance.
+    assert policy.decide(Moment(100.0 + rest + 1.9 * bits / 1e9, 1, 100.0, last)) == last

@@ -63,7 +63,7 @@ def test_neurosurgeon_is_exact_on_a_chain_whose_layers_are_as_their_size_says() 
         "server": {w.name: w.work_flops / 1e11 for w in layers},
     }
     system = sp.System(
-        device=sp.Device("d"), server=sp.Device("s"), link=sp.Link("x", rate_up_bps=1e7, rate_down_bps=1e8)
+        device=sp.Device("d"), server=sp.Device("s"), link=sp.Link("x", rate_up_bps=1e7, rate_down_bps=1e8, rtt_s=0.0)
     )
     p = sp.SplitPoint(sp.Profile.given(graph, times), system)
     np.testing.assert_allclose(Neurosurgeon.predicted_s(p, "device"), list(times["device"].values()), rtol=1e-6)
