@@ -89,8 +89,8 @@ def measure(smoke: bool, progress: Progress) -> tuple[pd.DataFrame, str]:
         profile = sp.profile(traced, system, budget_s=0.2 if smoke else 15.0)
         problem = sp.SplitPoint(profile, system, wire=wire, input_bytes=input_bytes)  # type: ignore[arg-type]
         table = sp.split_table(problem)
-        # Slow enough that device only keeps up, so that nobody is measured by the queue that he makes.
-        rate_hz = 10.0 if smoke else 0.8 / float(profile.seconds("device").sum())
+        # Half of what device only could do, so that nobody is measured by the queue that he makes.
+        rate_hz = 10.0 if smoke else 0.5 / float(profile.seconds("device").sum())
         for channel in channels(duration_s)[: 1 if smoke else 2]:
             contest: dict[str, dict[str, Any]] = {}
             for policy_name, policy in policies(problem, table, channel).items():
