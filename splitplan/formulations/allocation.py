@@ -18,6 +18,10 @@ from splitplan.models.graph import number_problem
 
 if TYPE_CHECKING:
     import cvxpy as cp
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from splitplan.formulations.solution import Solution
 
 PER_USER = ("upload_bytes", "server_work", "device_s", "fixed_s", "weight")
 
@@ -119,11 +123,16 @@ class RateAllocation(Formulation):
 
     def latency_s(self, plan: AllocationPlan) -> np.ndarray:
         """(1) of each user, shape (users,); inf for a user who needs a share and has none."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            up = np.where(self.bits > 0, shared_service_s(self.bits, plan.rate_bps), 0.0)
-            served = np.where(self.work > 0, shared_service_s(self.work, plan.speed), 0.0)
-        latency: np.ndarray = self.waits + up + served
+        up_s, server_s = self._shared_s(plan)
+        latency: np.ndarray = self.waits + up_s + server_s
         return latency
+
+    def _shared_s(self, plan: AllocationPlan) -> tuple[np.ndarray, np.ndarray]:
+        """Seconds on the uplink and on the server, two arrays of shape (users,)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            up_s = np.where(self.bits > 0, shared_service_s(self.bits, plan.rate_bps), 0.0)
+            server_s = np.where(self.work > 0, shared_service_s(self.work, plan.speed), 0.0)
+        return up_s, server_s
 
     def plan_for(self, rate_bps: np.ndarray, speed: np.ndarray) -> AllocationPlan:
         """The plan of shares, two arrays of shape (users,), with the latency that this problem predicts for each user."""
@@ -172,6 +181,30 @@ class RateAllocation(Formulation):
     def unit(self) -> str:
         """Weighted seconds."""
         return "s"
+
+    def share_table(self, plan: AllocationPlan) -> pd.DataFrame:
+        """A row a user: parts of its latency in seconds, its deadline, and its parts of uplink and server (0 to 1)."""
+        import pandas as pd
+
+        up_s, server_s = self._shared_s(plan)
+        return pd.DataFrame(
+            {
+                "user": self.names,
+                "device_s": self.column("device_s"),
+                "fixed_s": self.column("fixed_s"),
+                "up_s": up_s,
+                "server_s": server_s,
+                "deadline_s": [np.nan if u.deadline_s is None else u.deadline_s for u in self.users],
+                "rate_part": plan.rate_bps / self.uplink_bps,
+                "speed_part": plan.speed / self.server_speed,
+            }
+        )
+
+    def figure(self, solution: Solution) -> Figure:
+        """Each user's latency by its parts against its deadline, and its shares."""
+        from splitplan.plots.allocation import plot_allocation
+
+        return plot_allocation(self.share_table(solution.plan))
 
     # -- the declarative model ------------------------------------------------------------------------------
 
