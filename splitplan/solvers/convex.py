@@ -17,6 +17,7 @@ from splitplan.formulations.allocation import RATE_PARAMETERS, SPEED_PARAMETERS,
 from splitplan.formulations.base import ROUNDING, conclude
 from splitplan.formulations.registry import Ladder
 from splitplan.formulations.solution import Found, Solution, Termination
+from splitplan.solvers.clock import Clock
 from splitplan.solvers.deadlines import hopeless, too_much
 from splitplan.solvers.kkt import fill
 from splitplan.solvers.prices import Market
@@ -71,14 +72,14 @@ class Convex:
 
     def solve(self, problem: RateAllocation, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
         """Build, canonicalise, solve."""
-        start = time.perf_counter()
+        clock = Clock(time_limit_s)
         if conflicts := hopeless(problem) or too_much(problem):
             return Found(None, Termination.INFEASIBLE, conflicts=conflicts)
         units = suited(problem)
+        clock.before("the model was stated")
         model = problem.build(units)
-        built = time.perf_counter()
-        left = None if time_limit_s is None else max(0.0, time_limit_s - (built - start))
-        return self.run(problem, units, model, left, verbose, built - start)
+        clock.before("CVXPY was started")
+        return self.run(problem, units, model, clock.left_s, verbose, clock.passed_s)
 
     def run(
         self,
@@ -94,13 +95,12 @@ class Convex:
 
         A problem that is known to be feasible and that Clarabel gives up is tried once more, with `SECOND_ROOM` on all limits.
         """
-        start = time.perf_counter()
+        clock = Clock(time_limit_s)
         tried: list[str] = []
         for room in (0.0, SECOND_ROOM):
             if "limit" in model.param_dict:  # not where nobody needs a share
                 model.param_dict["limit"].value = 1.0 + room
-            left = None if time_limit_s is None else max(0.0, time_limit_s - (time.perf_counter() - start))
-            status, interrupted = self._status(model, left, verbose, again)
+            status, interrupted = self._status(model, clock.left_s, verbose, again)
             tried.append(f"{status} with limits {room:g} wider" if room else status)
             termination = Termination.INTERRUPTED if interrupted else TERMINATIONS.get(status, Termination.ERROR)
             plan = None if termination is Termination.ERROR else read_plan(problem, units, model)
@@ -117,7 +117,7 @@ class Convex:
             duals=duals,
             solver_version=importlib.metadata.version("cvxpy") + ", Clarabel " + importlib.metadata.version("clarabel"),
             build_s=build_s,
-            solve_s=time.perf_counter() - start,
+            solve_s=clock.passed_s,
             log="status " + ", ".join(tried),
         )
 

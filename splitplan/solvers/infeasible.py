@@ -140,13 +140,24 @@ def least(problem: SplitPoint, keep: list[str], what: str = "latency", until: fl
     smaller = reduced(relaxed)
     if smaller is None:
         return None
-    left = None if until is None else until - time.perf_counter()
-    if left is not None and left <= 0:
-        raise CutShort
-    outcome = run_within(relaxed, Engine(to_arrays(smaller.build())), left)
+    _left(until)
+    model = smaller.build()
+    _left(until)
+    engine = Engine(to_arrays(model))
+    outcome = run_within(relaxed, engine, _left(until))
     if outcome.values is not None:
         value = relaxed.evaluate(relaxed.read(outcome.values))["objective"]
         return Least(value, outcome.termination is Termination.CONVERGED)
     if outcome.termination in (Termination.INFEASIBLE, Termination.INFEASIBLE_OR_UNBOUNDED):
         return None
     raise CutShort
+
+
+def _left(until: float | None) -> float | None:
+    """Seconds left, None without a limit; `CutShort` when there are none."""
+    if until is None:
+        return None
+    left = until - time.perf_counter()
+    if left <= 0:
+        raise CutShort
+    return left

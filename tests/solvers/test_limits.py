@@ -13,7 +13,7 @@ import pytest
 import splitplan as sp
 from benchmarks import instances
 from benchmarks.instances import MEASURES, Seeded
-from splitplan.errors import InfeasibleError, SolverError
+from splitplan.errors import InfeasibleError, NoSolutionError, SolverError
 from splitplan.formulations.base import ROUNDING, TOLERANCE
 from splitplan.formulations.solution import Found
 from splitplan.solvers import limits as module
@@ -167,6 +167,25 @@ def test_an_explanation_keeps_the_time_limit_and_says_so() -> None:
     text = "\n".join(caught.value.conflicts)
     assert "cut short by the time limit" in text or "time for no less" in text
     assert "period_limit_s" in text or "deadline_s" in text
+
+
+@pytest.mark.parametrize(
+    ("solver", "phase"), [("highs", "the model was (stated|compiled)"), ("auto", "the model was|HiGHS")]
+)
+def test_no_phase_is_begun_when_the_time_is_over(solver: str, phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from splitplan.solvers import highs
+
+    monkeypatch.setattr(highs, "run_within", lambda *_: pytest.fail("HiGHS was started"))
+    p = instances.split_problem(Seeded(3), 300, instances.REAL, objectives=("period",))
+    with pytest.raises(
+        NoSolutionError, match=f"the time limit was over .* s after this solver had begun, before ({phase})"
+    ):
+        p.solve(solver, time_limit_s=1e-3)
+
+
+def test_no_phase_of_the_convex_solver_either() -> None:
+    with pytest.raises(NoSolutionError, match="before the model was stated: there is no plan yet"):
+        instances.allocation(Seeded(0), 5).solve("cvxpy", time_limit_s=0.0)
 
 
 def test_no_time_at_all_still_names_the_limits_and_the_pins() -> None:
