@@ -108,6 +108,10 @@ class SolverError(SplitplanError):
     """A solver cannot do what was asked (wrong problem, unknown option, internal failure)."""
 
 
+class NotApplicable(SolverError):
+    """A solver finds that the problem is not one of its kind; the message says why. ``solver="auto"`` passes it over."""
+
+
 class AuditError(SolverError):
     """A solver handed back a plan whose own arithmetic does not confirm it. Always a bug: please report it."""
 

@@ -12,14 +12,30 @@ import numpy as np
 
 from splitplan.data.users import AllocationPlan, User, read_users
 from splitplan.errors import SolverError, raise_all
-from splitplan.formulations.base import Formulation
+from splitplan.formulations.base import ROUNDING, Formulation
 from splitplan.formulations.costs import shared_service_cvxpy, shared_service_s
 from splitplan.models.graph import number_problem
 
 if TYPE_CHECKING:
     import cvxpy as cp
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from splitplan.formulations.solution import Solution
 
 PER_USER = ("upload_bytes", "server_work", "device_s", "fixed_s", "weight")
+
+RATE_PARAMETERS = ("up_cost", "up_s", "rate_part", "rate_of_cap")
+SPEED_PARAMETERS = ("work_cost", "work_s", "speed_part", "speed_of_cap")
+"""Parameters of the convex model that hold one number for each user who sends, who needs the server."""
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Shares that count as 1 in the convex model, arrays of shape (users,), positive."""
+
+    rate_bps: np.ndarray
+    speed: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +103,17 @@ class RateAllocation(Formulation):
         seconds: np.ndarray = self.column("device_s") + self.column("fixed_s")
         return seconds
 
+    def slack_s(self, room: float = 0.0) -> np.ndarray:
+        """Deadline · (1 + room) − waits, shape (users,): seconds for what shares change; inf without a deadline or any need of a share.
+
+        No less than all that there is takes, which rounding could deny to a user who can just meet the deadline.
+        """
+        least = self.bits / np.minimum(self.column("rate_cap_bps"), self.uplink_bps)
+        least = least + self.work / np.minimum(self.column("speed_cap"), self.server_speed)
+        left = np.maximum(self.column("deadline_s") * (1 + room) - self.waits, least)
+        slack: np.ndarray = np.where(least > 0, left, np.inf)
+        return slack
+
     @property
     def names(self) -> tuple[str, ...]:
         """Users' names."""
@@ -96,11 +123,16 @@ class RateAllocation(Formulation):
 
     def latency_s(self, plan: AllocationPlan) -> np.ndarray:
         """(1) of each user, shape (users,); inf for a user who needs a share and has none."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            up = np.where(self.bits > 0, shared_service_s(self.bits, plan.rate_bps), 0.0)
-            served = np.where(self.work > 0, shared_service_s(self.work, plan.speed), 0.0)
-        latency: np.ndarray = self.waits + up + served
+        up_s, server_s = self._shared_s(plan)
+        latency: np.ndarray = self.waits + up_s + server_s
         return latency
+
+    def _shared_s(self, plan: AllocationPlan) -> tuple[np.ndarray, np.ndarray]:
+        """Seconds on the uplink and on the server, two arrays of shape (users,)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            up_s = np.where(self.bits > 0, shared_service_s(self.bits, plan.rate_bps), 0.0)
+            server_s = np.where(self.work > 0, shared_service_s(self.work, plan.speed), 0.0)
+        return up_s, server_s
 
     def plan_for(self, rate_bps: np.ndarray, speed: np.ndarray) -> AllocationPlan:
         """The plan of shares, two arrays of shape (users,), with the latency that this problem predicts for each user."""
@@ -150,56 +182,83 @@ class RateAllocation(Formulation):
         """Weighted seconds."""
         return "s"
 
+    def share_table(self, plan: AllocationPlan) -> pd.DataFrame:
+        """A row a user: parts of its latency in seconds, its deadline, and its parts of uplink and server (0 to 1)."""
+        import pandas as pd
+
+        up_s, server_s = self._shared_s(plan)
+        return pd.DataFrame(
+            {
+                "user": self.names,
+                "device_s": self.column("device_s"),
+                "fixed_s": self.column("fixed_s"),
+                "up_s": up_s,
+                "server_s": server_s,
+                "deadline_s": [np.nan if u.deadline_s is None else u.deadline_s for u in self.users],
+                "rate_part": plan.rate_bps / self.uplink_bps,
+                "speed_part": plan.speed / self.server_speed,
+            }
+        )
+
+    def figure(self, solution: Solution) -> Figure:
+        """Each user's latency by its parts against its deadline, and its shares."""
+        from splitplan.plots.allocation import plot_allocation
+
+        return plot_allocation(self.share_table(solution.plan))
+
     # -- the declarative model ------------------------------------------------------------------------------
 
-    def parameter_values(self) -> dict[str, np.ndarray]:
-        """Values of the CVXPY parameters: everything in units of an equal share, so that variables are near 1.
+    def parameter_values(self, units: Units | None = None, room: float = 0.0) -> dict[str, np.ndarray]:
+        """Values of the CVXPY parameters: a user's share in its unit, so that variables and costs are near 1.
 
-        ``up_cost, work_cost``: w·seconds at an equal share, over the objective's scale; ``up_s, work_s``: seconds at an equal share;
-        ``slack_s``: deadline − waits; ``rate_cap, speed_cap``: in equal shares (at most all of it).
+        ``up_cost, work_cost``: w·seconds at the unit, over the objective's scale; ``up_s, work_s``: seconds at the unit, over deadline − waits;
+        ``rate_part, speed_part``: the unit as a part of the whole; ``rate_of_cap, speed_of_cap``: of the cap (the whole, where none is less);
+        ``limit``: what the left sides of (3) to (6) may be, 1 + ``room``.
         """
-        n, weight = len(self.names), self.column("weight")
-        up_s, work_s = self.bits * n / self.uplink_bps, self.work * n / self.server_speed
-        scale = self.objective_scale
-        deadline = self.column("deadline_s")
-        slack = np.where(np.isfinite(deadline), deadline - self.waits, 1.0)
+        units = self.equal_shares if units is None else units
+        weight, slack_s = self.column("weight"), self.slack_s(ROUNDING)
+        up_s, work_s = self.bits / units.rate_bps, self.work / units.speed
+        scale = self.objective_scale(units)
         return {
             "up_cost": weight * up_s / scale,
             "work_cost": weight * work_s / scale,
-            "up_s": up_s / np.maximum(slack, 1e-12),
-            "work_s": work_s / np.maximum(slack, 1e-12),
-            "rate_cap": np.minimum(self.column("rate_cap_bps") * n / self.uplink_bps, n),
-            "speed_cap": np.minimum(self.column("speed_cap") * n / self.server_speed, n),
+            "up_s": up_s / slack_s,
+            "work_s": work_s / slack_s,
+            "rate_part": units.rate_bps / self.uplink_bps,
+            "speed_part": units.speed / self.server_speed,
+            "rate_of_cap": units.rate_bps / np.minimum(self.column("rate_cap_bps"), self.uplink_bps),
+            "speed_of_cap": units.speed / np.minimum(self.column("speed_cap"), self.server_speed),
+            "limit": np.array(1.0 + room),
         }
 
     @property
-    def objective_scale(self) -> float:
-        """The part of the objective that shares change, at the optimum without caps and deadlines: (Σ√(w·8d))²/R + (Σ√(w·g))²/K."""
-        weight = self.column("weight")
-        value = (
-            np.sqrt(weight * self.bits).sum() ** 2 / self.uplink_bps
-            + np.sqrt(weight * self.work).sum() ** 2 / self.server_speed
-        )
+    def equal_shares(self) -> Units:
+        """Everybody's unit is an equal share: the model for a reader. A solver may choose `Units` that fit the data better."""
+        n = len(self.names)
+        return Units(np.full(n, self.uplink_bps / n), np.full(n, self.server_speed / n))
+
+    def objective_scale(self, units: Units) -> float:
+        """The part of the objective that shares change, when each user gets its unit."""
+        value = self.column("weight") @ (self.bits / units.rate_bps + self.work / units.speed)
         return float(value) or 1.0
 
-    def build(self) -> cp.Problem:
+    def build(self, units: Units | None = None, room: float = 0.0) -> cp.Problem:
         """The convex problem, DPP in its parameters (`parameter_values`), which are set."""
         import cvxpy as cp
 
         senders, workers = np.flatnonzero(self.bits > 0), np.flatnonzero(self.work > 0)
         rate = cp.Variable(len(senders), name="rate") if len(senders) else None
         speed = cp.Variable(len(workers), name="speed") if len(workers) else None
-        values = self.parameter_values()
+        values = self.parameter_values(units, room)
         parameter = {
             k: cp.Parameter(len(who), nonneg=True, name=k, value=values[k][who])
-            for k, who in (
-                ("up_cost", senders), ("up_s", senders), ("rate_cap", senders),
-                ("work_cost", workers), ("work_s", workers), ("speed_cap", workers),
-            )
+            for names, who in ((RATE_PARAMETERS, senders), (SPEED_PARAMETERS, workers))
+            for k in names
             if len(who)
-        }  # fmt: skip
+        }
+        parameter["limit"] = cp.Parameter(nonneg=True, name="limit", value=values["limit"])
         constraints = [
-            *constraint_shares(rate, speed, len(self.names)),
+            *constraint_shares(rate, speed, parameter),
             *constraint_caps(rate, speed, parameter),
             *constraint_deadlines(self, rate, speed, senders, workers, parameter),
         ]
@@ -236,16 +295,17 @@ def objective(rate: Any, speed: Any, p: dict[str, Any]) -> cp.Minimize:
     return cp.Minimize(sum(terms[1:], start=terms[0]) if terms else cp.Constant(0.0))
 
 
-def constraint_shares(rate: Any, speed: Any, users: int) -> list[Any]:
-    """(3), (4) in equal shares; always in this order, so that their multipliers can be found."""
-    import cvxpy as cp
-
-    return [cp.sum(v) <= users for v in (rate, speed) if v is not None]
+def constraint_shares(rate: Any, speed: Any, p: dict[str, Any]) -> list[Any]:
+    """(3), (4) as parts of the whole; always in this order, so that their multipliers can be found."""
+    return [p[part] @ v <= p["limit"] for v, part in ((rate, "rate_part"), (speed, "speed_part")) if v is not None]
 
 
 def constraint_caps(rate: Any, speed: Any, p: dict[str, Any]) -> list[Any]:
-    """(6)."""
-    return [v <= p[name] for v, name in ((rate, "rate_cap"), (speed, "speed_cap")) if v is not None]
+    """(6) as parts of the cap."""
+    import cvxpy as cp
+
+    pairs = ((rate, "rate_of_cap"), (speed, "speed_of_cap"))
+    return [cp.multiply(p[name], v) <= p["limit"] for v, name in pairs if v is not None]
 
 
 def constraint_deadlines(
@@ -267,4 +327,4 @@ def constraint_deadlines(
             rows, columns = np.searchsorted(who, among[has]), np.arange(len(at))
             place = csr_array((np.ones(len(at)), (rows, columns)), shape=(len(who), len(at)))
             left = left + place @ shared_service_cvxpy(p[name][at], variable[at])
-    return [left <= 1.0]
+    return [left <= p["limit"]]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
+import textwrap
 import time
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
-from splitplan.errors import AuditError, DataError, InfeasibleError, NoSolutionError, SolverError
+from splitplan.errors import AuditError, DataError, InfeasibleError, NoSolutionError, NotApplicable, SolverError
 from splitplan.formulations import registry
-from splitplan.formulations.registry import NotApplicable, Solver
+from splitplan.formulations.registry import Solver
 from splitplan.formulations.solution import Alternative, Audit, Found, Rung, Solution, Status, Termination, relative_gap
+from splitplan.models.graph import write_whole
 
 TOLERANCE = 1e-9
 """Relative tolerance of every comparison of a plan with a limit, and of an objective with a bound."""
@@ -185,14 +189,33 @@ class Formulation(ABC):
         compiled: Compiled = chosen.compile(self)
         return compiled
 
+    def lp_notes(self) -> list[str]:
+        """What a reader of the LP file needs to know, a line each: the problem, units, what stands behind the variables."""
+        return [self.describe()]
+
     def write_lp(self, path: str | os.PathLike[str]) -> None:
-        """Write the MILP as an LP file; a convex formulation has none and says so."""
+        """Write the MILP as an LP file, whole or not at all; comments at its top say what its variables and units are.
+
+        Raises
+        ------
+        SolverError
+            The formulation is convex: there is no LP file of it.
+        DataError
+            The name does not end in .lp, or the file cannot be written.
+        """
         model = self.build()
         if not hasattr(model, "write"):
             raise SolverError(f"{self.kind} is no MILP, so there is no LP file of it; build() gives the CVXPY problem")
         if os.fspath(path).rpartition(".")[2] != "lp":
             raise DataError("the name must end in .lp", str(path))
-        model.write(os.fspath(path), io_options={"symbolic_solver_labels": True})
+        with tempfile.TemporaryDirectory(prefix="splitplan-") as folder:
+            beside = Path(folder) / "model.lp"
+            model.write(os.fspath(beside), io_options={"symbolic_solver_labels": True})
+            text = beside.read_text(encoding="utf-8")
+        # Readers of the format may take ASCII only, and lines of some hundred characters.
+        plain = (note.translate({ord("≤"): "<=", ord("·"): " "}) for note in self.lp_notes())
+        notes = [f"\\ {line}\n" for note in plain for line in textwrap.wrap(note, 200)]
+        write_whole(path, "".join(notes).encode("ascii", "backslashreplace") + text.encode())
 
 
 def conclude(
@@ -232,7 +255,7 @@ def conclude(
         if value is not None and not abs(value - audit.objective) <= slack:
             raise AuditError(f"{who} says the plan costs {value!r}, the audit {audit.objective!r}. Please report this")
     bound = found.bound if audit.bound is None else audit.bound
-    if bound is not None and bound > audit.objective + 1e-7 * scale:
+    if bound is not None and bound > audit.objective + 1e-7 * scale + audit.excused:
         raise AuditError(
             f"{solver.name} claims a bound of {bound!r} above its plan's cost {audit.objective!r}. Please report this"
         )

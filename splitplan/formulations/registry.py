@@ -27,10 +27,6 @@ class Ladder(IntEnum):
     HEURISTIC = 60
 
 
-class NotApplicable(SolverError):
-    """A solver finds, when it looks at the data, that the problem is not one of its kind; the message says why."""
-
-
 @runtime_checkable
 class Solver(Protocol):
     """What a solver must have. A configured solver is a frozen dataclass: its fields are its options."""
@@ -47,7 +43,7 @@ class Solver(Protocol):
         ...
 
     def solve(self, problem: Any, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
-        """Find a plan. Raises `NotApplicable` when only a closer look shows that it cannot."""
+        """Find a plan. Raises `splitplan.errors.NotApplicable` when only a closer look shows that it cannot."""
         ...
 
 

@@ -89,6 +89,8 @@ class Audit:
         What the plan breaks; empty when it breaks nothing.
     bound : float or None
         The lower bound recomputed from the solver's dual values, where the audit can.
+    excused : float
+        By how much the cost may lie below a true bound, because limits are kept to a tolerance only: Σ multiplier · overrun.
     """
 
     by: str
@@ -96,6 +98,7 @@ class Audit:
     terms: dict[str, float]
     violations: tuple[str, ...] = ()
     bound: float | None = None
+    excused: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -335,6 +335,12 @@ class SplitPoint(Formulation):
 
         return split_model.build(self)
 
+    def lp_notes(self) -> list[str]:
+        """The problem, the units, and the layer, tensor or message of each variable."""
+        from splitplan.formulations import split_model
+
+        return [self.describe(), *split_model.notes(self)]
+
     def describe(self) -> str:
         """The problem in a line."""
         what = (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyomo.environ as pyo
 
-from splitplan.formulations.base import ROUNDING
+from splitplan.formulations.base import TOLERANCE
 from splitplan.formulations.costs import Linear
 from splitplan.models.graph import INPUT
 
@@ -35,6 +35,24 @@ def build(problem: SplitPoint) -> pyo.ConcreteModel:
     constraint_limits(m, problem)
     objective(m, problem)
     return m
+
+
+def notes(problem: SplitPoint) -> list[str]:
+    """What the variables of the model stand for, and in which units it is; for a reader of its LP file."""
+    graph, (stay, go) = problem.profile.graph, problem.pinned
+    pinned = dict.fromkeys(stay, ", pinned to the device") | dict.fromkeys(go, ", pinned to the server")
+    said = [
+        f"The objective is in {problem.unit} times {problem.scale!r}. The row of a limit is divided by the limit, with a slack of {TOLERANCE:g}.",
+        "x(v) = 1: layer v runs on the server. y(t) = 1: tensor t crosses to the server. u, w = 1: a message goes up, comes down.",
+    ]
+    if "period" in problem.measures:
+        said.append(f"T is the period in units of {period_unit(problem)!r} s.")
+    if "memory" in problem.measures:
+        said.append(
+            f"M is the head's largest working set in units of {memory_unit(problem)!r} bytes; g(p) = 1: the device holds p."
+        )
+    said += [f"x({v}): layer {layer.name!r}{pinned.get(v, '')}" for v, layer in enumerate(graph.layers)]
+    return said + [f"y({k}): tensor {t.name!r} of {t.producer!r}" for k, t in enumerate(graph.tensors)]
 
 
 def variable_side(m: pyo.ConcreteModel, problem: SplitPoint) -> None:
@@ -191,7 +209,7 @@ def constraint_limits(m: pyo.ConcreteModel, problem: SplitPoint) -> None:
             used = m.T * (period_unit(problem) / size)
         else:
             used = expression(m, problem, getattr(problem.costs, what), 1.0 / size)
-        m.limit.add(used <= (limit / size + ROUNDING) * m.one)
+        m.limit.add(used <= (limit / size + TOLERANCE) * m.one)
 
 
 def objective(m: pyo.ConcreteModel, problem: SplitPoint) -> None:

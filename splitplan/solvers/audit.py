@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 SLACK = 1e-9
 """Relative slack of a limit, for the rounding of sums in another order."""
 
+ROUNDED = 2e-15
+"""Relative error of a term of the dual value, some nine roundings of 2⁻⁵³; where terms cancel, it is all that counts."""
+
 
 def audit_split(problem: SplitPoint, plan: SplitPlan, duals: dict[str, Any]) -> Audit:
     """Re-add a split's cost, layer by layer and tensor by tensor, and look for what it breaks.
@@ -160,23 +163,25 @@ def audit_allocation(problem: RateAllocation, plan: AllocationPlan, duals: dict[
     ):
         if not used <= total * (1 + problem.feasibility_tolerance):
             broken.append(f"{name}={total:g}: {used:.9g} is given out")
-    total = math.fsum(cost) if not broken else math.nan
-    bound = _dual_value(problem, duals) if duals else None
-    return Audit("solvers.audit.audit_allocation", total, {"objective": total}, tuple(broken), bound)
+    if broken:
+        return Audit("solvers.audit.audit_allocation", math.nan, {"objective": math.nan}, tuple(broken))
+    total = math.fsum(cost)
+    bound, excused = (_dual_value(problem, duals), _excused(problem, plan, duals)) if duals else (None, 0.0)
+    return Audit("solvers.audit.audit_allocation", total, {"objective": total}, (), bound, excused)
 
 
 def _dual_value(problem: RateAllocation, duals: dict[str, Any]) -> float:
     """The Lagrangian's minimum at given multipliers: a lower bound for any of them that are not negative.
 
     With price ν of a bit/s, η of a unit of speed and δ_i ≥ 0 of a user's deadline, the best response of user i in R is
-    √((w+δ)·8d/ν) clipped to its cap, likewise in κ.
+    √((w+δ)·8d/ν) clipped to its cap, likewise in κ. What the rounding of the terms may add is taken off.
     """
     rate_price, speed_price = max(0.0, float(duals["rate_price"])), max(0.0, float(duals["speed_price"]))
     value = [-rate_price * problem.uplink_bps, -speed_price * problem.server_speed]
     for user, deadline_price in zip(problem.users, duals["deadline_price"], strict=True):
         extra = max(0.0, float(deadline_price)) if user.deadline_s is not None else 0.0
         weight = user.weight + extra
-        value.append(weight * (user.device_s + user.fixed_s) - extra * (user.deadline_s or 0.0))
+        value += [weight * (user.device_s + user.fixed_s), -extra * (user.deadline_s or 0.0)]
         for amount, price, cap, total in (
             (8 * user.upload_bytes, rate_price, user.rate_cap_bps, problem.uplink_bps),
             (user.server_work, speed_price, user.speed_cap, problem.server_speed),
@@ -184,5 +189,33 @@ def _dual_value(problem: RateAllocation, duals: dict[str, Any]) -> float:
             if amount:
                 most = min(cap if cap is not None else math.inf, total)
                 best = min(most, math.sqrt(weight * amount / price)) if price > 0 else most
-                value.append(weight * amount / best + price * best)
-    return math.fsum(value)
+                value += [weight * amount / best, price * best]
+    return math.fsum(value) - ROUNDED * math.fsum(map(abs, value))
+
+
+def _excused(problem: RateAllocation, plan: AllocationPlan, duals: dict[str, Any]) -> float:
+    """What a plan may cost less than a true bound for being over its limits by rounding: each overrun times its multiplier.
+
+    For the Lagrangian is at least its minimum at any shares within the caps. A share over its cap by a factor 1 + e serves at most
+    e times the user's priced seconds at the cap sooner than the cap would.
+    """
+    over = [
+        max(0.0, float(duals[name])) * max(0.0, math.fsum(map(float, shares)) - total)
+        for name, shares, total in (
+            ("rate_price", plan.rate_bps, problem.uplink_bps),
+            ("speed_price", plan.speed, problem.server_speed),
+        )
+    ]
+    for i, user in enumerate(problem.users):
+        extra = max(0.0, float(duals["deadline_price"][i])) if user.deadline_s is not None else 0.0
+        seconds = user.device_s + user.fixed_s
+        for amount, share, cap in (
+            (8 * user.upload_bytes, float(plan.rate_bps[i]), user.rate_cap_bps),
+            (user.server_work, float(plan.speed[i]), user.speed_cap),
+        ):
+            seconds += amount / share if amount else 0.0
+            if amount and cap is not None:
+                over.append((user.weight + extra) * amount / cap * max(0.0, share / cap - 1.0))
+        if user.deadline_s is not None:
+            over.append(extra * max(0.0, seconds - user.deadline_s))
+    return math.fsum(over)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import threading
 import time
 import warnings
@@ -14,10 +13,14 @@ import numpy as np
 
 from splitplan.data.users import AllocationPlan
 from splitplan.errors import SolverError
-from splitplan.formulations.base import conclude
+from splitplan.formulations.allocation import RATE_PARAMETERS, SPEED_PARAMETERS, Units
+from splitplan.formulations.base import ROUNDING, conclude
 from splitplan.formulations.registry import Ladder
 from splitplan.formulations.solution import Found, Solution, Termination
-from splitplan.solvers.infeasible import CutShort, rounded_up
+from splitplan.solvers.clock import Clock
+from splitplan.solvers.deadlines import hopeless, too_much
+from splitplan.solvers.kkt import fill
+from splitplan.solvers.prices import Market
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -27,16 +30,16 @@ if TYPE_CHECKING:
 TERMINATIONS = {
     "optimal": Termination.CONVERGED,
     "optimal_inaccurate": Termination.FINISHED,
-    "infeasible": Termination.INFEASIBLE,
-    "infeasible_inaccurate": Termination.ERROR,  # nothing is proven
-    "unbounded": Termination.UNBOUNDED,
-    "unbounded_inaccurate": Termination.UNBOUNDED,
-    "infeasible_or_unbounded": Termination.INFEASIBLE_OR_UNBOUNDED,
     "user_limit": Termination.TIME_LIMIT,
-    "solver_error": Termination.ERROR,
 }
-"""Why CVXPY says it stopped; what is in hand, the formulation's own arithmetic decides."""
+"""Why CVXPY says it stopped; what is in hand, the formulation's own arithmetic decides. What is asked of it is known to have a
+solution, so every other status ("infeasible" too) is an error of numbers."""
 
+SECOND_ROOM = 1e-7
+"""Relative room on all limits at the second try, a tenth of what the audit allows: an interior-point method needs an interior."""
+
+SMALLEST_SHARE = 1e-6
+"""In units: what a user gets at least, where the solver's rounding would leave nothing or less."""
 
 MOST_COMPILED = 2000
 """Most users of a compiled problem: 1,000 take 1 GB and 5 s to compile, 5,000 would take 20 GB."""
@@ -69,44 +72,53 @@ class Convex:
 
     def solve(self, problem: RateAllocation, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
         """Build, canonicalise, solve."""
-        start = time.perf_counter()
-        if late := hopeless(problem):
-            return Found(None, Termination.INFEASIBLE, conflicts=late)
-        model = problem.build()
-        built = time.perf_counter()
-        left = None if time_limit_s is None else max(0.0, time_limit_s - (built - start))
-        return self.run(problem, model, left, verbose, built - start)
+        clock = Clock(time_limit_s)
+        if conflicts := hopeless(problem) or too_much(problem):
+            return Found(None, Termination.INFEASIBLE, conflicts=conflicts)
+        units = suited(problem)
+        clock.before("the model was stated")
+        model = problem.build(units)
+        clock.before("CVXPY was started")
+        return self.run(problem, units, model, clock.left_s, verbose, clock.passed_s)
 
     def run(
         self,
         problem: RateAllocation,
+        units: Units,
         model: cp.Problem,
         time_limit_s: float | None,
         verbose: bool,
         build_s: float,
         again: bool = False,
     ) -> Found:
-        """Solve a built model and read the plan and its multipliers; ``again``: it will be solved for other parameters."""
-        start = time.perf_counter()
-        status, interrupted = self._status(model, time_limit_s, verbose, again)
-        seconds = time.perf_counter() - start
-        left = None if time_limit_s is None else max(0.0, time_limit_s - seconds)
-        termination = Termination.INTERRUPTED if interrupted else TERMINATIONS.get(status, Termination.ERROR)
-        plan = None if termination in (Termination.INFEASIBLE, Termination.ERROR) else read_plan(problem, model)
-        if plan is not None and problem.violations(plan):
-            plan = None  # after a limit CVXPY hands back whatever the solver last held, zeros too
+        """Solve a built model and read the plan and its multipliers; ``again``: it will be solved for other parameters.
+
+        A problem that is known to be feasible and that Clarabel gives up is tried once more, with `SECOND_ROOM` on all limits.
+        """
+        clock = Clock(time_limit_s)
+        tried: list[str] = []
+        for room in (0.0, SECOND_ROOM):
+            if "limit" in model.param_dict:  # not where nobody needs a share
+                model.param_dict["limit"].value = 1.0 + room
+            status, interrupted = self._status(model, clock.left_s, verbose, again)
+            tried.append(f"{status} with limits {room:g} wider" if room else status)
+            termination = Termination.INTERRUPTED if interrupted else TERMINATIONS.get(status, Termination.ERROR)
+            plan = None if termination is Termination.ERROR else read_plan(problem, units, model)
+            if plan is not None and problem.violations(plan):
+                plan = None  # after a limit CVXPY hands back whatever the solver last held, zeros too
+            if plan is not None or termination in (Termination.INTERRUPTED, Termination.TIME_LIMIT):
+                break
         # Inexact multipliers prove less, never something false: the audit sums the bound from whatever they are.
-        duals = {} if plan is None or interrupted else read_duals(problem, model)
+        duals = {} if plan is None or interrupted else read_duals(problem, units, model)
         return Found(
             plan,
             termination,
             objective=None,
             duals=duals,
-            conflicts=too_much(problem, left) if termination is Termination.INFEASIBLE else (),
             solver_version=importlib.metadata.version("cvxpy") + ", Clarabel " + importlib.metadata.version("clarabel"),
             build_s=build_s,
-            solve_s=seconds,
-            log=f"status {status}",
+            solve_s=clock.passed_s,
+            log="status " + ", ".join(tried),
         )
 
     def _status(
@@ -171,7 +183,7 @@ class CompiledConvex:
                 f"{MOST_COMPILED}): solve each slot afresh, problem.with_slot(…).solve()"
             )
         start = time.perf_counter()
-        self.model = problem.build()
+        self.model = problem.build(suited(problem))
         if not self.model.is_dpp():
             raise SolverError("the problem is not DPP, so it cannot be compiled; please report this")
         self.senders, self.workers = problem.bits > 0, problem.work > 0
@@ -192,32 +204,48 @@ class CompiledConvex:
             raise SolverError(
                 "the slot changes which users send or compute at all (an amount became 0 or ceased to be): compile anew"
             )
-        if late := hopeless(problem):
-            return conclude(problem, self.solver, Found(None, Termination.INFEASIBLE, conflicts=late), 0.0)
-        values = problem.parameter_values()
+        if conflicts := hopeless(problem) or too_much(problem):
+            return conclude(problem, self.solver, Found(None, Termination.INFEASIBLE, conflicts=conflicts), 0.0)
+        units = suited(problem)
+        values = problem.parameter_values(units)
         for p in self.model.parameters():
-            p.value = values[p.name()][self.senders if p.name() in ("up_cost", "up_s", "rate_cap") else self.workers]
+            who = self.senders if p.name() in RATE_PARAMETERS else self.workers if p.name() in SPEED_PARAMETERS else ...
+            p.value = values[p.name()][who]
         patched = time.perf_counter()
-        return conclude(
-            problem, self.solver, self.solver.run(problem, self.model, None, False, patched - start, again=True), 0.0
-        )
+        found = self.solver.run(problem, units, self.model, None, False, patched - start, again=True)
+        return conclude(problem, self.solver, found, 0.0)
 
 
-def read_plan(problem: RateAllocation, model: cp.Problem) -> AllocationPlan | None:
-    """Shares from the model's variables, scaled down where rounding gave out more than there is."""
-    n = len(problem.names)
-    shares = {"rate": np.zeros(n), "speed": np.zeros(n)}
+def suited(problem: RateAllocation) -> Units:
+    """Units near what users will get: the optimum's shares without deadlines, or what a deadline takes where that is more.
+
+    A choice of scale only, so that data that spans many powers of ten becomes numbers near 1.
+    """
+    weight = problem.column("weight")
+    rate, _ = fill(weight * problem.bits, problem.column("rate_cap_bps"), problem.uplink_bps)
+    speed, _ = fill(weight * problem.work, problem.column("speed_cap"), problem.server_speed)
+    r, k, _ = Market.of(problem).demand(1.0, 1.0, np.zeros(len(weight)))
+    rate, speed = np.maximum(rate, r * problem.uplink_bps), np.maximum(speed, k * problem.server_speed)
+    return Units(np.where(rate > 0, rate, problem.uplink_bps), np.where(speed > 0, speed, problem.server_speed))
+
+
+def read_plan(problem: RateAllocation, units: Units, model: cp.Problem) -> AllocationPlan | None:
+    """Shares from the model's variables, kept above nothing and scaled down where rounding gave out more than there is."""
+    shares = {"rate": np.zeros(len(problem.names)), "speed": np.zeros(len(problem.names))}
     for v in model.variables():
         if v.value is None or not np.all(np.isfinite(v.value)):
             return None
-        who = problem.bits > 0 if v.name() == "rate" else problem.work > 0
-        shares[v.name()][who] = v.value * min(1.0, n / max(float(np.sum(v.value)), 1e-300))
-    return problem.plan_for(shares["rate"] * problem.uplink_bps / n, shares["speed"] * problem.server_speed / n)
+        sends = v.name() == "rate"
+        who, unit = (problem.bits > 0, units.rate_bps) if sends else (problem.work > 0, units.speed)
+        cap, total = ("rate_cap_bps", problem.uplink_bps) if sends else ("speed_cap", problem.server_speed)
+        given = np.minimum(np.maximum(v.value, SMALLEST_SHARE) * unit[who], problem.column(cap)[who])
+        shares[v.name()][who] = given * min(1.0, total / float(given.sum()))
+    return problem.plan_for(shares["rate"], shares["speed"])
 
 
-def read_duals(problem: RateAllocation, model: cp.Problem) -> dict[str, Any]:
+def read_duals(problem: RateAllocation, units: Units, model: cp.Problem) -> dict[str, Any]:
     """Multipliers in the formulation's units; empty when the solver gave none."""
-    n, scale = len(problem.names), problem.objective_scale
+    scale = problem.objective_scale(units)
     constraints = list(model.constraints)
     if any(c.dual_value is None for c in constraints):
         return {}
@@ -226,70 +254,9 @@ def read_duals(problem: RateAllocation, model: cp.Problem) -> dict[str, Any]:
         ((problem.bits > 0).any(), "rate_price", problem.uplink_bps),
         ((problem.work > 0).any(), "speed_price", problem.server_speed),
     ):
-        prices[name] = float(constraints.pop(0).dual_value) * scale * n / total if has else 0.0
-    deadline_price = np.zeros(n)
+        prices[name] = float(constraints.pop(0).dual_value) * scale / total if has else 0.0
+    deadline_price = np.zeros(len(problem.names))
     bound = np.isfinite(problem.column("deadline_s")) & ((problem.bits > 0) | (problem.work > 0))
     if bound.any():
-        slack = (problem.column("deadline_s") - problem.waits)[bound]
-        deadline_price[bound] = np.asarray(constraints[-1].dual_value) * scale / slack
+        deadline_price[bound] = np.asarray(constraints[-1].dual_value) * scale / problem.slack_s(ROUNDING)[bound]
     return {**prices, "deadline_price": deadline_price}
-
-
-def hopeless(problem: RateAllocation) -> tuple[str, ...]:
-    """Users whose deadline cannot be met even with both resources to themselves, in words."""
-    rate = np.minimum(problem.column("rate_cap_bps"), problem.uplink_bps)
-    speed = np.minimum(problem.column("speed_cap"), problem.server_speed)
-    best = problem.latency_s(AllocationPlan(problem.names, rate, speed))
-    deadline = problem.column("deadline_s")
-    return tuple(
-        f"user {problem.names[i]!r}: deadline_s={deadline[i]:g}, but with the whole uplink and server (or its caps) it takes {best[i]:.6g} s; "
-        "raise its deadline, or cut its model elsewhere"
-        for i in np.flatnonzero(best >= deadline)
-        if best[i] > deadline[i] or problem.bits[i] or problem.work[i]
-    )
-
-
-def too_much(problem: RateAllocation, time_limit_s: float | None = None) -> tuple[str, ...]:
-    """By how much uplink and server together would have to grow for all deadlines to be met; says when it was cut short."""
-    until = None if time_limit_s is None else time.perf_counter() + time_limit_s
-    users = int(np.isfinite(problem.column("deadline_s")).sum())
-    low, high, fits = 1.0, 1.001, False
-    note = ""
-    try:
-        while not (fits := _fits(problem, high, until)) and high < 2**40:
-            low, high = high, high * max(2.0, high)
-        if not fits:
-            return (
-                f"the deadlines of {users} users cannot be met within their caps, however large uplink and server are",
-            )
-        while high / low > 1.001:
-            middle = math.sqrt(low * high)
-            low, high = (low, middle) if _fits(problem, middle, until) else (middle, high)
-    except CutShort:
-        note = "; the explanation was cut short by the time limit: " + (
-            "less may do" if fits else "how much larger is not known, give more time_limit_s"
-        )
-    grown = f"they fit if uplink_bps and server_speed are both {rounded_up(high)} times as large" if fits else ""
-    message = (
-        f"the deadlines of {users} users together need more than there is: "
-        + (f"{grown}; raise those" if fits else "raise uplink_bps and server_speed")
-        + f", or deadlines, or leave users out{note}"
-    )
-    return (message,)
-
-
-def _fits(problem: RateAllocation, factor: float, until: float | None) -> bool:
-    """Whether all deadlines can be met with both resources this much larger; `CutShort` when time is over first."""
-    import cvxpy as cp
-
-    grown = problem.with_slot(uplink_bps=problem.uplink_bps * factor, server_speed=problem.server_speed * factor)
-    if hopeless(grown):
-        return False
-    left = None if until is None else until - time.perf_counter()
-    if left is not None and left <= 0:
-        raise CutShort
-    model = cp.Problem(cp.Minimize(0.0), grown.build().constraints)
-    status = Convex()._status(model, left, False)[0]
-    if status == "user_limit":
-        raise CutShort
-    return status == "optimal"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from splitplan.errors import SolverError
+from splitplan.errors import NoSolutionError, SolverError
 from splitplan.formulations.base import conclude
 from splitplan.formulations.registry import Ladder
 from splitplan.formulations.solution import Found, Solution, Termination
 from splitplan.solvers.arrays import Affine, Arrays, to_arrays
+from splitplan.solvers.clock import Clock
 from splitplan.solvers.highs_run import Engine, Outcome, version
 from splitplan.solvers.infeasible import explain
 from splitplan.solvers.limits import run_within
@@ -57,24 +58,29 @@ class Highs:
 
     def solve(self, problem: SplitPoint, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
         """Reduce, build with Pyomo, compile to arrays, solve; once more when the plan turns out to be far cheaper than the scale assumed."""
-        start, build_s = time.perf_counter(), 0.0
-        smaller = reduced(problem)
+        clock, build_s = Clock(time_limit_s), 0.0
+        smaller, best = reduced(problem), None
         while True:
-            begun = time.perf_counter()
+            begun = clock.passed_s
             if smaller is None:
-                left = None if time_limit_s is None else max(0.0, time_limit_s - (begun - start))
-                return Found(None, Termination.INFEASIBLE, conflicts=explain(problem, left), build_s=begun - start)
-            engine = self.engine(to_arrays(smaller.build()), gap, verbose)
-            built = time.perf_counter()
-            build_s += built - begun
-            left = None if time_limit_s is None else max(0.0, time_limit_s - (built - start))
-            outcome = run_within(problem, engine, left)
-            solved = time.perf_counter()
-            left = None if time_limit_s is None else max(0.0, time_limit_s - (solved - start))
-            best = found(problem, outcome, build_s, solved - start - build_s, smaller.scale, left)
-            if outcome.termination is not Termination.CONVERGED or best.plan is None:
-                return best
-            value = problem.evaluate(best.plan)["objective"]
+                return Found(None, Termination.INFEASIBLE, conflicts=explain(problem, clock.left_s), build_s=begun)
+            try:
+                clock.before("the model was stated")
+                model = smaller.build()
+                clock.before("the model was compiled")
+                arrays = to_arrays(model)
+                clock.before("HiGHS was started")
+            except NoSolutionError:
+                if best is None:
+                    raise
+                return replace(best, termination=Termination.TIME_LIMIT)
+            engine = self.engine(arrays, gap, verbose)
+            build_s += clock.passed_s - begun
+            outcome = run_within(problem, engine, clock.left_s)
+            again = found(problem, outcome, build_s, clock.passed_s - build_s, smaller.scale, clock.left_s)
+            if outcome.termination is not Termination.CONVERGED or again.plan is None:
+                return again
+            best, value = again, problem.evaluate(again.plan)["objective"]
             if value == 0 or value * smaller.scale >= LEAST_SCALED:
                 return best
             smaller = reduced(problem.scaled_for(value))

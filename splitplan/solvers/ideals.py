@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from splitplan.errors import SolverError
+from splitplan.errors import NotApplicable, SolverError
 from splitplan.formulations.base import ROUNDING
-from splitplan.formulations.registry import Ladder, NotApplicable
+from splitplan.formulations.registry import Ladder
 from splitplan.formulations.solution import Found, Termination
 from splitplan.formulations.split import KEYS
 from splitplan.solvers.infeasible import explain

@@ -22,9 +22,7 @@ from benchmarks import instances
 from benchmarks.instances import Seeded
 from splitplan.errors import DataError, InfeasibleError, SolverError
 from splitplan.formulations.costs import shared_service_cvxpy, shared_service_s
-from splitplan.formulations.registry import NotApplicable
 from splitplan.solvers.audit import audit_allocation
-from splitplan.solvers.convex import too_much
 from splitplan.solvers.kkt import fill
 from tests.generators import allocations
 
@@ -221,17 +219,16 @@ def test_deadlines_are_met_and_the_bound_proves_it(seed: int) -> None:
     assert free.solve("kkt").objective <= s.objective * (1 + 1e-9)
 
 
-def test_the_closed_form_steps_aside_where_a_deadline_binds() -> None:
+def test_a_deadline_that_binds_by_hand() -> None:
     users = (sp.User("a", 1e5, 0.01, deadline_s=0.12), sp.User("b", 1e6, 0.05, weight=5.0))
     p = sp.RateAllocation(users, 1e7, 1.0)
-    with pytest.raises(NotApplicable, match=r"the deadline of 1 users binds \('a'\): it couples rate and speed"):
-        p.solve("kkt")
     s = p.solve()
-    assert [(r.solver, r.used) for r in s.rungs] == [("kkt", False), ("cvxpy", True)]
+    assert [(r.solver, r.used) for r in s.rungs] == [("kkt", True)]
+    assert s.log == "the deadlines of 1 users bind"
     assert p.latency_s(s.plan)[0] == pytest.approx(0.12, rel=1e-5)
     assert s.duals["deadline_price"][0] > 0
     loose = sp.RateAllocation((replace(users[0], deadline_s=1.0), users[1]), 1e7, 1.0)
-    assert loose.solve().solver == "kkt"
+    assert loose.solve().log == "no deadline binds"
     # By hand in one variable: user a's deadline holds with equality; its cheapest (rate, speed) by a fine grid.
     rate = np.linspace(0.08e8, 1e7 - 1, 200_000)[:, None] * 0 + np.linspace(7e6, 9.9e6, 200_000)[:, None]
     speed = 0.01 / (0.12 - 8e5 / rate)
@@ -258,7 +255,7 @@ def test_together_too_much_says_how_much() -> None:
     assert len(caught.value.conflicts) == 1
     factor = float(re.search(r"both (\S+) times", caught.value.conflicts[0])[1])
     assert 2.0 <= factor <= 2.01
-    assert p.with_slot(uplink_bps=16e6 * max(factor, 2.001)).solve().status == "optimal"
+    assert p.with_slot(uplink_bps=16e6 * factor, server_speed=factor).solve().status == "optimal"
     stuck = sp.RateAllocation(tuple(replace(u, rate_cap_bps=8.0001e6) for u in users), 16e6, 1.0)
     with pytest.raises(InfeasibleError, match="together"):
         stuck.solve()
@@ -269,6 +266,114 @@ def test_a_waiting_longer_than_its_deadline() -> None:
         sp.RateAllocation((sp.User("a", 0, 0, device_s=2.0, deadline_s=1.0), sp.User("b", 1e5, 0.1)), 1e7).solve()
     just = sp.RateAllocation((sp.User("a", 0, 0, device_s=1.0, deadline_s=1.0), sp.User("b", 1e5, 0.1)), 1e7)
     assert just.solve("cvxpy").status == "optimal"
+
+
+def tightened(seed: int, *factors: float) -> sp.RateAllocation:
+    """Users over many powers of ten; some must be served in these parts of what they get without deadlines."""
+    choose, rng = Seeded(seed), np.random.default_rng(seed)
+    p = instances.allocation(choose, choose.whole(1, 8), caps=0.5, zeros=0.2)
+    spread = 10 ** rng.uniform(-3, 3, (3, len(p.users)))
+    users = [
+        replace(u, weight=u.weight * a, upload_bytes=u.upload_bytes * b, server_work=u.server_work * c)
+        for u, a, b, c in zip(p.users, *spread, strict=True)
+    ]
+    p = replace(p, users=users)
+    free = p.latency_s(p.solve("kkt").plan)
+    at = [
+        replace(u, deadline_s=float(s * rng.choice(factors)) or None) if rng.random() < 0.7 else u
+        for u, s in zip(users, free, strict=True)
+    ]
+    return replace(p, users=at)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_prices_solve_deadlines_exactly(seed: int) -> None:
+    """Feasible to rounding, proven by weak duality, and the cone solver finds the same or cannot."""
+    p = tightened(seed, 0.9, 0.97, 0.999, 1.2)
+    try:
+        s = p.solve("kkt")
+    except InfeasibleError:
+        with pytest.raises(InfeasibleError):
+            p.solve("cvxpy")
+        return
+    assert s.gap is not None and s.gap <= 1e-10
+    assert np.all(p.latency_s(s.plan) <= p.column("deadline_s") * (1 + 2e-10))
+    assert np.all(s.plan.rate_bps <= p.column("rate_cap_bps") * (1 + 1e-12))
+    assert s.plan.rate_bps.sum() <= p.uplink_bps * (1 + 2e-9)
+    assert s.plan.speed.sum() <= p.server_speed * (1 + 2e-9)
+    convex = p.solve("cvxpy")
+    assert convex.objective == pytest.approx(s.objective, rel=2e-6)
+    assert convex.bound is not None and convex.bound <= s.objective * (1 + 1e-9)
+
+
+def test_the_conditions_with_deadlines_hold() -> None:
+    """Stationarity in both shares with w + δ for w, and δ only where the deadline holds with equality."""
+    bound = 0
+    for seed in range(40):
+        p = tightened(seed, 0.97, 0.999, 1.2)
+        try:
+            s = p.solve("kkt")
+        except InfeasibleError:
+            continue
+        price, latency, deadline = s.duals["deadline_price"], p.latency_s(s.plan), p.column("deadline_s")
+        bound += np.count_nonzero(price)
+        assert np.all(price >= 0)
+        assert latency[price > 0] == pytest.approx(deadline[price > 0], rel=1e-9)
+        for shares, amount, cap, name in (
+            (s.plan.rate_bps, p.bits, p.column("rate_cap_bps"), "rate_price"),
+            (s.plan.speed, p.work, p.column("speed_cap"), "speed_price"),
+        ):
+            below = (amount > 0) & (shares < cap * (1 - 1e-12))
+            slope = (p.column("weight") + price)[below] * amount[below] / shares[below] ** 2
+            assert slope == pytest.approx(np.full(len(slope), s.duals[name]), rel=1e-6)
+    assert bound > 20
+
+
+@pytest.mark.parametrize("solver", ["kkt", "cvxpy"])
+@pytest.mark.parametrize("late", [0.0, 1e-12, 1e-9, 1e-7, 1e-5])
+def test_who_can_just_meet_a_deadline_is_served(solver: str, late: float) -> None:
+    """1.25 MB at its cap of 10 Mbit/s take 1 s, which is the deadline: feasible, to every solver."""
+    capped = sp.User("a", 1.25e6, 0.0, rate_cap_bps=10e6, deadline_s=1.0 * (1 + late))
+    s = sp.RateAllocation((capped, sp.User("b", 1.25e6, 0.0)), 15e6).solve(solver)
+    assert s.status == "optimal"
+    assert s.objective == pytest.approx(3.0, rel=2e-5)
+    assert s.plan.rate_bps == pytest.approx([10e6, 5e6], rel=1e-4)
+    alone = sp.RateAllocation((sp.User("a", 1.25e6, 1.0, deadline_s=2.0 * (1 + late)),), 10e6).solve(solver)
+    assert alone.objective == pytest.approx(2.0, rel=1e-6)
+    crowd = sp.RateAllocation(tuple(sp.User(f"u{i}", 1.25e6, 0.0, deadline_s=4.0 * (1 + late)) for i in range(4)), 10e6)
+    assert crowd.solve(solver).objective == pytest.approx(16.0, rel=2e-5)
+
+
+@pytest.mark.parametrize("solver", ["kkt", "cvxpy"])
+def test_who_just_cannot_is_not(solver: str) -> None:
+    capped = sp.User("a", 1.25e6, 0.0, rate_cap_bps=10e6, deadline_s=1.0 - 1e-9)
+    with pytest.raises(InfeasibleError, match="user 'a'"):
+        sp.RateAllocation((capped, sp.User("b", 1.25e6, 0.0)), 15e6).solve(solver)
+
+
+@pytest.mark.parametrize("seed", [3582, 793])
+def test_a_bound_above_a_plan_that_is_late_by_rounding_is_no_error(seed: int) -> None:
+    """Found by review: a deadline missed by 4e-9 at a large price puts the true optimum above the plan's cost."""
+    rng = np.random.default_rng(seed)
+    p = instances.allocation(Seeded(10**6 + seed), int(rng.integers(2, 9)), caps=0.5, deadlines=0.0)
+    free = p.latency_s(p.solve("kkt").plan)
+    users = [
+        replace(u, deadline_s=float(s * rng.choice([0.9, 0.97, 0.999, 1.2]))) if rng.random() < 0.6 else u
+        for u, s in zip(p.users, free, strict=True)
+    ]
+    p = replace(p, users=users)
+    exact = p.solve()
+    assert exact.gap is not None and exact.gap <= 1e-10
+    assert p.solve("cvxpy").objective == pytest.approx(exact.objective, rel=1e-5)
+    # A plan that is late within the tolerance, and so costs less than the optimum, keeps a bound that is not above its cost.
+    from splitplan.formulations.base import conclude
+    from splitplan.formulations.solution import Found, Termination
+    from splitplan.solvers.kkt import KKT
+
+    cheap = p.plan_for(exact.plan.rate_bps * (1 + 9e-7), exact.plan.speed * (1 + 9e-7))
+    s = conclude(p, KKT(), Found(cheap, Termination.FINISHED, duals=exact.duals), 0.0)
+    assert s.objective < exact.objective
+    assert s.gap == 0
 
 
 # -- weak duality -------------------------------------------------------------------------------------------
@@ -360,7 +465,7 @@ def test_the_problem_is_dpp() -> None:
         assert isinstance(model, cp.Problem)
         assert model.is_dcp(dpp=True)
         model.solve(solver=cp.CLARABEL, enforce_dpp=True)
-        assert model.value * p.objective_scale + p.column("weight") @ p.waits == pytest.approx(
+        assert model.value * p.objective_scale(p.equal_shares) + p.column("weight") @ p.waits == pytest.approx(
             p.solve("cvxpy").objective, rel=1e-6
         )
 
@@ -478,36 +583,3 @@ def test_a_solution_can_be_shown_saved_and_sent(solver: str) -> None:
     assert again.solve("kkt").objective == p.solve("kkt").objective
     assert p.evaluate(s.plan)["objective"] == pytest.approx(s.objective)
     assert p.violations(s.plan) == []
-
-
-def test_an_explanation_keeps_the_time_limit_and_says_so() -> None:
-    crowd = sp.RateAllocation([sp.User(f"u{i}", 1e5, 0.01, deadline_s=0.3) for i in range(30)], 1e7, 1.0)
-    (whole,) = too_much(crowd)
-    assert re.search(r"both \S+ times as large; raise those, or deadlines, or leave users out$", whole)
-    assert too_much(crowd, time_limit_s=60.0) == (whole,)
-    (cut,) = too_much(crowd, time_limit_s=0.0)
-    assert cut == (
-        "the deadlines of 30 users together need more than there is: raise uplink_bps and server_speed, or deadlines, or leave "
-        "users out; the explanation was cut short by the time limit: how much larger is not known, give more time_limit_s"
-    )
-    with pytest.raises(InfeasibleError, match=r"both \S+ times as large"):
-        crowd.solve()
-
-
-def test_an_explanation_cut_short_half_way_tells_what_would_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    crowd = sp.RateAllocation([sp.User(f"u{i}", 1e5, 0.01, deadline_s=0.3) for i in range(30)], 1e7, 1.0)
-    least = float(re.search(r"both (\S+) times", too_much(crowd)[0])[1])
-    from splitplan.solvers import convex
-
-    asked, fits = [], convex._fits
-
-    def impatient(problem: sp.RateAllocation, factor: float, until: float | None) -> bool:
-        if asked and asked[-1]:
-            raise convex.CutShort
-        asked.append(fits(problem, factor, until))
-        return asked[-1]
-
-    monkeypatch.setattr(convex, "_fits", impatient)
-    (message,) = too_much(crowd)
-    assert message.endswith("cut short by the time limit: less may do")
-    assert float(re.search(r"both (\S+) times", message)[1]) >= least

@@ -59,7 +59,7 @@ CASES = {
 
 def normalised(text: str) -> str:
     """Numbers to 12 digits, comments and blank lines left out."""
-    lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith("\\*")]
+    lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith("\\")]
     return "\n".join(re.sub(r"[+-]?\d+\.\d+(e[+-]?\d+)?", lambda m: f"{float(m[0]):+.12g}", x) for x in lines) + "\n"
 
 
@@ -117,6 +117,32 @@ def test_the_files_mean_what_the_problem_means(tmp_path: Path) -> None:
         h.run()
         value = h.getInfo().objective_function_value / problem.scale
         assert value == pytest.approx(problem.solve("ideals").objective, rel=1e-6)
+
+
+def test_the_file_says_what_its_variables_are(tmp_path: Path) -> None:
+    problem = sp.SplitPoint(*tiny(), **CASES["everything"], pin_device=("a",))
+    problem.write_lp(tmp_path / "m.lp")
+    text = (tmp_path / "m.lp").read_text(encoding="utf-8")
+    notes = [line.removeprefix("\\ ") for line in text.splitlines() if line.startswith("\\ ")]
+    assert " ".join(notes).startswith(problem.describe().replace("≤", "<=").replace("·", " "))
+    assert text.isascii()
+    assert max(map(len, notes)) <= 200
+    assert f"The objective is in weighted times {problem.scale!r}." in " ".join(notes)
+    assert f"T is the period in units of {split_model.period_unit(problem)!r} s." in notes
+    assert "x(0): layer 'a', pinned to the device" in notes
+    assert "x(1): layer 'b'" in notes
+    assert "y(1): tensor 't' of 'a'" in notes
+    named = re.findall(r"^([xy]\(\d+\)):", "\n".join(notes), re.MULTILINE)
+    rows = text[text.index("s.t.") :]
+    assert len(named) == 5
+    assert [n for n in named if f" {n}\n" not in rows] == []
+
+
+def test_a_file_that_cannot_be_written_is_the_user_s_error(tmp_path: Path) -> None:
+    problem = sp.SplitPoint(*tiny())
+    with pytest.raises(DataError, match="cannot be written: No such file or directory. Nothing was changed there"):
+        problem.write_lp(tmp_path / "nowhere" / "m.lp")
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_lp_and_only_milps(tmp_path: Path) -> None:

@@ -292,3 +292,37 @@ def test_plans_beside_each_other() -> None:
     assert "-5%" in shown
     bars = [p.get_height() for p in figure.axes[0].patches]
     assert bars == pytest.approx([300, 200, 330, 190])
+
+
+# -- shares ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 3, 60])
+def test_shares_are_drawn_as_the_plan_gives_them(count: int) -> None:
+    users = [
+        sp.User(f"u{i}", 1e5 * (i % 5), 0.01, 0.02, 0.01, deadline_s=(None, 2.0 * count, 100.0)[i % 3])
+        for i in range(count)
+    ]
+    p = sp.RateAllocation(users, 1e7, 1.0)
+    solution = p.solve()
+    figure = solution.plot()
+    drawn(figure)
+    top, below = figure.axes
+    bars = [c for c in top.containers if len(c) == count]
+    heights = np.sum([[b.get_height() for b in c] for c in bars], axis=0)
+    np.testing.assert_allclose(heights, 1e3 * solution.plan.latency_s, rtol=1e-9)
+    for container, shares in zip(below.containers, (solution.plan.rate_bps / 1e7, solution.plan.speed), strict=True):
+        np.testing.assert_allclose([b.get_height() for b in container], 100 * shares, atol=1e-9)
+    text = texts(figure)
+    assert ("deadline beyond" in text) == (count > 2)
+    assert "latency (ms)" in text
+    assert "share of all (%)" in text
+
+
+def test_a_table_of_shares_that_cannot_be_drawn() -> None:
+    from splitplan.plots.allocation import plot_allocation
+
+    with pytest.raises(DataError, match="has no column 'user'"):
+        plot_allocation(pd.DataFrame({"device_s": [1.0]}))
+    nothing = sp.RateAllocation([sp.User("a", 0, 0)], 1.0).solve().plot()
+    drawn(nothing)

@@ -82,7 +82,7 @@ def test_what_a_user_gets_for_every_status(
 
 def test_a_time_limit_before_any_plan() -> None:
     with pytest.raises(
-        NoSolutionError, match=r"highs stopped \(time limit\) before it had any plan.*Give it more time"
+        NoSolutionError, match=r"the time limit was over .*before the model was stated.*Give it more time"
     ):
         instances.partition(50).solve("highs", time_limit_s=0)
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import splitplan as sp
 from benchmarks import instances
 from benchmarks.instances import MEASURES, Seeded
-from splitplan.errors import InfeasibleError, SolverError
+from splitplan.errors import InfeasibleError, NoSolutionError, SolverError
 from splitplan.formulations.base import ROUNDING, TOLERANCE
 from splitplan.formulations.solution import Found
 from splitplan.solvers import limits as module
 from splitplan.solvers.highs import Highs
 from splitplan.solvers.infeasible import explain
+from tests.formulations.brute_force import MEASURE_OF, every_placement, within
+from tests.formulations.brute_force import least as optimum
 
 LIMIT_OF = {key.rpartition("_")[0]: name for name, key in MEASURES.items()}
 SINGLE = ("latency", "energy", "period", "memory")
@@ -52,6 +56,23 @@ def test_what_meets_the_limit_exactly_is_not_lost(ranges: str) -> None:
                 assert max(values) <= min(values) * (1 + TOLERANCE)
 
 
+@pytest.mark.parametrize("seed", [503, 602])
+def test_huge_numbers_do_not_lose_it_either(seed: int) -> None:
+    """Found by review: with a slack of 1e-10 HiGHS's presolve cut off the best plan, whose own value a limit was, and called the next one optimal."""
+    choose = Seeded(90_000 + seed)
+    p = instances.split_problem(choose, choose.whole(2, 7 if seed == 503 else 8), instances.RANGES["huge"])
+    rng, plans, limits = np.random.default_rng(seed), list(every_placement(p)), {}
+    for name, measure in MEASURE_OF.items():
+        values = [getattr(x, measure) for x in plans]
+        if seed == 503:
+            value = rng.choice(values) * rng.choice([1.0, 1.0, 1 - 0.8e-10])
+            limits[name] = float(value) if value > 0 and rng.random() < 0.6 else None
+        elif rng.random() < 0.6:
+            limits[name] = float(rng.choice(values) * rng.choice([1.0, 1 + 1e-7, 1 - 1e-7, 0.9, 1.2])) or None
+    p = replace(p, **{name: limits.get(name) for name in MEASURE_OF})
+    assert p.solve("highs").objective == pytest.approx(p.solve("ideals").objective, rel=1e-9)
+
+
 def test_slots_too(diamond_profile: sp.Profile, system: sp.System) -> None:
     """Compiled: the rows that forbid plans are gone when the next slot comes, and nothing is rebuilt."""
     best = sp.SplitPoint(diamond_profile, system).solve().objective
@@ -80,6 +101,53 @@ def test_plans_just_over_a_limit_are_refused_one_by_one_and_not_for_ever(monkeyp
     assert given_up >= 1, "HiGHS's own tolerance would do: the rows that forbid plans are needed no more"
 
 
+# -- explanations that are true ---------------------------------------------------------------------
+
+
+def conflicting(seed: int) -> sp.SplitPoint | None:
+    """Some limits a little or far below what all plans take; None when some plan meets them all."""
+    choose = Seeded(90_000 + seed)
+    p = instances.split_problem(choose, choose.whole(2, 7), instances.RANGES[("real", "ties", "huge")[seed % 3]])
+    rng, plans, limits = np.random.default_rng(seed), list(every_placement(p)), {}
+    for name, measure in MEASURE_OF.items():
+        some = rng.choice([getattr(x, measure) for x in plans]) * rng.choice([1.0, 0.9, 0.6])
+        limits[name] = float(some) if some > 0 and rng.random() < 0.75 else None
+    p = replace(p, **limits)
+    return p if limits.keys() and optimum(p, plans) is None else None
+
+
+def test_doing_as_the_explanation_says_succeeds() -> None:
+    """Against brute force: the least under the limits it names is the least; who raises as told can solve; else it says so."""
+    raised = alone = together = 0
+    for seed in range(250):
+        if (p := conflicting(seed)) is None:
+            continue
+        plans, lines = list(every_placement(p)), explain(p)
+        assert lines
+        for line in lines:
+            if line.startswith("the pins"):
+                continue
+            if line.startswith("other limits conflict too"):
+                values = dict(re.findall(r"(\w+) to (\S+) (?:s|J|bytes)", line))
+                assert len(values) > 1
+                together += 1
+                assert optimum(replace(p, **{n: float(v) for n, v in values.items()}), plans) is not None, line
+                continue
+            name, under, said = re.match(r"(\w+)=\S+: the least \w+ possible(?: with (.*))? is (\S+) ", line).groups()
+            others = re.findall(r"(\w+)=", under or "")
+            true = min(getattr(x, MEASURE_OF[name]) for x in plans if within(p, x, others))
+            assert true <= float(said) <= true * (1 + 2e-5), line
+            higher = optimum(replace(p, **{name: float(said)}), plans) is not None
+            if line.endswith(f"raise {name} to at least that"):
+                raised += 1
+                assert higher, line
+            else:
+                alone += 1
+                assert line.endswith("but raising it alone does not do")
+                assert optimum(replace(p, **{name: None}), plans) is None, line
+    assert min(raised, alone, together) >= 10, (raised, alone, together)
+
+
 # -- explanations and time --------------------------------------------------------------------------
 
 
@@ -99,6 +167,25 @@ def test_an_explanation_keeps_the_time_limit_and_says_so() -> None:
     text = "\n".join(caught.value.conflicts)
     assert "cut short by the time limit" in text or "time for no less" in text
     assert "period_limit_s" in text or "deadline_s" in text
+
+
+@pytest.mark.parametrize(
+    ("solver", "phase"), [("highs", "the model was (stated|compiled)"), ("auto", "the model was|HiGHS")]
+)
+def test_no_phase_is_begun_when_the_time_is_over(solver: str, phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from splitplan.solvers import highs
+
+    monkeypatch.setattr(highs, "run_within", lambda *_: pytest.fail("HiGHS was started"))
+    p = instances.split_problem(Seeded(3), 300, instances.REAL, objectives=("period",))
+    with pytest.raises(
+        NoSolutionError, match=f"the time limit was over .* s after this solver had begun, before ({phase})"
+    ):
+        p.solve(solver, time_limit_s=1e-3)
+
+
+def test_no_phase_of_the_convex_solver_either() -> None:
+    with pytest.raises(NoSolutionError, match="before the model was stated: there is no plan yet"):
+        instances.allocation(Seeded(0), 5).solve("cvxpy", time_limit_s=0.0)
 
 
 def test_no_time_at_all_still_names_the_limits_and_the_pins() -> None:

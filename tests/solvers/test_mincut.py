@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import splitplan as sp
-from splitplan.errors import SolverError
-from splitplan.formulations.registry import NotApplicable
+from splitplan.errors import NotApplicable, SolverError
 from splitplan.solvers.mincut import MOST_ROUNDS, Cut, flow_bound, minimum_cut
 
 Network = tuple[np.ndarray, np.ndarray, np.ndarray, int, int]
