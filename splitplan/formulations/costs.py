@@ -83,46 +83,11 @@ class SplitTotals:
         return (self.device_s, self.server_s, self.up_bits, self.down_bits, self.up_messages, self.down_messages)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class LinkCosts:
-    """The coefficients of one link between the places on its near and far side.
+    """What a link costs: curves that need no network, as weights of what goes over it."""
 
-    Parameters
-    ----------
-    graph : LayerGraph
-    link : Link
-    wire : {"fp32", "fp16", "int8"}
-    result : {"device", "server", "anywhere"}
-        On which side of this link the result must end: near, far, or either.
-    input_bytes : float or None
-        Bytes of the raw input on the wire, when it is not what the graph says (a JPEG, say).
-    """
-
-    graph: LayerGraph
     link: Link
-    wire: Wire = "fp32"
-    result: ResultAt = "device"
-    input_bytes: float | None = None
-
-    @cached_property
-    def up_bits(self) -> np.ndarray:
-        """8·d_t: bits of each tensor on the way up, framing included, shape (tensors,)."""
-        factor = 8.0 * self.link.overhead
-        bits = np.array([factor * wire_bytes(t.size_bytes, t.dtype, self.wire) for t in self.graph.tensors])
-        if self.input_bytes is not None:
-            # A stated input size replaces the tensors' sizes as a whole, shared in their proportion.
-            born = np.array([t.producer == INPUT for t in self.graph.tensors])
-            total = bits[born].sum()
-            bits[born] = factor * self.input_bytes * (bits[born] / total if total else 1 / max(1, born.sum()))
-        return bits
-
-    @cached_property
-    def down_bits(self) -> np.ndarray:
-        """8·d_t for the model's outputs if they come back over this link, else 0, shape (tensors,)."""
-        factor = 8.0 * self.link.overhead if self.result == "device" else 0.0
-        return np.array(
-            [factor * wire_bytes(t.size_bytes, t.dtype, self.wire) * t.is_output for t in self.graph.tensors]
-        )
 
     @cached_property
     def uplink_bits(self) -> Linear:
@@ -173,6 +138,48 @@ class LinkCosts:
         radio = self.link.needs_radio
         return self._receiving + radio.up_w_per_bps * self.uplink_bits, radio.base_w * self.uplink_bits
 
+
+@dataclass(frozen=True, eq=False)
+class Traffic:
+    """What a network's tensors put on a link between the places on its near and far side.
+
+    Parameters
+    ----------
+    graph : LayerGraph
+    link : Link
+    wire : {"fp32", "fp16", "int8"}
+    result : {"device", "server", "anywhere"}
+        On which side of this link the result must end: near, far, or either.
+    input_bytes : float or None
+        Bytes of the raw input on the wire, when it is not what the graph says (a JPEG, say).
+    """
+
+    graph: LayerGraph
+    link: Link
+    wire: Wire
+    result: ResultAt
+    input_bytes: float | None
+
+    @cached_property
+    def up_bits(self) -> np.ndarray:
+        """8·d_t: bits of each tensor on the way up, framing included, shape (tensors,)."""
+        factor = 8.0 * self.link.overhead
+        bits = np.array([factor * wire_bytes(t.size_bytes, t.dtype, self.wire) for t in self.graph.tensors])
+        if self.input_bytes is not None:
+            # A stated input size replaces the tensors' sizes as a whole, shared in their proportion.
+            born = np.array([t.producer == INPUT for t in self.graph.tensors])
+            total = bits[born].sum()
+            bits[born] = factor * self.input_bytes * (bits[born] / total if total else 1 / max(1, born.sum()))
+        return bits
+
+    @cached_property
+    def down_bits(self) -> np.ndarray:
+        """8·d_t for the model's outputs if they come back over this link, else 0, shape (tensors,)."""
+        factor = 8.0 * self.link.overhead if self.result == "device" else 0.0
+        return np.array(
+            [factor * wire_bytes(t.size_bytes, t.dtype, self.wire) * t.is_output for t in self.graph.tensors]
+        )
+
     def crossings(self, beyond: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which tensors go up and which come down, two arrays of bool, shape (placements, tensors).
 
@@ -219,7 +226,12 @@ class SplitCosts:
     @cached_property
     def over(self) -> LinkCosts:
         """The costs of the link."""
-        return LinkCosts(self.profile.graph, self.system.link, self.wire, self.result, self.input_bytes)
+        return LinkCosts(self.system.link)
+
+    @cached_property
+    def traffic(self) -> Traffic:
+        """What may go over the link."""
+        return Traffic(self.profile.graph, self.system.link, self.wire, self.result, self.input_bytes)
 
     @cached_property
     def device_s(self) -> np.ndarray:
@@ -233,13 +245,13 @@ class SplitCosts:
 
     @cached_property
     def up_bits(self) -> np.ndarray:
-        """β_t, see `LinkCosts.up_bits`."""
-        return self.over.up_bits
+        """β_t, see `Traffic.up_bits`."""
+        return self.traffic.up_bits
 
     @cached_property
     def down_bits(self) -> np.ndarray:
-        """γ_t, see `LinkCosts.down_bits`."""
-        return self.over.down_bits
+        """γ_t, see `Traffic.down_bits`."""
+        return self.traffic.down_bits
 
     # -- the costs, as weights of the totals -------------------------------------------------------
 
@@ -330,5 +342,5 @@ class SplitCosts:
         )
 
     def crossings(self, on_server: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which tensors go up and which come down, see `LinkCosts.crossings`."""
-        return self.over.crossings(on_server)
+        """Which tensors go up and which come down, see `Traffic.crossings`."""
+        return self.traffic.crossings(on_server)

@@ -39,7 +39,8 @@ def problems(p: RelaySplit) -> list[str]:
         ]
         found += check_power(p.profile, p.system, path[0], p.clock_hz, links if asks_energy(p.objective) else None)
     found += check_objective(p.objective, OBJECTIVES, found)
-    found += check_one_of("wire", p.wire, get_args(Wire)) + check_one_of("result", p.result, (*path, ANYWHERE))
+    found += check_one_of("wire", p.wire, get_args(Wire))
+    found += check_one_of("result", p.result, (*path, ANYWHERE)) if path else []
     if p.input_bytes is not None and (bad := number_problem("input_bytes", p.input_bytes)):
         found.append(bad)
     if not isinstance(p.direct, bool):
@@ -59,7 +60,7 @@ def _path(p: RelaySplit) -> list[str]:
         if place not in system.places
     ]
     for pair in itertools.pairwise(path):
-        if pair not in system.links and set(pair) <= set(system.places):
+        if len(set(pair)) == 2 and pair not in system.links and set(pair) <= set(system.places):
             turned = pair[::-1] in system.links
             way = "the system has it the other way round" if turned else "the system has none"
             found.append(

@@ -11,7 +11,7 @@ from splitplan.data.plan import ResultAt, Wire
 from splitplan.data.profile import Profile
 from splitplan.data.relay_plan import ANYWHERE
 from splitplan.data.system import System
-from splitplan.formulations.costs import LinkCosts
+from splitplan.formulations.costs import LinkCosts, Traffic
 
 Arc = tuple[int, int]
 """A link by the positions of its ends on the path, the nearer one first."""
@@ -64,16 +64,15 @@ class RelayCosts:
     @cached_property
     def links(self) -> tuple[LinkCosts, ...]:
         """The costs of each arc's link."""
-        graph = self.profile.graph
+        return tuple(LinkCosts(self.system.links[self.path[i], self.path[j]]) for i, j in self.arcs)
+
+    @cached_property
+    def traffic(self) -> tuple[Traffic, ...]:
+        """What may go over each arc; the input's stated size counts where the input is."""
+        graph, ends = self.profile.graph, zip(self.arcs, self.links, strict=True)
         return tuple(
-            LinkCosts(
-                graph,
-                self.system.links[self.path[i], self.path[j]],
-                self.wire,
-                self.result_beside(i),
-                self.input_bytes if i == 0 else None,
-            )
-            for i, j in self.arcs
+            Traffic(graph, k.link, self.wire, self.result_beside(i), self.input_bytes if i == 0 else None)
+            for (i, _), k in ends
         )
 
     def result_beside(self, i: int) -> ResultAt:
@@ -89,12 +88,12 @@ class RelayCosts:
     @cached_property
     def up_bits(self) -> np.ndarray:
         """Bits of each tensor on each arc on the way forward, shape (arcs, tensors)."""
-        return np.array([k.up_bits for k in self.links])
+        return np.array([k.up_bits for k in self.traffic])
 
     @cached_property
     def down_bits(self) -> np.ndarray:
         """Bits of each output on each arc over which results come back, else 0; shape (arcs, tensors)."""
-        return np.array([k.down_bits for k in self.links])
+        return np.array([k.down_bits for k in self.traffic])
 
     # -- costs, as weights of the totals -----------------------------------------------------------------
 
@@ -143,7 +142,7 @@ class RelayCosts:
         shape = (len(labels), len(self.arcs), len(self.profile.graph.tensors))
         sent, back = np.zeros(shape, bool), np.zeros(shape, bool)
         for i in range(len(self.path) - 1):
-            sent[:, i], back[:, i] = self.links[i].crossings(labels > i)
+            sent[:, i], back[:, i] = self.traffic[i].crossings(labels > i)
         return sent, back
 
     def totals(self, labels: np.ndarray, sent: np.ndarray, back: np.ndarray) -> np.ndarray:

@@ -45,7 +45,12 @@ def variable_moves(m: pyo.ConcreteModel, problem: RelaySplit) -> None:
     c, graph = problem.costs, problem.profile.graph
     arcs, tensors = range(len(c.arcs)), range(len(graph.tensors))
     domain = pyo.Binary if problem.detours else pyo.UnitInterval
-    back = [(a, t) for a in arcs for t in tensors if c.links[a].result == "device" and graph.tensors[t].is_output]
+    back = [
+        (a, t)
+        for a in arcs
+        for t in tensors
+        if c.result_beside(c.arcs[a][0]) == "device" and graph.tensors[t].is_output
+    ]
     m.y = pyo.Var(arcs, tensors, domain=domain, doc="tensor goes forward over a link")
     m.z = pyo.Var(back, domain=domain, doc="result comes back over a link")
 

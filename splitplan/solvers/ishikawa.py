@@ -42,7 +42,7 @@ class Ishikawa:
         return problem.no_cut
 
     def solve(self, problem: RelaySplit, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
-        """Build the network and cut it; always finishes (a tenth of a second at 500 layers), so limits are not needed."""
+        """Build the network and cut it; always finishes (milliseconds at hundreds of layers), so limits are not needed."""
         start = time.perf_counter()
         network = LabelNetwork.of(problem)
         built = time.perf_counter()
