@@ -86,7 +86,7 @@ def one(name: str, problem: sp.SplitPoint, smoke: bool, progress: Progress) -> d
 
     single_s = _median_s(decide_all, [None], 9) / len(asked)
     vector_s = _median_s(table.decide, [many], 5) / len(many)
-    lines_a, lines_b = table._line(table.fixed), table._line(table.per_lambda)
+    lines_a, lines_b = table.totals @ table.fixed, table.totals @ table.per_lambda
     scan_s = _median_s(lambda rate: int(np.argmin(lines_a + lines_b / rate)), asked[:200], rounds)
 
     progress(f"decide: {name}, fresh cuts")

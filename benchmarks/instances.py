@@ -173,16 +173,23 @@ def graph(
     )
 
 
-def profile(choose: Choices, g: sp.LayerGraph, ranges: Ranges = REAL, clock_hz: tuple[float, ...] = ()) -> sp.Profile:
-    """Random times at both places; the server is faster, most of the time. With clocks, the device's times at each."""
+def profile(
+    choose: Choices,
+    g: sp.LayerGraph,
+    ranges: Ranges = REAL,
+    clock_hz: tuple[float, ...] = (),
+    places: Sequence[str] = ("device", "server"),
+) -> sp.Profile:
+    """Random times at the places; each is faster than the one before, most of the time. With clocks, the first one's times at each."""
     rows: list[tuple[Any, ...]] = []
     for layer in g.layers:
         seconds = ranges.time(choose)
         for i, clock in enumerate(clock_hz or (np.nan,)):
-            rows.append((layer.name, "device", clock, seconds * (len(clock_hz or (1,)) - i), 0.0, 1, "given"))
-        server = ranges.time(choose) if chance(choose, 0.3) else seconds * choose.unit()
-        rows.append((layer.name, "server", np.nan, server, 0.0, 1, "given"))
-    origins = {place: sp.Origin(device="given by the user") for place in ("device", "server")}
+            rows.append((layer.name, places[0], clock, seconds * (len(clock_hz or (1,)) - i), 0.0, 1, "given"))
+        for place in places[1:]:
+            seconds = ranges.time(choose) if chance(choose, 0.3) else seconds * choose.unit()
+            rows.append((layer.name, place, np.nan, seconds, 0.0, 1, "given"))
+    origins = {place: sp.Origin(device="given by the user") for place in places}
     return sp.Profile(g, pd.DataFrame(rows, columns=list(COLUMNS)), origins)
 
 
@@ -190,7 +197,17 @@ def system(choose: Choices, ranges: Ranges = REAL) -> sp.System:
     """A random pair of devices with power data, over a random link with a radio, delays, framing and headers."""
     clocks = one_of(choose, ((), (), (5e8, 1e9), (4e8, 8e8, 1.2e9)))
     power = tuple(sorted(choose.unit() * 10 for _ in clocks or (0,)))
-    link = sp.Link(
+    way = link(choose, ranges)
+    return sp.System(
+        device=sp.Device("phone", clock_hz=clocks, active_power_w=power, idle_power_w=one_of(choose, (0.0, 0.5, 12.0))),
+        server=sp.Device("server"),
+        link=way,
+    )
+
+
+def link(choose: Choices, ranges: Ranges = REAL) -> sp.Link:
+    """A random link with a radio, delays, framing and headers."""
+    return sp.Link(
         "random",
         rate_up_bps=log_between(choose, *ranges.rate_bps),
         rate_down_bps=log_between(choose, *ranges.rate_bps),
@@ -200,11 +217,6 @@ def system(choose: Choices, ranges: Ranges = REAL) -> sp.System:
         overhead=one_of(choose, (1.0, 1.046)),
         header_bytes=one_of(choose, (0.0, 200.0)),
         radio=one_of(choose, (sp.Radio(0.0, 0.0, 0.0), sp.Radio(4.4e-7, 5.2e-8, 1.3))),
-    )
-    return sp.System(
-        device=sp.Device("phone", clock_hz=clocks, active_power_w=power, idle_power_w=one_of(choose, (0.0, 0.5, 12.0))),
-        server=sp.Device("server"),
-        link=link,
     )
 
 
@@ -263,6 +275,47 @@ def split_problem(
             if chance(choose, 0.25) and at[key][0] > 0:
                 options[name] = float(at[key][0]) * one_of(choose, (1.0, 1.3, 0.9, 0.5, 1e3))
     return sp.SplitPoint(p, s, **options)
+
+
+PLACES = ("device", "hub", "edge", "cloud")
+
+
+def relay_problem(
+    choose: Choices,
+    layers: int,
+    places: int = 3,
+    ranges: Ranges = REAL,
+    *,
+    direct: bool = False,
+    reach: int | None = None,
+    dense: float = 0.35,
+) -> sp.RelaySplit:
+    """A random RelaySplit along this many places; ``direct``: with most of the links between those that are no neighbours."""
+    path = (PLACES[0], *PLACES[len(PLACES) - places + 1 :])
+    g, first = graph(choose, layers, ranges, reach=reach, dense=dense), system(choose, ranges)
+    links = {(path[i], path[i + 1]): first.link if i == 0 else link(choose, ranges) for i in range(places - 1)}
+    beyond = [(path[i], path[j]) for i in range(places) for j in range(i + 2, places)]
+    links |= {pair: link(choose, ranges) for pair in beyond if direct and chance(choose, 0.8)}
+    pins: dict[str, tuple[str, ...]] = {}
+    if chance(choose, 0.4):
+        # Pins drawn from one placement of runs of layers never contradict each other.
+        ends = sorted(choose.whole(0, layers) for _ in path[1:])
+        for place, low, high in zip(path, (0, *ends), (*ends, layers), strict=True):
+            among = g.layers[low:high]
+            if among and chance(choose, 0.5):
+                pins[place] = tuple(dict.fromkeys(one_of(choose, among).name for _ in range(choose.whole(1, 2))))
+    return sp.RelaySplit(
+        profile(choose, g, ranges, first.device.clock_hz, path),
+        sp.System(links=links, **{path[0]: first.device}, **{p: sp.Device(p) for p in path[1:]}),
+        path,
+        objective=one_of(choose, LINEAR_OBJECTIVES),
+        wire=one_of(choose, ("fp32", "fp16", "int8")),
+        result=one_of(choose, (*path, "anywhere")),
+        pins=pins,
+        direct=direct,
+        input_bytes=one_of(choose, (None, None, 0.0, ranges.size_bytes[0] * 7)),
+        clock_hz=one_of(choose, (None, *first.device.clock_hz)),
+    )
 
 
 def users(

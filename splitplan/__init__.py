@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from splitplan.data.link import Link, Radio
     from splitplan.data.plan import SplitPlan
     from splitplan.data.profile import Origin, Profile
+    from splitplan.data.relay_plan import RelayPlan
+    from splitplan.data.relay_table import RelayTable
     from splitplan.data.scenario import Arrivals, Scenario, periodic, poisson
     from splitplan.data.split_table import SplitTable
     from splitplan.data.synthetic import markov_channel
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from splitplan.executor.profiler import profile
     from splitplan.executor.report import Report
     from splitplan.formulations.allocation import RateAllocation
+    from splitplan.formulations.relay import RelaySplit
     from splitplan.formulations.solution import Solution, Status, Termination
     from splitplan.formulations.split import SplitPoint
     from splitplan.models.graph import Layer, LayerGraph, Tensor
@@ -43,8 +46,10 @@ if TYPE_CHECKING:
     from splitplan.solvers.highs import Highs, HighsLP
     from splitplan.solvers.hull import cut_set
     from splitplan.solvers.ideals import Ideals
+    from splitplan.solvers.ishikawa import Ishikawa
     from splitplan.solvers.kkt import KKT
     from splitplan.solvers.mincut import MinCut
+    from splitplan.solvers.relay_table import relay_table
 
     read_graph = LayerGraph.read
 
@@ -57,6 +62,8 @@ _WHERE = {
     "splitplan.data.link": ("Link", "Radio"),
     "splitplan.data.plan": ("SplitPlan",),
     "splitplan.data.profile": ("Origin", "Profile"),
+    "splitplan.data.relay_plan": ("RelayPlan",),
+    "splitplan.data.relay_table": ("RelayTable",),
     "splitplan.data.scenario": ("Arrivals", "Scenario", "periodic", "poisson"),
     "splitplan.data.split_table": ("SplitTable",),
     "splitplan.data.synthetic": ("markov_channel",),
@@ -66,6 +73,7 @@ _WHERE = {
     "splitplan.executor.profiler": ("profile",),
     "splitplan.executor.report": ("Report",),
     "splitplan.formulations.allocation": ("RateAllocation",),
+    "splitplan.formulations.relay": ("RelaySplit",),
     "splitplan.formulations.solution": ("Solution", "Status", "Termination"),
     "splitplan.formulations.split": ("SplitPoint",),
     "splitplan.models.graph": ("Layer", "LayerGraph", "Tensor"),
@@ -79,8 +87,10 @@ _WHERE = {
     "splitplan.solvers.highs": ("Highs", "HighsLP"),
     "splitplan.solvers.hull": ("cut_set",),
     "splitplan.solvers.ideals": ("Ideals",),
+    "splitplan.solvers.ishikawa": ("Ishikawa",),
     "splitplan.solvers.kkt": ("KKT",),
     "splitplan.solvers.mincut": ("MinCut",),
+    "splitplan.solvers.relay_table": ("relay_table",),
 }
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
 
@@ -101,6 +111,7 @@ __all__ = [
     "Highs",
     "HighsLP",
     "Ideals",
+    "Ishikawa",
     "Layer",
     "LayerGraph",
     "Link",
@@ -113,6 +124,9 @@ __all__ = [
     "Radio",
     "RateAllocation",
     "RateEstimator",
+    "RelayPlan",
+    "RelaySplit",
+    "RelayTable",
     "Report",
     "Scan",
     "Scenario",
@@ -143,6 +157,7 @@ __all__ = [
     "poisson",
     "profile",
     "read_graph",
+    "relay_table",
     "split_table",
     "trace",
     "zoo",

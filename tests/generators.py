@@ -48,6 +48,14 @@ def split_problems(
 
 
 @st.composite
+def relay_problems(
+    draw: st.DrawFn, places: int = 3, least: int = 1, most: int = 5, direct: bool = False
+) -> sp.RelaySplit:
+    ranges = draw(st.sampled_from(list(instances.RANGES.values())))
+    return instances.relay_problem(Drawn(draw), draw(st.integers(least, most)), places, ranges, direct=direct)
+
+
+@st.composite
 def allocations(
     draw: st.DrawFn, most: int = 6, caps: float = 0.3, deadlines: float = 0.0, zeros: float = 0.1
 ) -> sp.RateAllocation:

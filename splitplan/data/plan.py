@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from splitplan.data.stored import Stored
 from splitplan.errors import DataError, FingerprintError, did_you_mean, raise_all
-from splitplan.models.graph import LayerGraph, check_schema, number_problem, read_json, write_whole
+from splitplan.models.graph import LayerGraph, number_problem
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SCHEMA = 1
 
 Wire = Literal["fp32", "fp16", "int8"]
 """Precision in which floating-point tensors cross the link."""
@@ -31,8 +28,44 @@ def wire_bytes(size_bytes: float, dtype: str, wire: Wire) -> float:
     return size_bytes if width is None or width <= target else size_bytes * target / width
 
 
+# -- what every plan is checked for ----------------------------------------------------------------------
+
+
+def check_texts(**values: object) -> list[str]:
+    """Which of the values are no text."""
+    return [f"{name} is {value!r}; give text" for name, value in values.items() if not isinstance(value, str)]
+
+
+def check_numbers(clock_hz: object, predicted: object) -> list[str]:
+    """What is wrong with a plan's clock and with what is predicted of it."""
+    bad = None if clock_hz is None else number_problem("clock_hz", clock_hz, positive=True)
+    problems = [bad] if bad else []
+    if not isinstance(predicted, Mapping):
+        return [*problems, f"predicted is {predicted!r}; give a mapping of names to numbers"]
+    return problems + [bad for k, v in predicted.items() if (bad := number_problem(f"predicted[{k!r}]", v))]
+
+
+def check_placed(graph: LayerGraph, fingerprint: str, placed: Collection[str], where: str) -> list[str]:
+    """Which layers of the graph are not placed, and which placed ones it has not.
+
+    Raises
+    ------
+    FingerprintError
+        The plan was made for another model.
+    """
+    if fingerprint != graph.fingerprint:
+        raise FingerprintError(
+            f"{where} was made for fingerprint {fingerprint[:12] or '(none)'}, but the model {graph.name!r} has "
+            f"{graph.fingerprint[:12] or '(none)'}: the structure, the weights, or which inputs are given by position and which by "
+            "keyword differ. Solve again for this model"
+        )
+    problems = [f"layer {x.name!r} is not placed" for x in graph.layers if x.name not in placed]
+    unknown = sorted(set(placed) - set(graph.index))
+    return problems + [f"layer {name!r} is not in the graph{did_you_mean(name, graph.index)}" for name in unknown]
+
+
 @dataclass(frozen=True)
-class SplitPlan:
+class SplitPlan(Stored):
     """Which layers run on the device and which on the server.
 
     Parameters
@@ -61,21 +94,14 @@ class SplitPlan:
     predicted: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{n} is {v!r}; give text" for n in ("model", "fingerprint") if not isinstance(v := getattr(self, n), str)
-        ]
+        problems = check_texts(model=self.model, fingerprint=self.fingerprint)
         for side in ("device_layers", "server_layers"):
             names = getattr(self, side)
             if isinstance(names, str) or not isinstance(names, Iterable) or not all(isinstance(x, str) for x in names):
                 problems.append(f"{side} is {names!r}; give a list of layer names")
             else:
                 object.__setattr__(self, side, tuple(names))
-        if self.clock_hz is not None and (bad := number_problem("clock_hz", self.clock_hz, positive=True)):
-            problems.append(bad)
-        if not isinstance(self.predicted, Mapping):
-            problems.append(f"predicted is {self.predicted!r}; give a mapping of names to numbers")
-        else:
-            problems += [bad for k, v in self.predicted.items() if (bad := number_problem(f"predicted[{k!r}]", v))]
+        problems += check_numbers(self.clock_hz, self.predicted)
         raise_all(problems, f"plan for {self.model!r}")
         if self.wire not in get_args(Wire):
             problems.append(f"wire is {self.wire!r}; give one of {', '.join(get_args(Wire))}")
@@ -118,18 +144,7 @@ class SplitPlan:
         """Raise unless the plan is one for this graph: same model, every layer placed once, data crossing one way."""
         _check_graph(graph)
         where = f"plan for {self.model!r}"
-        if self.fingerprint != graph.fingerprint:
-            raise FingerprintError(
-                f"{where} was made for fingerprint {self.fingerprint[:12] or '(none)'}, but the model {graph.name!r} has "
-                f"{graph.fingerprint[:12] or '(none)'}: the structure, the weights, or which inputs are given by position and which by "
-                "keyword differ. Solve again for this model"
-            )
-        placed = set(self.device_layers) | set(self.server_layers)
-        problems = [f"layer {x.name!r} is not placed" for x in graph.layers if x.name not in placed]
-        problems += [
-            f"layer {name!r} is not in the graph{did_you_mean(name, graph.index)}"
-            for name in sorted(placed - set(graph.index))
-        ]
+        problems = check_placed(graph, self.fingerprint, {*self.device_layers, *self.server_layers}, where)
         if not problems and not graph.is_monotone(self.server_layers):
             problems.append("a layer on the server feeds one on the device; data may cross one way only")
         raise_all(problems, where)
@@ -161,35 +176,6 @@ class SplitPlan:
 
         rows = [(name, "device") for name in self.device_layers] + [(name, "server") for name in self.server_layers]
         return pd.DataFrame(rows, columns=["layer", "place"])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists and dicts, with the schema's version."""
-        return {"schema": SCHEMA, "kind": "splitplan.SplitPlan", **asdict(self)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any], where: str = "plan") -> SplitPlan:
-        """The inverse of `to_dict`."""
-        check_schema(data, "splitplan.SplitPlan", SCHEMA, where)
-        body = {k: v for k, v in data.items() if k not in ("schema", "kind")}
-        try:
-            return cls(**body)
-        except TypeError as e:
-            raise DataError(f"a field is missing, unknown or of the wrong type: {e}", where) from e
-        except DataError as e:
-            raise DataError(e.problems, where) from e
-
-    def to_json(self) -> str:
-        """The plan as JSON."""
-        return json.dumps(self.to_dict(), indent=1)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write as JSON, whole or not at all."""
-        write_whole(path, self.to_json())
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> SplitPlan:
-        """Read what `save` wrote."""
-        return cls.from_dict(read_json(path), str(path))
 
 
 def _check_graph(graph: object) -> None:

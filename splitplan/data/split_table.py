@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from splitplan.data.plan import ResultAt, SplitPlan, Wire
-from splitplan.errors import DataError, FingerprintError, raise_all
-from splitplan.models.graph import LayerGraph, check_schema, number_problem, read_json, write_whole
+from splitplan.data.rate_table import RateTable, runs
+from splitplan.errors import DataError, raise_all
+from splitplan.models.graph import LayerGraph, number_problem
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,13 +21,12 @@ if TYPE_CHECKING:
 
     from splitplan.data.system import System
 
-SCHEMA = 1
 TOTALS = ("device_s", "server_s", "up_bits", "down_bits", "up_messages", "down_messages")
 """What a cut adds up to, in the order of the arrays' columns."""
 
 
 @dataclass(frozen=True, eq=False)
-class SplitTable:
+class SplitTable(RateTable):
     """The best cut at every uplink rate.
 
     Cuts stand in the order of the bits that they send, fewest first: cut 0 is for the slowest links. Between two neighbours
@@ -80,80 +77,25 @@ class SplitTable:
     pins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     about: Mapping[str, float] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        for name, shape in self._shapes().items():
-            given = np.array(getattr(self, name), bool if name == "on_server" else float)
-            given.setflags(write=False)
-            object.__setattr__(self, name, given)
-            if given.shape != shape:
-                raise DataError(f"{name} has shape {given.shape}, expected {shape}", f"split table of {self.model!r}")
-        raise_all(self._problems(), f"split table of {self.model!r}")
-        # What `decide` reads: a list, because a bisection of Python floats is the quickest that there is for one rate.
-        object.__setattr__(self, "_breaks", self.breaks_bps.tolist())
+    noun: ClassVar[str] = "split table"
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        cuts = len(self.totals)
-        return {
-            "on_server": (cuts, len(self.layers)),
-            "totals": (cuts, len(TOTALS)),
-            "breaks_bps": (max(0, cuts - 1),),
-            "fixed": (len(TOTALS),),
-            "per_lambda": (len(TOTALS),),
-        }
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "on_server", np.array(self.on_server, bool))
+        self._freeze(
+            on_server=(len(self.totals), len(self.layers)),
+            totals=(len(self.totals), len(TOTALS)),
+            fixed=(len(TOTALS),),
+            per_lambda=(len(TOTALS),),
+        )
 
     def _problems(self) -> list[str]:
-        problems = [] if len(self.totals) else ["it holds no cut; build it again"]
-        for name in ("totals", "breaks_bps", "fixed", "per_lambda"):
-            values = getattr(self, name)
-            if not np.isfinite(values).all() or (values < 0).any():
-                problems.append(f"{name} holds a negative or non-finite number; the file is damaged: build it again")
-        if (np.diff(self.breaks_bps) <= 0).any():
-            problems.append("breaks_bps does not ascend; the file is damaged: build it again")
-        problems += [
+        return [
             bad
             for name in ("rate_down_bps", "up_delay_s", "down_delay_s", "header_bytes", "overhead")
             if (bad := number_problem(f"link: {name}", self.link.get(name, math.nan)))
         ]
-        return problems
 
-    # -- deciding ------------------------------------------------------------------------------------
-
-    def decide(self, rate_bps: Any) -> Any:
-        """The best cut's number at an uplink rate; an array of rates gives an array of numbers.
-
-        Parameters
-        ----------
-        rate_bps : float or array of float
-            0 is a dead link: the cut that sends nothing, if there is one.
-
-        Raises
-        ------
-        DataError
-            A rate that is negative or no number; a rate of 0 when every cut sends something.
-        """
-        if type(rate_bps) is float and rate_bps > 0.0:
-            return bisect_left(self._breaks, rate_bps)  # type: ignore[attr-defined]
-        return self._decide(rate_bps)
-
-    def _decide(self, given: Any) -> Any:
-        try:
-            rates = np.asarray(given, float)
-        except (TypeError, ValueError) as e:
-            raise DataError(f"rate_bps is {given!r}; give bit/s as a number or an array of numbers", "decide") from e
-        worst = rates.min(initial=math.inf)  # NaN if any is
-        if not worst >= 0:
-            where = np.flatnonzero(~(rates.ravel() >= 0))
-            what = f"rate_bps[{where[0]}]" if rates.ndim else "rate_bps"
-            more = f" ({len(where)} such rates)" if len(where) > 1 else ""
-            raise DataError(f"{what} is {float(rates.ravel()[where[0]])}; give bit/s from 0 up{more}", "decide")
-        if worst == 0 and self.sends[0]:
-            raise DataError(
-                "rate_bps is 0, and every cut of this table sends something (pins or the result's place ask for it): no cut works "
-                "over a dead link",
-                "decide",
-            )
-        found = np.searchsorted(self.breaks_bps, rates, side="left")
-        return found if rates.ndim else int(found)
+    # -- what it costs -------------------------------------------------------------------------------
 
     @cached_property
     def sends(self) -> np.ndarray:
@@ -161,32 +103,11 @@ class SplitTable:
         found: np.ndarray = self.totals[:, 4] > 0
         return found
 
-    def cost(self, rate_bps: Any, cut: Any = None) -> Any:
-        """The objective at a rate: of the best cut, or of the numbered ones.
-
-        Parameters
-        ----------
-        rate_bps : float or array of float
-        cut : int or array of int, optional
-            Broadcast with the rates.
-        """
-        chosen = self.decide(rate_bps) if cut is None else cut
-        if "period" in self.objective:
-            pieces = self._pieces(chosen, rate_bps)
-            value = np.max([pieces[k] for k in ("device_s", "uplink_s", "server_s", "downlink_s")], axis=0)
-        else:
-            value = self._line(self.fixed)[chosen] + self._over(self._line(self.per_lambda)[chosen], rate_bps)
-        return value if np.ndim(value) else float(value)
-
-    def _line(self, weights: np.ndarray) -> np.ndarray:
-        line: np.ndarray = self.totals @ weights
-        return line
-
-    @staticmethod
-    def _over(bits: Any, rate_bps: Any) -> Any:
-        """Bits / rate, where nothing takes no time also on a dead link."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(np.asarray(bits) == 0, 0.0, np.divide(bits, rate_bps))
+    def _cost(self, cut: Any, rate_bps: Any) -> Any:
+        if "period" not in self.objective:
+            return super()._cost(cut, rate_bps)
+        pieces = self._pieces(cut, rate_bps)
+        return np.max([pieces[k] for k in ("device_s", "uplink_s", "server_s", "downlink_s")], axis=0)
 
     def _pieces(self, cut: Any, rate_bps: Any) -> dict[str, Any]:
         device, server, up, down, ups, downs = (self.totals[:, k][cut] for k in range(len(TOTALS)))
@@ -207,8 +128,7 @@ class SplitTable:
 
     def plan(self, cut: int, rate_bps: float | None = None) -> SplitPlan:
         """The plan of a cut; with a rate, also what is predicted of it there."""
-        if not -len(self) <= cut < len(self):
-            raise DataError(f"cut {cut} of a table of {len(self)}; give 0 to {len(self) - 1}", "plan")
+        self._known(cut)
         far, predicted = self.on_server[cut], {}
         if rate_bps is not None:
             self._decide(rate_bps)
@@ -230,41 +150,28 @@ class SplitTable:
 
     def check(self, graph: LayerGraph | None = None, system: System | None = None) -> None:
         """Raise unless the table is one of this model, and for the devices and the link of this system (its rate may differ)."""
-        where = f"split table of {self.model!r}"
-        if graph is not None and graph.fingerprint != self.fingerprint:
-            raise FingerprintError(
-                f"{where} was made for fingerprint {self.fingerprint[:12]}, the model {graph.name!r} has {graph.fingerprint[:12]}: "
-                "the structure or the weights differ. Build the table again for this model"
-            )
+        self._check_model(graph)
         if system is None:
             return
-        problems = [
-            f"its times are of {name} as {place}, the system has {describe_place(system, place)} there: build it again from a profile of it"
-            for place, name in self.places.items()
-            if describe_place(system, place) != name
-        ]
+        problems = self._other_devices(self.places, system)
         problems += [
             f"it was made for a link with {name} = {value:g}, the system's has {getattr(system.link, name):g}: build it again"
             for name, value in self.link.items()
             if not math.isclose(getattr(system.link, name), value, rel_tol=1e-9)
         ]
-        raise_all(problems, where)
+        raise_all(problems, self._where)
 
     # -- seeing ------------------------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        return len(self.totals)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a cut: the rates at which it is best, where it cuts, and what it adds up to."""
         import pandas as pd
 
-        ends = [0.0, *self.breaks_bps, math.inf]
         plans = [self.plan(i) for i in range(len(self))]
         return pd.DataFrame(
             {
-                "from_bps": ends[:-1],
-                "to_bps": ends[1:],
+                "from_bps": [low for low, _ in self.spans],
+                "to_bps": [high for _, high in self.spans],
                 "device_layers": [len(p.device_layers) for p in plans],
                 "server_layers": [len(p.server_layers) for p in plans],
                 "last_on_device": [p.device_layers[-1] if p.device_layers else "(input)" for p in plans],
@@ -279,9 +186,9 @@ class SplitTable:
         lines = [
             f"split table of {self.model!r}: least {what}, {len(self)} cuts (wire {self.wire}, result at {self.result})"
         ]
-        ends, sent = [0.0, *self.breaks_bps.tolist(), math.inf], self._pieces(slice(None), 1.0)["up_bytes"]
-        for i in range(len(self)):
-            span = f"{ends[i] / 1e6:10.4g} … {ends[i + 1] / 1e6:<10.4g} Mbit/s"
+        sent = self._pieces(slice(None), 1.0)["up_bytes"]
+        for i, (low, high) in enumerate(self.spans):
+            span = f"{low / 1e6:10.4g} … {high / 1e6:<10.4g} Mbit/s"
             lines.append(f"{i:3}  {span}  {self.plan(i).describe()}; sends {sent[i]:,.0f} bytes")
         lines += [f"{k}: {v:g}" for k, v in self.about.items()]
         return "\n".join(lines)
@@ -329,8 +236,7 @@ class SplitTable:
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and dicts, with the schema's version; placements as runs of layers on the device."""
         return {
-            "schema": SCHEMA,
-            "kind": "splitplan.SplitTable",
+            **self.stamp(),
             **{k: getattr(self, k) for k in ("model", "fingerprint", "wire", "result", "clock_hz", "input_bytes")},
             "objective": dict(self.objective),
             "places": dict(self.places),
@@ -341,7 +247,7 @@ class SplitTable:
             "per_lambda": self.per_lambda.tolist(),
             "breaks_bps": self.breaks_bps.tolist(),
             "cuts": [
-                {"device": _runs(~far), "totals": totals.tolist()}
+                {"device": runs(~far), "totals": totals.tolist()}
                 for far, totals in zip(self.on_server, self.totals, strict=True)
             ],
             "layers": list(self.layers),
@@ -350,12 +256,11 @@ class SplitTable:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "split table") -> SplitTable:
         """The inverse of `to_dict`."""
-        check_schema(data, "splitplan.SplitTable", SCHEMA, where)
-        body = {k: v for k, v in data.items() if k not in ("schema", "kind", "cuts")}
+        body = cls.unstamped(data, where)
         try:
+            cuts = body.pop("cuts")
             body["layers"] = tuple(str(name) for name in body["layers"])
             body["pins"] = {k: tuple(v) for k, v in body["pins"].items()}
-            cuts = data["cuts"]
             far = np.ones((len(cuts), len(body["layers"])), bool)
             for row, cut in zip(far, cuts, strict=True):
                 for first, last in cut["device"]:
@@ -370,25 +275,3 @@ class SplitTable:
             ) from e
         except DataError as e:
             raise DataError(e.problems, where) from e
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write as JSON, whole or not at all."""
-        write_whole(path, json.dumps(self.to_dict(), separators=(",", ":")))
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> SplitTable:
-        """Read what `save` wrote."""
-        return cls.from_dict(read_json(path), str(path))
-
-
-def describe_place(system: System, place: str) -> str:
-    """A device's name, and how it is slowed."""
-    device = system.places[place]
-    return device.name + (f" slowed {device.slowdown:g}x" if device.slowdown != 1 else "")
-
-
-def _runs(mask: np.ndarray) -> list[list[int]]:
-    """Runs of True as [first, past the last]."""
-    edges = np.flatnonzero(np.diff(np.r_[False, mask, False]))
-    runs: list[list[int]] = edges.reshape(-1, 2).tolist()
-    return runs

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from splitplan.data.link import Link
 from splitplan.data.plan import ResultAt, Wire, wire_bytes
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
-from splitplan.models.graph import INPUT
+from splitplan.models.graph import INPUT, LayerGraph
 
 
 def seconds_per_bit(rate_bps: float) -> float:
@@ -82,6 +83,122 @@ class SplitTotals:
         return (self.device_s, self.server_s, self.up_bits, self.down_bits, self.up_messages, self.down_messages)
 
 
+@dataclass(frozen=True)
+class LinkCosts:
+    """What a link costs: curves that need no network, as weights of what goes over it."""
+
+    link: Link
+
+    @cached_property
+    def uplink_bits(self) -> Linear:
+        """Bits that a frame puts on the uplink, the message's header included."""
+        return Linear(up_bits=1.0, up_messages=8.0 * self.link.header_bytes)
+
+    @cached_property
+    def uplink(self) -> Linear:
+        """Seconds for which a frame occupies the uplink (its delay occupies nothing)."""
+        return seconds_per_bit(self.link.rate_up_bps) * self.uplink_bits
+
+    @cached_property
+    def downlink(self) -> Linear:
+        """Seconds for which a frame's result occupies the downlink."""
+        per_bit = seconds_per_bit(self.link.rate_down_bps)
+        return Linear(down_bits=per_bit, down_messages=8.0 * self.link.header_bytes * per_bit)
+
+    @cached_property
+    def delays(self) -> Linear:
+        """Seconds on the way that occupy nothing: once a message."""
+        return Linear(up_messages=self.link.up_delay_s, down_messages=self.link.down_delay_s)
+
+    @cached_property
+    def latency(self) -> Linear:
+        """Seconds that the link adds to a frame's latency."""
+        return self.uplink + self.downlink + self.delays
+
+    @cached_property
+    def radio(self) -> Linear:
+        """Joules of the radio at the link's near side: its power while it sends, while it receives."""
+        link, radio = self.link, self.link.needs_radio
+        sending_w = radio.up_w_per_bps * link.rate_up_bps + radio.base_w
+        return sending_w * self.uplink + self._receiving
+
+    @cached_property
+    def _receiving(self) -> Linear:
+        radio = self.link.needs_radio
+        return (radio.down_w_per_bps * self.link.rate_down_bps + radio.base_w) * self.downlink
+
+    @cached_property
+    def latency_by_lambda(self) -> tuple[Linear, Linear]:
+        """`latency` at every uplink rate: fixed + λ · rising, λ = 1 / rate; the pair (fixed, rising)."""
+        return self.downlink + self.delays, self.uplink_bits
+
+    @cached_property
+    def radio_by_lambda(self) -> tuple[Linear, Linear]:
+        """`radio` at every uplink rate. Sending takes up_w_per_bps · R + base_w for λ s a bit: the first part does not depend on R."""
+        radio = self.link.needs_radio
+        return self._receiving + radio.up_w_per_bps * self.uplink_bits, radio.base_w * self.uplink_bits
+
+
+@dataclass(frozen=True, eq=False)
+class Traffic:
+    """What a network's tensors put on a link between the places on its near and far side.
+
+    Parameters
+    ----------
+    graph : LayerGraph
+    link : Link
+    wire : {"fp32", "fp16", "int8"}
+    result : {"device", "server", "anywhere"}
+        On which side of this link the result must end: near, far, or either.
+    input_bytes : float or None
+        Bytes of the raw input on the wire, when it is not what the graph says (a JPEG, say).
+    """
+
+    graph: LayerGraph
+    link: Link
+    wire: Wire
+    result: ResultAt
+    input_bytes: float | None
+
+    @cached_property
+    def up_bits(self) -> np.ndarray:
+        """8·d_t: bits of each tensor on the way up, framing included, shape (tensors,)."""
+        factor = 8.0 * self.link.overhead
+        bits = np.array([factor * wire_bytes(t.size_bytes, t.dtype, self.wire) for t in self.graph.tensors])
+        if self.input_bytes is not None:
+            # A stated input size replaces the tensors' sizes as a whole, shared in their proportion.
+            born = np.array([t.producer == INPUT for t in self.graph.tensors])
+            total = bits[born].sum()
+            bits[born] = factor * self.input_bytes * (bits[born] / total if total else 1 / max(1, born.sum()))
+        return bits
+
+    @cached_property
+    def down_bits(self) -> np.ndarray:
+        """8·d_t for the model's outputs if they come back over this link, else 0, shape (tensors,)."""
+        factor = 8.0 * self.link.overhead if self.result == "device" else 0.0
+        return np.array(
+            [factor * wire_bytes(t.size_bytes, t.dtype, self.wire) * t.is_output for t in self.graph.tensors]
+        )
+
+    def crossings(self, beyond: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which tensors go up and which come down, two arrays of bool, shape (placements, tensors).
+
+        Parameters
+        ----------
+        beyond : array of bool, shape (placements, layers)
+            Which layers run on the link's far side, or farther.
+        """
+        graph, x = self.graph, np.asarray(beyond, bool)
+        born = graph.producers < 0
+        far = x[:, graph.producers] & ~born  # the input is on the near side
+        outputs = np.array([t.is_output for t in graph.tensors])
+        wanted = np.asarray((graph.readers @ x.T.astype(float)).T > 0)
+        if self.result == "server":
+            wanted |= outputs
+        returned = far & outputs if self.result == "device" else np.zeros_like(far)
+        return ~far & wanted, returned
+
+
 @dataclass(frozen=True, eq=False)
 class SplitCosts:
     """The coefficients of a split between ``device`` and ``server``.
@@ -107,6 +224,16 @@ class SplitCosts:
     clock_hz: float | None = None
 
     @cached_property
+    def over(self) -> LinkCosts:
+        """The costs of the link."""
+        return LinkCosts(self.system.link)
+
+    @cached_property
+    def traffic(self) -> Traffic:
+        """What may go over the link."""
+        return Traffic(self.profile.graph, self.system.link, self.wire, self.result, self.input_bytes)
+
+    @cached_property
     def device_s(self) -> np.ndarray:
         """a_v: seconds of each layer on the device, shape (layers,)."""
         return self.profile.seconds("device", self.clock_hz)
@@ -118,23 +245,13 @@ class SplitCosts:
 
     @cached_property
     def up_bits(self) -> np.ndarray:
-        """8·d_t: bits of each tensor on the way up, framing included, shape (tensors,)."""
-        graph, factor = self.profile.graph, 8.0 * self.system.link.overhead
-        bits = np.array([factor * wire_bytes(t.size_bytes, t.dtype, self.wire) for t in graph.tensors])
-        if self.input_bytes is not None:
-            # A stated input size replaces the tensors' sizes as a whole, shared in their proportion.
-            born = np.array([t.producer == INPUT for t in graph.tensors])
-            total = bits[born].sum()
-            bits[born] = factor * self.input_bytes * (bits[born] / total if total else 1 / max(1, born.sum()))
-        return bits
+        """β_t, see `Traffic.up_bits`."""
+        return self.traffic.up_bits
 
     @cached_property
     def down_bits(self) -> np.ndarray:
-        """8·d_t for the model's outputs if they return to the device, else 0, shape (tensors,)."""
-        factor = 8.0 * self.system.link.overhead if self.result == "device" else 0.0
-        return np.array(
-            [factor * wire_bytes(t.size_bytes, t.dtype, self.wire) * t.is_output for t in self.profile.graph.tensors]
-        )
+        """γ_t, see `Traffic.down_bits`."""
+        return self.traffic.down_bits
 
     # -- the costs, as weights of the totals -------------------------------------------------------
 
@@ -148,10 +265,10 @@ class SplitCosts:
         """Busy seconds of the server for each frame."""
         return Linear(server_s=1.0)
 
-    @cached_property
+    @property
     def uplink_bits(self) -> Linear:
         """Bits that a frame puts on the uplink, the message's header included."""
-        return Linear(up_bits=1.0, up_messages=8.0 * self.system.link.header_bytes)
+        return self.over.uplink_bits
 
     @cached_property
     def upload(self) -> Linear:
@@ -159,27 +276,9 @@ class SplitCosts:
         return 0.125 * self.uplink_bits
 
     @cached_property
-    def uplink(self) -> Linear:
-        """Seconds for which a frame occupies the uplink (its delay occupies nothing)."""
-        return seconds_per_bit(self.system.link.rate_up_bps) * self.uplink_bits
-
-    @cached_property
-    def downlink(self) -> Linear:
-        """Seconds for which a frame's result occupies the downlink."""
-        link = self.system.link
-        per_bit = seconds_per_bit(link.rate_down_bps)
-        return Linear(down_bits=per_bit, down_messages=8.0 * link.header_bytes * per_bit)
-
-    @cached_property
-    def waiting(self) -> Linear:
-        """Seconds of a frame's latency in which the device does not compute."""
-        delays = Linear(up_messages=self.system.link.up_delay_s, down_messages=self.system.link.down_delay_s)
-        return self.uplink + self.server + self.downlink + delays
-
-    @cached_property
     def latency(self) -> Linear:
         """Seconds from a frame's input to its result, alone in the system: device, way up, server, way back in turn."""
-        return self.device + self.waiting
+        return self.device + self.server + self.over.latency
 
     @cached_property
     def energy(self) -> Linear:
@@ -187,38 +286,34 @@ class SplitCosts:
 
         That is P_idle·latency + (P(f) − P_idle)·busy + P_radio·(sending, receiving), put so that nothing cancels.
         """
-        device, link = self.system.device, self.system.link
-        radio, idle_w = link.needs_radio, device.idle_w
-        sending_w = radio.up_w_per_bps * link.rate_up_bps + radio.base_w
-        receiving_w = radio.down_w_per_bps * link.rate_down_bps + radio.base_w
-        return (
-            device.power_w(self.clock_hz) * self.device
-            + idle_w * self.waiting
-            + sending_w * self.uplink
-            + receiving_w * self.downlink
-        )
+        device = self.system.device
+        waiting = self.server + self.over.latency
+        return device.power_w(self.clock_hz) * self.device + device.idle_w * waiting + self.over.radio
 
     def by_lambda(self, what: str) -> tuple[Linear, Linear]:
         """Latency, energy or upload at every uplink rate: fixed + λ · rising, λ = 1 / rate; the pair (fixed, rising).
 
         Written for any rate; `latency` and `energy` are it at the link's own.
         """
-        delays = Linear(up_messages=self.system.link.up_delay_s, down_messages=self.system.link.down_delay_s)
-        waits = self.server + self.downlink + delays
+        waits, sends = self.over.latency_by_lambda
         if what == "latency":
-            return self.device + waits, self.uplink_bits
+            return self.device + self.server + waits, sends
         if what == "upload":
             return self.upload, Linear()
-        device, radio, idle_w = self.system.device, self.system.link.needs_radio, self.system.device.idle_w
-        receiving_w = radio.down_w_per_bps * self.system.link.rate_down_bps + radio.base_w
-        fixed = device.power_w(self.clock_hz) * self.device + idle_w * waits + receiving_w * self.downlink
-        # Sending takes up_w_per_bps · R + base_w for λ seconds a bit: the first part does not depend on the rate.
-        return fixed + radio.up_w_per_bps * self.uplink_bits, (idle_w + radio.base_w) * self.uplink_bits
+        device = self.system.device
+        fixed, rising = self.over.radio_by_lambda
+        busy = device.power_w(self.clock_hz) * self.device
+        return busy + device.idle_w * (self.server + waits) + fixed, device.idle_w * sends + rising
 
     @property
     def stages(self) -> dict[str, Linear]:
         """What works at once when frames follow each other; the period is the largest (links full duplex)."""
-        return {"device": self.device, "uplink": self.uplink, "server": self.server, "downlink": self.downlink}
+        return {
+            "device": self.device,
+            "uplink": self.over.uplink,
+            "server": self.server,
+            "downlink": self.over.downlink,
+        }
 
     # -- totals ------------------------------------------------------------------------------------
 
@@ -247,13 +342,5 @@ class SplitCosts:
         )
 
     def crossings(self, on_server: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which tensors go up and which come down, two arrays of bool, shape (placements, tensors)."""
-        graph, x = self.profile.graph, np.asarray(on_server, bool)
-        born = graph.producers < 0
-        far = x[:, graph.producers] & ~born  # the input is on the device
-        outputs = np.array([t.is_output for t in graph.tensors])
-        wanted = np.asarray((graph.readers @ x.T.astype(float)).T > 0)
-        if self.result == "server":
-            wanted |= outputs
-        returned = far & outputs if self.result == "device" else np.zeros_like(far)
-        return ~far & wanted, returned
+        """Which tensors go up and which come down, see `Traffic.crossings`."""
+        return self.traffic.crossings(on_server)

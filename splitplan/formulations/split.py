@@ -16,6 +16,7 @@ from splitplan.errors import DataError, SolverError, listed, raise_all
 from splitplan.formulations import split_cuts
 from splitplan.formulations.base import TOLERANCE, Formulation
 from splitplan.formulations.costs import Linear, SplitCosts
+from splitplan.formulations.scaled import Scaled
 from splitplan.formulations.solution import Alternative
 from splitplan.formulations.split_checks import problems
 
@@ -32,14 +33,12 @@ KEYS = {
     "memory": "memory_bytes",
     "upload": "up_bytes",
 }
-SCALE = 1e4
-"""The objective is scaled so that a good plan costs about this: solver tolerances are absolute."""
 SAMPLED = 33
 """Most cuts that are priced to find that good plan."""
 
 
 @dataclass(frozen=True, eq=False)
-class SplitPoint(Formulation):
+class SplitPoint(Scaled, Formulation):
     r"""Cut a network, given as a DAG of layers v and tensors t, between a device and a server.
 
     Variables: x_v ∈ {0,1}, 1 when layer v runs on the server; y_t ∈ [0,1], 1 when tensor t crosses; u, w ∈ [0,1], 1 when a
@@ -197,7 +196,7 @@ class SplitPoint(Formulation):
         return frozenset(self._pins[0]), frozenset(self._pins[1])
 
     @cached_property
-    def _sampled(self) -> tuple[float, float, float | None]:
+    def sampled(self) -> tuple[float, float, float | None]:
         """Of some prefix cuts: the least positive objective (within the limits if any is), the largest, the least within."""
         n, (stay, go) = len(self.profile.graph), self._pins
         x = np.arange(n) >= np.unique(np.linspace(0, n, SAMPLED).round())[:, None]
@@ -211,28 +210,6 @@ class SplitPoint(Formulation):
             if np.any(positive := costs["objective"][choice & (costs["objective"] > 0)]):
                 least = float(positive.min())
         return least, most, float(costs["objective"][within].min()) if within.any() else None
-
-    @property
-    def known(self) -> float | None:
-        """The objective of some plan within the limits, when a look at the prefix cuts shows one: no optimum costs more."""
-        return self._sampled[2]
-
-    @cached_property
-    def scale(self) -> float:
-        """Factor that brings a good plan's objective to `SCALE`; 1 when all that were sampled cost nothing."""
-        least = self._sampled[0]
-        return SCALE / least if least else 1.0
-
-    def scaled_for(self, objective: float) -> SplitPoint:
-        """The same problem, its `scale` such that a plan of this objective costs `SCALE`."""
-        same = replace(self)
-        same.__dict__["scale"] = SCALE / objective
-        return same
-
-    @cached_property
-    def smallest(self) -> float:
-        """A unit of the scaled objective (solvers' tolerances are absolute), or the rounding of the largest costs."""
-        return max(1.0 / self.scale, 1e-12 * self._sampled[1])
 
     # -- plain arithmetic ----------------------------------------------------------------------------
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, get_args
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, get_args
 
+from splitplan.data.link import Link
 from splitplan.data.plan import ResultAt, Wire
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
@@ -30,29 +32,36 @@ def problems(p: SplitPoint) -> list[str]:
     found = check_places(p.profile, p.system)
     if not found:
         found += _power_and_clock(p)
-    weights: dict[Any, Any] = {}
-    if isinstance(p.objective, str):
-        weights = {p.objective: 1.0}
-    elif isinstance(p.objective, Mapping):
-        weights = dict(p.objective)
-    else:
-        found.append(f"objective is {p.objective!r}; give one of {', '.join(OBJECTIVES)}, or weights of them")
-    found += [
-        f"unknown objective {k!r}; known: {', '.join(OBJECTIVES)}{did_you_mean(k, OBJECTIVES)}"
-        for k in weights
-        if k not in OBJECTIVES
-    ]
-    found += [bad for k, v in weights.items() if (bad := number_problem(f"weight of {k!r}", v))]
-    if not found and not any(weights.values()):
-        found.append("all weights of the objective are 0; give at least one positive weight")
+    found += check_objective(p.objective, OBJECTIVES, found)
     for name, zero in ZERO_ALLOWED.items():
         if (value := getattr(p, name)) is not None and (bad := number_problem(name, value, positive=not zero)):
             found.append(bad)
-    if p.wire not in get_args(Wire):
-        found.append(f"wire is {p.wire!r}; give one of {', '.join(get_args(Wire))}")
-    if p.result not in get_args(ResultAt):
-        found.append(f"result is {p.result!r}; give one of {', '.join(get_args(ResultAt))}")
+    found += check_one_of("wire", p.wire, get_args(Wire)) + check_one_of("result", p.result, get_args(ResultAt))
     return found + _pins(p, found)
+
+
+def check_one_of(name: str, value: object, known: Sequence[str]) -> list[str]:
+    """What is wrong with a choice."""
+    return [] if value in known else [f"{name} is {value!r}; give one of {', '.join(known)}"]
+
+
+def check_objective(objective: object, known: Sequence[str], before: Sequence[str] = ()) -> list[str]:
+    """What is wrong with an objective: a name, or weights. That all weights are 0 is said only when nothing was found ``before``."""
+    if not isinstance(objective, (str, Mapping)):
+        return [f"objective is {objective!r}; give one of {', '.join(known)}, or weights of them"]
+    weights = {objective: 1.0} if isinstance(objective, str) else dict(objective)
+    found = [
+        f"unknown objective {k!r}; known: {', '.join(known)}{did_you_mean(k, known)}" for k in weights if k not in known
+    ]
+    found += [bad for k, v in weights.items() if (bad := number_problem(f"weight of {k!r}", v))]
+    if not found and not before and not any(weights.values()):
+        found.append("all weights of the objective are 0; give at least one positive weight")
+    return found
+
+
+def asks_energy(objective: object) -> bool:
+    """Whether an objective, well-formed or not, speaks of energy."""
+    return objective == "energy" or (isinstance(objective, Mapping) and "energy" in objective)
 
 
 def _pins(p: SplitPoint, before: list[str]) -> list[str]:
@@ -74,7 +83,15 @@ def _pins(p: SplitPoint, before: list[str]) -> list[str]:
 
 def _power_and_clock(p: SplitPoint) -> list[str]:
     """Why the device has no times at the clock, or no power when energy is asked for."""
-    device, found = p.system.device, list[str]()
+    energy = p.energy_budget_j is not None or asks_energy(p.objective)
+    return check_power(p.profile, p.system, "device", p.clock_hz, (p.system.link,) if energy else None)
+
+
+def check_power(
+    profile: Profile, system: System, place: str, clock_hz: float | None, radios: Sequence[Link] | None
+) -> list[str]:
+    """Why the device at a place has no times at the clock, or no power; ``radios``: its links, None when energy is not asked for."""
+    device, found = system.places[place], list[str]()
 
     def tried(action: Callable[[], object]) -> None:
         try:
@@ -82,30 +99,41 @@ def _power_and_clock(p: SplitPoint) -> list[str]:
         except DataError as e:
             found.extend(f"{e.where}: {x}" for x in e.problems)
 
-    clock = p.clock_hz
-    if clock is not None and (bad := number_problem("clock_hz", clock, positive=True)):
+    if clock_hz is not None and (bad := number_problem("clock_hz", clock_hz, positive=True)):
         return [bad]
-    tried(lambda: p.profile.seconds("device", device.check_clock(clock)))
-    asks = p.objective if isinstance(p.objective, (str, Mapping)) else ()
-    if p.energy_budget_j is not None or "energy" in ([asks] if isinstance(asks, str) else asks):
+    tried(lambda: profile.seconds(place, device.check_clock(clock_hz)))
+    if radios is not None:
         tried(lambda: device.power_w(None))
         tried(lambda: device.idle_w)
-        tried(lambda: p.system.link.needs_radio)
+        for link in radios:
+            tried(partial(getattr, link, "needs_radio"))
     return list(dict.fromkeys(found))  # both powers missing is one defect
 
 
 def check_places(profile: Profile, system: System) -> list[str]:
     """Why a profile and a system cannot be priced as a split; empty when they can."""
-    found = [
-        f"the profile has no times for place {p!r}; it has {', '.join(profile.places)}"
-        for p in ("device", "server")
-        if p not in profile.places
-    ]
+    places = ("device", "server")
+    found = check_times(profile, places)
     try:
         system.link, system.device, system.server  # noqa: B018  (asked for its error)
     except DataError as e:
         return found + list(e.problems)
-    for place in ("device", "server"):
+    return found + check_devices(profile, system, places)
+
+
+def check_times(profile: Profile, places: Sequence[str]) -> list[str]:
+    """At which places a profile has no times."""
+    return [
+        f"the profile has no times for place {p!r}; it has {', '.join(profile.places)}"
+        for p in places
+        if p not in profile.places
+    ]
+
+
+def check_devices(profile: Profile, system: System, places: Sequence[str]) -> list[str]:
+    """At which places of a system stands another device than the profile was made on."""
+    found = []
+    for place in places:
         origin, device = profile.origins.get(place), system.places[place]
         if origin is None or origin.device == "given by the user":
             continue

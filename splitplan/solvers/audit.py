@@ -10,6 +10,7 @@ from splitplan.formulations.solution import Audit
 
 if TYPE_CHECKING:
     from splitplan.data.plan import SplitPlan
+    from splitplan.data.profile import Profile
     from splitplan.data.users import AllocationPlan
     from splitplan.formulations.allocation import RateAllocation
     from splitplan.formulations.split import SplitPoint
@@ -47,7 +48,9 @@ def audit_split(problem: SplitPoint, plan: SplitPlan, duals: dict[str, Any]) -> 
     if plan.clock_hz != clock:
         broken.append(f"clock is {plan.clock_hz}, the problem says {clock}")
 
-    device_times, server_times = _times(problem, "device", clock), _times(problem, "server", None)
+    device_times, server_times = (
+        seconds_by_layer(problem.profile, place, at) for place, at in (("device", clock), ("server", None))
+    )
     device_s = math.fsum(device_times[v] for v in plan.device_layers)
     server_s = math.fsum(server_times[v] for v in plan.server_layers)
 
@@ -55,14 +58,14 @@ def audit_split(problem: SplitPoint, plan: SplitPlan, duals: dict[str, Any]) -> 
     if problem.result == "server":
         sent += [t for t in graph.outputs if t.producer not in far and t not in sent]
     back = [t for t in graph.outputs if t.producer in far] if problem.result == "device" else []
-    payload = {t.name: _on_wire(t.size_bytes, t.dtype, problem.wire) for t in sent}
+    payload = {t.name: bytes_on_wire(t.size_bytes, t.dtype, problem.wire) for t in sent}
     if problem.input_bytes is not None:
-        born = {t.name: _on_wire(t.size_bytes, t.dtype, problem.wire) for t in graph.inputs}
+        born = {t.name: bytes_on_wire(t.size_bytes, t.dtype, problem.wire) for t in graph.inputs}
         whole = math.fsum(born.values())
         for name in born.keys() & payload.keys():
             payload[name] = problem.input_bytes * (born[name] / whole if whole else 1 / len(born))
     up_payload = math.fsum(payload.values())
-    down_payload = math.fsum(_on_wire(t.size_bytes, t.dtype, problem.wire) for t in back)
+    down_payload = math.fsum(bytes_on_wire(t.size_bytes, t.dtype, problem.wire) for t in back)
     up_busy = 8 * (up_payload * link.overhead + (link.header_bytes if sent else 0)) / link.rate_up_bps
     down_busy = 8 * (down_payload * link.overhead + (link.header_bytes if back else 0)) / link.rate_down_bps
     delay = (link.up_delay_s if sent else 0) + (link.down_delay_s if back else 0)
@@ -97,9 +100,9 @@ def audit_split(problem: SplitPoint, plan: SplitPlan, duals: dict[str, Any]) -> 
     return Audit("solvers.audit.audit_split", objective, terms, tuple(broken))
 
 
-def _times(problem: SplitPoint, place: str, clock_hz: float | None) -> dict[str, float]:
+def seconds_by_layer(profile: Profile, place: str, clock_hz: float | None) -> dict[str, float]:
     """Seconds by layer, straight from the profile's rows; the highest clock when none is named."""
-    rows = [(layer, clock, seconds) for layer, at, clock, seconds in problem.profile.records if at == place]
+    rows = [(layer, clock, seconds) for layer, at, clock, seconds in profile.records if at == place]
     if clock_hz is None:
         clock_hz = max((clock for _, clock, _ in rows if not math.isnan(clock)), default=None)
     return {
@@ -109,7 +112,7 @@ def _times(problem: SplitPoint, place: str, clock_hz: float | None) -> dict[str,
     }
 
 
-def _on_wire(size_bytes: float, dtype: str, wire: str) -> float:
+def bytes_on_wire(size_bytes: float, dtype: str, wire: str) -> float:
     """A tensor's bytes at the wire's precision: floats are narrowed, never widened."""
     wide = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
     narrow = {"fp32": 4, "fp16": 2, "int8": 1}

@@ -7,12 +7,13 @@ is no better, which proves the two neighbours, or is a new line between them. 2H
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from splitplan.data.split_table import SplitTable, describe_place
+from splitplan.data.rate_table import describe_place
+from splitplan.data.split_table import SplitTable
 from splitplan.errors import DataError, SolverError
 from splitplan.formulations.split import SplitPoint
 from splitplan.solvers.compress import Compressed, articulations, block, compress
@@ -82,8 +83,7 @@ def _linear_table(problem: SplitPoint, compressed: bool) -> SplitTable:
     far = cuts[:, small.label]
     totals = np.column_stack(problem.costs.totals(far).values)
     lines = list(zip(totals @ fixed.weights, totals @ per_lambda.weights, strict=True))
-    kept = lower_hull(lines)
-    breaks = [(lines[j][1] - lines[i][1]) / (lines[i][0] - lines[j][0]) for i, j in itertools.pairwise(kept)]
+    kept, breaks = best_lines(lines)
     about = {"layers": float(n), "nodes_after_compression": float(small.nodes), "blocks": float(small.blocks)}
     about |= {"blocks_dominated": float(small.dominated), "minimum_cuts": float(solved)}
     return _table(
@@ -226,6 +226,12 @@ def envelope(
             found.append(new)
             pending += [(left, new), (new, right)]
     return [f.mask for f in found], solved
+
+
+def best_lines(lines: Sequence[Line]) -> tuple[list[int], list[float]]:
+    """Numbers of the lines of `lower_hull`, and the rates 1 / λ at which each gives way to the next, ascending."""
+    kept = lower_hull(lines)
+    return kept, [(lines[j][1] - lines[i][1]) / (lines[i][0] - lines[j][0]) for i, j in itertools.pairwise(kept)]
 
 
 def lower_hull(lines: Iterable[Line]) -> list[int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from splitplan.errors import NoSolutionError, SolverError
 from splitplan.formulations.base import conclude
 from splitplan.formulations.registry import Ladder
+from splitplan.formulations.relay import RelaySplit
 from splitplan.formulations.solution import Found, Solution, Termination
 from splitplan.solvers.arrays import Affine, Arrays, to_arrays
 from splitplan.solvers.clock import Clock
@@ -20,6 +21,7 @@ from splitplan.solvers.reduce import reduced
 if TYPE_CHECKING:
     from splitplan.formulations.split import SplitPoint
 
+    Problem = SplitPoint | RelaySplit
 
 LEAST_SCALED = 10.0
 """A scaled objective below this is solved again at a better scale: HiGHS's tolerances, 1e-9 absolute, would show in the ninth digit."""
@@ -41,7 +43,7 @@ class Highs:
     node_limit: int | None = None
 
     name: ClassVar[str] = "highs"
-    solves: ClassVar[tuple[str, ...]] = ("split-point",)
+    solves: ClassVar[tuple[str, ...]] = ("split-point", "relay-split")
     rung: ClassVar[Ladder] = Ladder.MILP
     exact: ClassVar[bool] = True
     relax: ClassVar[bool] = False
@@ -52,14 +54,15 @@ class Highs:
                 f"threads={self.threads}, node_limit={self.node_limit}; give threads from 1, node_limit from 0"
             )
 
-    def why_not(self, problem: SplitPoint) -> str | None:
-        """Any split can be stated as a MILP."""
+    def why_not(self, problem: Problem) -> str | None:
+        """Any split and any relay can be stated as a MILP."""
         return None
 
-    def solve(self, problem: SplitPoint, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
+    def solve(self, problem: Problem, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
         """Reduce, build with Pyomo, compile to arrays, solve; once more when the plan turns out to be far cheaper than the scale assumed."""
         clock, build_s = Clock(time_limit_s), 0.0
-        smaller, best = reduced(problem), None
+        smaller: Problem | None = reduced(problem)
+        best: Found | None = None
         while True:
             begun = clock.passed_s
             if smaller is None:
@@ -99,12 +102,16 @@ class Highs:
 
     def compile(self, problem: SplitPoint) -> CompiledHighs:
         """A persistent model whose numbers follow the slot."""
+        if not problem.slot_parameters:
+            raise SolverError(
+                f"a {problem.kind} has no slot parameters that a compiled model could follow; solve it anew"
+            )
         return CompiledHighs(self, problem)
 
 
 @dataclass(frozen=True)
 class HighsLP(Highs):
-    """The LP relaxation, exact where it is integral: weighted sums without side constraints.
+    """The LP relaxation, exact where it is integral: weighted sums without side constraints and without a choice of ways.
 
     The constraints are then differences of two variables and bounds, a totally unimodular matrix, so that a vertex is a cut.
     """
@@ -113,8 +120,10 @@ class HighsLP(Highs):
     rung: ClassVar[Ladder] = Ladder.CONVEX
     relax: ClassVar[bool] = True
 
-    def why_not(self, problem: SplitPoint) -> str | None:
-        """Limits and maxima break total unimodularity."""
+    def why_not(self, problem: Problem) -> str | None:
+        """Limits, maxima and direct links break total unimodularity."""
+        if isinstance(problem, RelaySplit):
+            return problem.no_cut
         if problem.limits:
             return f"{', '.join(problem.limits)}: with a limit the LP's vertices need not be cuts"
         if problem.linear_objective is None:
@@ -152,7 +161,7 @@ class CompiledHighs:
 
 
 def found(
-    problem: SplitPoint,
+    problem: Problem,
     outcome: Outcome,
     build_s: float,
     solve_s: float,

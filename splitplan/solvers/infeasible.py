@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from splitplan.errors import listed
 from splitplan.formulations.solution import Termination
-from splitplan.formulations.split import UNITS
+from splitplan.formulations.split import UNITS, SplitPoint
 from splitplan.solvers.arrays import to_arrays
 from splitplan.solvers.highs_run import Engine
 from splitplan.solvers.limits import run_within
 from splitplan.solvers.reduce import reduced
 
 if TYPE_CHECKING:
-    from splitplan.formulations.split import SplitPoint
+    from splitplan.formulations.relay import RelaySplit
 
 
 class CutShort(Exception):
@@ -30,7 +30,7 @@ class Least:
     proven: bool
 
 
-def explain(problem: SplitPoint, time_limit_s: float | None = None) -> tuple[str, ...]:
+def explain(problem: SplitPoint | RelaySplit, time_limit_s: float | None = None) -> tuple[str, ...]:
     """An irreducible set of limits in conflict, and values to raise limits to that suffice.
 
     The set is found by leaving limits out one at a time (deletion filter: what can be left out without making the rest feasible
@@ -40,7 +40,7 @@ def explain(problem: SplitPoint, time_limit_s: float | None = None) -> tuple[str
 
     Parameters
     ----------
-    problem : SplitPoint
+    problem : SplitPoint or RelaySplit
         One that some solver has found to be infeasible.
     time_limit_s : float, optional
         For the whole explanation. When it is over, what is known is told, and that it was cut short.
@@ -50,6 +50,8 @@ def explain(problem: SplitPoint, time_limit_s: float | None = None) -> tuple[str
     tuple of str
         Empty when the problem turns out to be feasible.
     """
+    if not isinstance(problem, SplitPoint):
+        return ()  # only a SplitPoint has limits
     until = None if time_limit_s is None else time.perf_counter() + time_limit_s
     core = list(problem.limits)
     lines: list[str] = []

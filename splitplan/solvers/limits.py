@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 from splitplan.errors import SolverError
 from splitplan.formulations.base import ROUNDING
 from splitplan.formulations.solution import Termination
-from splitplan.formulations.split import KEYS
+from splitplan.formulations.split import KEYS, SplitPoint
 from splitplan.solvers.highs_run import Engine, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from splitplan.formulations.split import SplitPoint
+    from splitplan.formulations.relay import RelaySplit
 
 MOST_REFUSED = 200
 """Plans refused before the search is given up: only plans of equal cost can be so many within 1e-9 of a limit."""
 
 
 def run_within(
-    problem: SplitPoint, engine: Engine, time_limit_s: float | None = None, interruptible: bool = True
+    problem: SplitPoint | RelaySplit, engine: Engine, time_limit_s: float | None = None, interruptible: bool = True
 ) -> Outcome:
     """Solve what is loaded; forbid each plan that is over a limit by more than `ROUNDING`, and solve again.
 
@@ -31,7 +31,7 @@ def run_within(
 
     Parameters
     ----------
-    problem : SplitPoint
+    problem : SplitPoint or RelaySplit
         What plans are priced by.
     engine : Engine
         Loaded with the problem's model, or a reduced one's. The rows are taken away again.
@@ -67,9 +67,9 @@ def run_within(
         engine.allow_all()
 
 
-def is_over(problem: SplitPoint, values: Mapping[str, float]) -> bool:
+def is_over(problem: SplitPoint | RelaySplit, values: Mapping[str, float]) -> bool:
     """Whether the plan in a solver's values is over some limit by more than `ROUNDING`, by plain arithmetic."""
-    if not problem.limits:
+    if not isinstance(problem, SplitPoint) or not problem.limits:
         return False
     costs = problem.score(problem.placement_in(values)[None, :])
     return any(bool(costs[KEYS[what]][0] > limit * (1 + ROUNDING)) for what, limit in problem.limits.values())

@@ -9,6 +9,7 @@ import numpy as np
 
 from splitplan.errors import DataError
 from splitplan.formulations.costs import Linear
+from splitplan.formulations.relay import RelaySplit
 from splitplan.models.graph import INPUT
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ MARGIN = 1 + 1e-6
 """A layer is pinned only when it breaks a budget by more than this factor: far beyond rounding and tolerances."""
 
 
-def reduced(problem: SplitPoint) -> SplitPoint | None:
+def reduced(problem: SplitPoint | RelaySplit) -> SplitPoint | RelaySplit | None:
     """The same problem with more pins and smaller numbers, for a model; its plans are to be priced by ``problem``.
 
     A layer is pinned when it costs more on one side, alone, than a limit or a known plan allows. The bits of a tensor whose
@@ -28,13 +29,15 @@ def reduced(problem: SplitPoint) -> SplitPoint | None:
 
     Parameters
     ----------
-    problem : SplitPoint
+    problem : SplitPoint or RelaySplit
 
     Returns
     -------
-    SplitPoint or None
+    SplitPoint, RelaySplit or None
         With the same ``scale``; None when no plan is within the limits.
     """
+    if isinstance(problem, RelaySplit):
+        return clipped(problem)
     graph, costs = problem.profile.graph, problem.costs
     stay, go = (set(p) for p in problem.pinned)
     bits = {"up_bits": costs.up_bits.copy(), "down_bits": costs.down_bits.copy()}
@@ -72,6 +75,26 @@ def reduced(problem: SplitPoint) -> SplitPoint | None:
         return None
     smaller.costs.__dict__.update(bits)
     smaller.__dict__["scale"] = problem.scale
+    return smaller
+
+
+def clipped(problem: RelaySplit) -> RelaySplit:
+    """The same relay with smaller numbers: what alone costs more than a known plan is cut down to just as unaffordable."""
+    least = problem.sampled[0]
+    smaller = replace(problem)
+    smaller.__dict__["scale"] = problem.scale
+    if least:
+        costs, most = problem.costs, 2 * MARGIN * least
+        places, arcs = costs.parts(problem.price)
+        with np.errstate(divide="ignore"):
+            amounts = {
+                "seconds": np.minimum(costs.seconds, most / places[:, None]),
+                "up_bits": np.minimum(costs.up_bits, most / arcs[:, 0, None]),
+                "down_bits": np.minimum(costs.down_bits, most / arcs[:, 1, None]),
+            }
+        messages = np.concatenate([places, np.where([False, False, True, True], np.minimum(arcs, most), arcs).ravel()])
+        smaller.costs.__dict__.update(amounts)
+        smaller.__dict__["price"] = messages
     return smaller
 
 

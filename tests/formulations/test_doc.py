@@ -33,14 +33,16 @@ def test_named_tests_exist() -> None:
         assert (ROOT / path).exists(), path
 
 
-@pytest.mark.parametrize("file", ["formulations/split_model.py", "formulations/allocation.py"])
+@pytest.mark.parametrize(
+    "file", ["formulations/split_model.py", "formulations/relay_model.py", "formulations/allocation.py"]
+)
 def test_every_equation_function_is_in_the_page(file: str) -> None:
     functions = {n for n in defined(file) if n.startswith("constraint_") or n == "objective"}
     assert len(functions) >= 4
     assert functions <= {n for f, n in NAMED if f == file}
 
 
-@pytest.mark.parametrize("formulation", [sp.SplitPoint, sp.RateAllocation])
+@pytest.mark.parametrize("formulation", [sp.SplitPoint, sp.RelaySplit, sp.RateAllocation])
 def test_the_same_numbers_as_in_the_docstrings(formulation: type) -> None:
     numbers = set(re.findall(r"^    \((\d)\)", formulation.__doc__, re.MULTILINE))
     section = TEXT.partition(f"## {formulation.__name__}\n")[2].partition("\n## ")[0]
@@ -48,7 +50,7 @@ def test_the_same_numbers_as_in_the_docstrings(formulation: type) -> None:
     assert len(numbers) >= 6
 
 
-@pytest.mark.parametrize("kind", ["split-point", "rate-allocation"])
+@pytest.mark.parametrize("kind", ["split-point", "relay-split", "rate-allocation"])
 def test_every_solver_is_in_the_page(kind: str) -> None:
     for solver in registry.solvers_for(kind):
         assert f"| `{solver.name}` |" in TEXT

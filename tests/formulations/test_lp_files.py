@@ -9,13 +9,16 @@ from __future__ import annotations
 import ast
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import splitplan as sp
 from splitplan.errors import DataError, SolverError
-from splitplan.formulations import split_model
+from splitplan.formulations import relay_model, split_model
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -48,13 +51,41 @@ EVERY_LIMIT = {
     "device_memory_bytes": 8000.0,
     "upload_limit_bytes": 900.0,
 }
-CASES = {
+SPLITS = {
     "latency": {},
     "energy_at_the_server": {"objective": "energy", "result": "server"},
     "period_anywhere": {"objective": "period", "result": "anywhere"},
     "memory_pinned": {"objective": "memory", "pin_device": ("a",)},
     "everything": {"objective": {"latency": 1.0, "energy": 0.5, "period": 2.0, "memory": 1e-4}, "wire": "fp16", "input_bytes": 300.0, **EVERY_LIMIT},
 }  # fmt: skip
+
+
+RELAYS = {
+    "relay": {},
+    "relay_energy_at_the_edge": {"objective": {"latency": 1.0, "energy": 0.5}, "result": "edge", "pins": {"edge": ("a",)}},
+    "relay_direct": {"direct": True, "wire": "fp16", "input_bytes": 300.0},
+    "relay_direct_at_the_cloud": {"direct": True, "objective": "energy", "result": "cloud"},
+    "relay_direct_at_the_edge": {"direct": True, "result": "edge"},
+}  # fmt: skip
+
+
+def tiny_relay() -> tuple[sp.Profile, sp.System]:
+    """The same two layers at three places; every link has other numbers."""
+    profile, two = tiny()
+    times = {"device": {"a": 0.4, "b": 0.2}, "edge": {"a": 0.2, "b": 0.1}, "cloud": {"a": 0.05, "b": 0.04}}
+    links = {
+        ("device", "edge"): two.link,
+        ("edge", "cloud"): sp.Link("m", 4e4, 8e4, rtt_s=0.04, header_bytes=50.0),
+        ("device", "cloud"): sp.Link("n", 2e4, 4e4, rtt_s=0.002, radio=sp.Radio(2e-5, 1e-5, 1.0)),
+    }
+    places = {"device": two.device, "edge": sp.Device("e"), "cloud": sp.Device("c")}
+    return sp.Profile.given(profile.graph, times), sp.System(links=links, **places)
+
+
+CASES: dict[str, Callable[[], sp.SplitPoint | sp.RelaySplit]] = {
+    **{name: partial(lambda o: sp.SplitPoint(*tiny(), **o), options) for name, options in SPLITS.items()},
+    **{name: partial(lambda o: sp.RelaySplit(*tiny_relay(), **o), options) for name, options in RELAYS.items()},
+}
 
 
 def normalised(text: str) -> str:
@@ -65,7 +96,7 @@ def normalised(text: str) -> str:
 
 @pytest.mark.parametrize("name", CASES)
 def test_golden(name: str, tmp_path: Path) -> None:
-    problem = sp.SplitPoint(*tiny(), **CASES[name])
+    problem = CASES[name]()
     path = tmp_path / "model.lp"
     problem.write_lp(path)
     text, golden = normalised(path.read_text(encoding="utf-8")), GOLDEN / f"{name}.lp"
@@ -74,9 +105,9 @@ def test_golden(name: str, tmp_path: Path) -> None:
     assert text == golden.read_text(encoding="utf-8"), f"the model changed; if that is meant, see {__doc__}"
 
 
-def rows_by_function() -> dict[str, set[str]]:
-    """Constraint function of split_model.py → names of the Pyomo constraints that it makes."""
-    tree = ast.parse(Path(split_model.__file__).read_text(encoding="utf-8"))
+def rows_by_function(model: ModuleType) -> dict[str, set[str]]:
+    """Constraint function of a model's file → names of the Pyomo constraints that it makes."""
+    tree = ast.parse(Path(str(model.__file__)).read_text(encoding="utf-8"))
     return {
         f.name: {
             target.attr
@@ -90,10 +121,18 @@ def rows_by_function() -> dict[str, set[str]]:
     }
 
 
-def test_every_constraint_leaves_a_row_in_some_golden_file() -> None:
-    text = "".join(p.read_text(encoding="utf-8") for p in GOLDEN.glob("*.lp"))
-    rows = rows_by_function()
-    assert set(rows) >= {f"constraint_{n}" for n in ("one_way", "crossing", "messages", "period", "memory", "limits")}
+CONSTRAINTS = {
+    split_model: ("one_way", "crossing", "messages", "period", "memory", "limits"),
+    relay_model: ("places_in_order", "forward", "crossing", "return", "messages", "routes", "charges"),
+}
+
+
+@pytest.mark.parametrize("model", CONSTRAINTS, ids=lambda m: m.__name__.rpartition(".")[2])
+def test_every_constraint_leaves_a_row_in_some_golden_file(model: ModuleType) -> None:
+    names_of_files = RELAYS if model is relay_model else SPLITS
+    text = "".join((GOLDEN / f"{name}.lp").read_text(encoding="utf-8") for name in names_of_files)
+    rows = rows_by_function(model)
+    assert set(rows) == {f"constraint_{n}" for n in CONSTRAINTS[model]}
     for function, names in rows.items():
         assert names, f"{function} makes no constraint"
         for name in names:
@@ -108,15 +147,15 @@ def test_the_files_mean_what_the_problem_means(tmp_path: Path) -> None:
     """HiGHS reads the file itself and finds the same optimum."""
     import highspy
 
-    for name, options in CASES.items():
-        problem = sp.SplitPoint(*tiny(), **options)
+    for name, make in CASES.items():
+        problem = make()
         problem.write_lp(tmp_path / f"{name}.lp")
         h = highspy.Highs()
         h.setOptionValue("output_flag", False)
         assert h.readModel(str(tmp_path / f"{name}.lp")) == highspy.HighsStatus.kOk
         h.run()
         value = h.getInfo().objective_function_value / problem.scale
-        assert value == pytest.approx(problem.solve("ideals").objective, rel=1e-6)
+        assert value == pytest.approx(problem.solve("ideals" if name in SPLITS else "highs").objective, rel=1e-6)
 
 
 def test_the_file_says_what_its_variables_are(tmp_path: Path) -> None:

@@ -1,0 +1,185 @@
+"""What every table over an uplink rate has: plans in the order of the bits that they send, and the rates at which the best one changes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from bisect import bisect_left
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from splitplan.data.stored import Stored
+from splitplan.errors import DataError, FingerprintError, raise_all
+
+if TYPE_CHECKING:
+    from splitplan.data.system import System
+    from splitplan.models.graph import LayerGraph
+
+
+class RateTable(Stored):
+    """Base of tables; a subclass is a frozen dataclass of at least the fields that are declared here.
+
+    Cut i is best from ``breaks_bps[i-1]`` to ``breaks_bps[i]``; at a rate at which two cost the same, the one that sends less
+    is chosen. A cut costs ``totals @ (fixed + per_lambda / rate)``.
+    """
+
+    model: str
+    fingerprint: str
+    layers: tuple[str, ...]
+    totals: np.ndarray
+    breaks_bps: np.ndarray
+    objective: Mapping[str, float]
+    fixed: np.ndarray
+    per_lambda: np.ndarray
+
+    noun: ClassVar[str]
+    """What it is called in messages."""
+
+    def _freeze(self, **shapes: tuple[int, ...]) -> None:
+        """Arrays that cannot be written, of these shapes (the common ones are known); what is wrong is said at once."""
+        cuts, columns = len(self.totals), np.shape(self.totals)[-1] if len(self.totals) else 0
+        common = {"breaks_bps": (max(0, cuts - 1),), "fixed": (columns,), "per_lambda": (columns,)}
+        for name, shape in {"totals": (cuts, columns), **common, **shapes}.items():
+            given = np.array(getattr(self, name), float if name in ("totals", *common) else None)
+            given.setflags(write=False)
+            object.__setattr__(self, name, given)
+            if given.shape != shape:
+                raise DataError(f"{name} has shape {given.shape}, expected {shape}", self._where)
+        problems = [] if cuts else ["it holds no cut; build it again"]
+        for name in ("totals", "breaks_bps", "fixed", "per_lambda"):
+            values = getattr(self, name)
+            if not np.isfinite(values).all() or (values < 0).any():
+                problems.append(f"{name} holds a negative or non-finite number; the file is damaged: build it again")
+        if (np.diff(self.breaks_bps) <= 0).any():
+            problems.append("breaks_bps does not ascend; the file is damaged: build it again")
+        raise_all(problems + self._problems(), self._where)
+        # What `decide` reads: a list, because a bisection of Python floats is the quickest that there is for one rate.
+        object.__setattr__(self, "_breaks", self.breaks_bps.tolist())
+
+    def _problems(self) -> list[str]:
+        """What else is wrong."""
+        raise NotImplementedError
+
+    @property
+    def _where(self) -> str:
+        return f"{self.noun} of {self.model!r}"
+
+    # -- deciding ------------------------------------------------------------------------------------
+
+    def decide(self, rate_bps: Any) -> Any:
+        """The best cut's number at an uplink rate; an array of rates gives an array of numbers.
+
+        Parameters
+        ----------
+        rate_bps : float or array of float
+            0 is a dead link: the cut that sends nothing over it, if there is one.
+
+        Raises
+        ------
+        DataError
+            A rate that is negative or no number; a rate of 0 when every cut sends something.
+        """
+        if type(rate_bps) is float and rate_bps > 0.0:
+            return bisect_left(self._breaks, rate_bps)  # type: ignore[attr-defined]
+        return self._decide(rate_bps)
+
+    def _decide(self, given: Any) -> Any:
+        try:
+            rates = np.asarray(given, float)
+        except (TypeError, ValueError) as e:
+            raise DataError(f"rate_bps is {given!r}; give bit/s as a number or an array of numbers", "decide") from e
+        worst = rates.min(initial=math.inf)  # NaN if any is
+        if not worst >= 0:
+            where = np.flatnonzero(~(rates.ravel() >= 0))
+            what = f"rate_bps[{where[0]}]" if rates.ndim else "rate_bps"
+            more = f" ({len(where)} such rates)" if len(where) > 1 else ""
+            raise DataError(f"{what} is {float(rates.ravel()[where[0]])}; give bit/s from 0 up{more}", "decide")
+        if worst == 0 and self.sends[0]:
+            raise DataError(
+                "rate_bps is 0, and every cut of this table sends something (pins or the result's place ask for it): no cut works "
+                "over a dead link",
+                "decide",
+            )
+        found = np.searchsorted(self.breaks_bps, rates, side="left")
+        return found if rates.ndim else int(found)
+
+    @cached_property
+    def sends(self) -> np.ndarray:
+        """Whether each cut sends anything up over the link, shape (cuts,), bool."""
+        raise NotImplementedError
+
+    def cost(self, rate_bps: Any, cut: Any = None) -> Any:
+        """The objective at a rate: of the best cut, or of the numbered ones.
+
+        Parameters
+        ----------
+        rate_bps : float or array of float
+        cut : int or array of int, optional
+            Broadcast with the rates.
+        """
+        value = self._cost(self.decide(rate_bps) if cut is None else cut, rate_bps)
+        return value if np.ndim(value) else float(value)
+
+    def _cost(self, cut: Any, rate_bps: Any) -> Any:
+        return (self.totals @ self.fixed)[cut] + self._over((self.totals @ self.per_lambda)[cut], rate_bps)
+
+    @staticmethod
+    def _over(bits: Any, rate_bps: Any) -> Any:
+        """Bits / rate, where nothing takes no time also on a dead link."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(np.asarray(bits) == 0, 0.0, np.divide(bits, rate_bps))
+
+    def _known(self, cut: int) -> None:
+        """Raise unless there is a cut of this number."""
+        if not -len(self) <= cut < len(self):
+            raise DataError(f"cut {cut} of a table of {len(self)}; give 0 to {len(self) - 1}", "plan")
+
+    @property
+    def spans(self) -> list[tuple[float, float]]:
+        """From which rate to which each cut is best."""
+        ends = [0.0, *self.breaks_bps.tolist(), math.inf]
+        return list(itertools.pairwise(ends))
+
+    def __len__(self) -> int:
+        return len(self.totals)
+
+    # -- where it belongs ----------------------------------------------------------------------------
+
+    def _check_model(self, graph: LayerGraph | None) -> None:
+        if graph is not None and graph.fingerprint != self.fingerprint:
+            raise FingerprintError(
+                f"{self._where} was made for fingerprint {self.fingerprint[:12]}, the model {graph.name!r} has {graph.fingerprint[:12]}: "
+                "the structure or the weights differ. Build the table again for this model"
+            )
+
+    @staticmethod
+    def _other_devices(places: Mapping[str, str], system: System) -> list[str]:
+        """Where a system has other devices than the table."""
+        return [
+            f"its times are of {name} as {place}, the system has {now} there: build it again from a profile of it"
+            for place, name in places.items()
+            if (now := describe_place(system, place)) != name
+        ]
+
+    def to_json(self) -> str:
+        """As JSON, in one line."""
+        return json.dumps(self.to_dict(), separators=(",", ":"))
+
+
+def describe_place(system: System, place: str) -> str:
+    """A device's name, and how it is slowed; of a place that the system has."""
+    if place not in system.places:
+        return "no device"
+    device = system.places[place]
+    return device.name + (f" slowed {device.slowdown:g}x" if device.slowdown != 1 else "")
+
+
+def runs(mask: np.ndarray) -> list[list[int]]:
+    """Runs of True as [first, past the last]."""
+    edges = np.flatnonzero(np.diff(np.r_[False, mask, False]))
+    found: list[list[int]] = edges.reshape(-1, 2).tolist()
+    return found
