@@ -1,4 +1,4 @@
-"""HiGHS kept to the limits by the plan's own price: its rows, kept to 1e-9 absolute, let plans through that are just over one."""
+"""HiGHS kept to the limits by the plan's own price: its rows, kept to 1e-9 beyond a slack, let plans through that are just over one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from splitplan.formulations.relay import RelaySplit
 
 MOST_REFUSED = 200
-"""Plans refused before the search is given up: only plans of equal cost can be so many within 1e-9 of a limit."""
+"""Plans refused before the search is given up: only plans of equal cost can be so many within 4e-9 of a limit."""
 
 
 def run_within(
@@ -56,7 +56,7 @@ def run_within(
             if refused == MOST_REFUSED:
                 limits = ", ".join(f"{name}={limit:.12g}" for name, (_, limit) in problem.limits.items())
                 raise SolverError(
-                    f"more than {MOST_REFUSED} plans are over a limit ({limits}) by less than 1e-9 of it: HiGHS cannot tell them "
+                    f"more than {MOST_REFUSED} plans are over a limit ({limits}) by less than 4e-9 of it: HiGHS cannot tell them "
                     "from plans within it. Make the limit larger or smaller by a millionth"
                 )
             engine.forbid(outcome.values)

@@ -73,6 +73,13 @@ def test_huge_numbers_do_not_lose_it_either(seed: int) -> None:
     assert p.solve("highs").objective == pytest.approx(p.solve("ideals").objective, rel=1e-9)
 
 
+def test_a_slack_of_just_highs_s_own_tolerance_would_lose_it() -> None:
+    """With 1e-9, HiGHS called a plan optimal here that costs 3.5e-4 more than one whose own period the limit is."""
+    choose = Seeded(10_511)
+    p = instances.split_problem(choose, choose.whole(2, 14), instances.RANGES["huge"])
+    assert p.solve("highs").objective == pytest.approx(p.solve("ideals").objective, rel=1e-9)
+
+
 def test_slots_too(diamond_profile: sp.Profile, system: sp.System) -> None:
     """Compiled: the rows that forbid plans are gone when the next slot comes, and nothing is rebuilt."""
     best = sp.SplitPoint(diamond_profile, system).solve().objective
