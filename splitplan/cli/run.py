@@ -21,20 +21,41 @@ from splitplan.cli.output import (
     table,
     working,
 )
-from splitplan.errors import raise_all
+from splitplan.errors import DataError, raise_all
 
 if TYPE_CHECKING:
+    from splitplan.data.scenario import Scenario
     from splitplan.executor.app import App
     from splitplan.executor.report import Report
     from splitplan.models.traced import Traced
+    from splitplan.policies.base import Policy
 
 
 def run(
     model: ModelArgument,
-    plan: Annotated[Path, typer.Option(metavar="FILE.json", help="What `splitplan solve -o` wrote.")],
     system: SystemOption,
+    plan: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="What `splitplan solve -o` wrote: one cut for all frames.")
+    ] = None,
+    split_table: Annotated[
+        Path | None,
+        typer.Option(
+            "--table",
+            metavar="TABLE.json",
+            help="What `splitplan table build -o` wrote: the cut is decided for each frame, by the rate that is observed.",
+        ),
+    ] = None,
     frames: Annotated[int, typer.Option(min=1, help="How many frames.")] = 20,
     depth: Annotated[int, typer.Option(min=1, help="Frames under way at once; 1 measures each alone.")] = 1,
+    channel: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Rates over time (mahimahi, time_s,rate_bps, G-NetTrack) that the emulated uplink follows; frames then arrive "
+            "at --rate-hz.",
+        ),
+    ] = None,
+    rate_hz: Annotated[float, typer.Option(help="With --channel: frames that arrive a second.")] = 2.0,
     hosts: Annotated[
         list[str] | None,
         typer.Option(
@@ -59,37 +80,43 @@ def run(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Run a plan on the model's example input: in two processes here, or on workers elsewhere.
+    """Run a plan or a table on the model's example input: in two processes here, or on workers elsewhere.
 
     Ctrl-C ends it with the report of the frames that were answered by then, and exit code 130.
     """
-    from splitplan.data.plan import SplitPlan
     from splitplan.data.system import System
     from splitplan.executor.conditions import not_emulated, offloads
 
     # What costs nothing comes first: torch alone takes seconds to load, a model may take minutes to trace.
     addresses = read_hosts(hosts or [], keys)
     check_figure(figure)
-    what, where = SplitPlan.read(plan), System.read(system)
+    policy, where = read_policy(plan, split_table), System.read(system)
     if addresses and emulate is None:
         emulate = False
-        for text in not_emulated(what, where, addresses):
+        for text in dict.fromkeys(text for p in policy.plans for text in not_emulated(p, where, addresses)):
             say(f"note: {text}")
-    if offloads(what) or "device" in addresses:
+    scene = read_scene(channel, frames, rate_hz, emulate)
+    if any(map(offloads, policy.plans)) or "device" in addresses:
         knock_at(addresses)
     with working(f"loading {model}") as tell:
         from splitplan.executor.app import deploy
         from splitplan.models.load import load_model
 
         traced = load_model(model, progress=lambda now: tell(f"loading {model}: {now}"))
-        what.check(traced.graph)
+        for p in policy.plans:
+            p.check(traced.graph)
+        if scene is not None:
+            depth = max(depth, SCENE_DEPTH)
         with deploy(
-            traced, what, where, hosts=addresses, keys=keys, emulate=emulate, depth=depth, progress=tell
+            traced, policy, where, hosts=addresses, keys=keys, emulate=emulate, depth=depth, progress=tell
         ) as app:
             tell(f"running {frames} frames")
             stopped: KeyboardInterrupt | None = None
             try:
-                feed(app, traced, frames, depth)
+                if scene is None:
+                    feed(app, traced, frames, depth)
+                else:
+                    app.run(scene, progress=tell)
             except KeyboardInterrupt as e:
                 stopped = e
                 app.close(wait=False)
@@ -97,7 +124,7 @@ def run(
             if stopped is not None and not report.frames:
                 raise stopped
     if figure is not None:
-        save_figure(report.plot(), figure)
+        save_figure(report.plot() if scene is None else report.plot_run(scene), figure)
     if json:
         print_json(report.to_dict())
     else:
@@ -106,6 +133,36 @@ def run(
             say(f"written: {figure}")
     if stopped is not None:
         raise stopped
+
+
+SCENE_DEPTH = 8
+"""Frames that arrive while others are under way must not wait for these, so a scenario has at least so many at once."""
+
+
+def read_policy(plan: Path | None, split_table: Path | None) -> Policy:
+    """What chooses the cut: the one plan, or the table's policy."""
+    from splitplan.data.plan import SplitPlan
+    from splitplan.data.split_table import SplitTable
+    from splitplan.policies.adaptive import AdaptivePolicy
+    from splitplan.policies.base import Fixed
+
+    if plan is not None and split_table is None:
+        return Fixed(SplitPlan.read(plan))
+    if split_table is not None and plan is None:
+        return AdaptivePolicy(SplitTable.read(split_table))
+    raise DataError("give --plan FILE.json or --table TABLE.json, one of the two", "run")
+
+
+def read_scene(path: Path | None, frames: int, rate_hz: float, emulate: bool | None) -> Scenario | None:
+    """So many frames over the channel; None without one."""
+    from splitplan.data.channel_files import channel
+    from splitplan.data.scenario import Scenario, periodic
+
+    if path is None:
+        return None
+    if emulate is False:
+        raise DataError("a real link follows no channel; with --hosts give --emulate, or leave --channel out", "run")
+    return Scenario(periodic(rate_hz), channel(path), (frames - 0.5) / rate_hz if rate_hz > 0 else 1.0)
 
 
 def read_hosts(pairs: list[str], keys: Path | None) -> dict[str, str]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from splitplan.data.profile import Profile
+    from splitplan.data.scenario import Scenario
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,21 @@ class Report:
             )
         return pd.DataFrame(rows)
 
+    def plot_run(self, scene: Scenario) -> Figure:
+        """The last run of a scenario frame by frame: the channel's rate, the cut of each frame, its latency."""
+        from splitplan.plots.channel import plot_run
+
+        frames = self.frames_to_frame()
+        arrived = frames[frames["arrived"]] if len(frames) else frames
+        if arrived.empty:
+            raise DataError("no frame of a scenario was answered; app.run(scene) plays one", "plot_run")
+        last = arrived[arrived["stream"] == arrived["stream"].max()]
+        last = last.assign(submitted_s=last["submitted_s"] - last["submitted_s"].min() + scene.arrive_s()[0])
+        labels = {k: plan.describe() for k, plan in enumerate(self.plans)}
+        return plot_run(
+            last, labels, times_s=scene.channel.times_s, rates_bps=scene.channel.rates_bps, title=self.title
+        )
+
     def to_frame(self) -> pd.DataFrame:
         """One row a quantity: ``quantity, unit, predicted, measured, p95, ratio, n, how``."""
         import pandas as pd
@@ -187,6 +203,7 @@ class Report:
                 "latency_s": r.latency_s,
                 "single": r.single,
                 "arrived": r.arrived,
+                "stream": r.stream,
                 "alone": r.alone,
                 **r.times,
             }

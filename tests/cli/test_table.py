@@ -68,3 +68,30 @@ def test_what_is_wrong(files: Path, tmp_path: Path) -> None:
         "--objective",
         "memory",
     )
+
+
+def test_a_run_over_a_channel_decides_for_each_frame(tmp_path: Path) -> None:
+    (tmp_path / "system.toml").write_text(SYSTEM, encoding="utf-8")
+    (tmp_path / "channel.csv").write_text("time_s,rate_bps\n0,1e8\n1,0\n1.5,2e7\n2,\n", encoding="utf-8")
+    good("trace", "zoo:tiny-cnn", "-o", tmp_path / "m.pt2")
+    system = ("--system", tmp_path / "system.toml")
+    good("profile", tmp_path / "m.pt2", *system, "-o", tmp_path / "p.csv", "--budget-s", 0.2)
+    good("table", "build", tmp_path / "p.csv", *system, "-o", tmp_path / "t.json")
+    run = ("run", tmp_path / "m.pt2", *system)
+    found = loads(
+        *run, "--table", tmp_path / "t.json", "--channel", tmp_path / "channel.csv", "--frames", 8, "--rate-hz", 4,
+        "--figure", tmp_path / "run.png",
+    )  # fmt: skip
+    assert found["policy"] == "adaptive" and found["counts"]["frames"] == 8
+    assert {r["quantity"] for r in found["rows"]} >= {"response", "throughput"} and (tmp_path / "run.png").exists()
+    assert "one of the two" in refused(*run)
+    assert "one of the two" in refused(*run, "--plan", tmp_path / "t.json", "--table", tmp_path / "t.json")
+    no_link = ("--table", tmp_path / "t.json", "--channel", tmp_path / "channel.csv", "--no-emulate")
+    assert "a real link follows no channel" in refused(*run, *no_link)
+    assert "row 2: time runs backwards" in refused(*run, "--table", tmp_path / "t.json", "--channel", bad_channel(tmp_path))
+
+
+def bad_channel(folder: Path) -> Path:
+    path = folder / "bad.csv"
+    path.write_text("time_s,rate_bps\n0,1e6\n-1,1e6\n", encoding="utf-8")
+    return path
