@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from splitplan.models.zoo import zoo, zoo_example, zoo_names
     from splitplan.policies.adaptive import AdaptivePolicy, RateEstimator
     from splitplan.policies.base import Fixed, Moment, Policy, Seen
-    from splitplan.policies.baselines import DADS, QDMP, DeviceOnly, Neurosurgeon, Scan, ServerOnly
+    from splitplan.policies.baselines import DADS, QDMP, DeviceOnly, Neurosurgeon, Scan, ServerOnly, at_rate
     from splitplan.solvers.convex import Convex
     from splitplan.solvers.envelope import split_table
     from splitplan.solvers.highs import Highs, HighsLP
@@ -81,7 +81,7 @@ _WHERE = {
     "splitplan.models.zoo": ("zoo", "zoo_example", "zoo_names"),
     "splitplan.policies.adaptive": ("AdaptivePolicy", "RateEstimator"),
     "splitplan.policies.base": ("Fixed", "Moment", "Policy", "Seen"),
-    "splitplan.policies.baselines": ("DADS", "QDMP", "DeviceOnly", "Neurosurgeon", "Scan", "ServerOnly"),
+    "splitplan.policies.baselines": ("DADS", "QDMP", "DeviceOnly", "Neurosurgeon", "Scan", "at_rate", "ServerOnly"),
     "splitplan.solvers.convex": ("Convex",),
     "splitplan.solvers.envelope": ("split_table",),
     "splitplan.solvers.highs": ("Highs", "HighsLP"),
@@ -143,6 +143,7 @@ __all__ = [
     "Traced",
     "User",
     "__version__",
+    "at_rate",
     "channel",
     "cut_set",
     "deploy",

@@ -71,8 +71,9 @@ def test_blocks_run_with_the_real_network(block: int, tmp_path: Path) -> None:
 
 
 def test_the_page_on_links_that_move_runs(tmp_path: Path) -> None:
-    (code,) = blocks((ROOT / "docs" / "realtime.md").read_text(encoding="utf-8"), "python")
-    assert "split table of" in python(code, tmp_path)
+    code = "\n".join(blocks((ROOT / "docs" / "realtime.md").read_text(encoding="utf-8"), "python"))
+    shown = python(code, tmp_path)
+    assert "split table of" in shown and "response" in shown and "ishikawa" in shown
 
 
 def test_the_system_file_and_the_commands(tmp_path: Path) -> None:

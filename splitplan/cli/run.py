@@ -55,7 +55,9 @@ def run(
             "at --rate-hz.",
         ),
     ] = None,
-    rate_hz: Annotated[float, typer.Option(help="With --channel: frames that arrive a second.")] = 2.0,
+    rate_hz: Annotated[
+        float | None, typer.Option(help="With --channel: frames that arrive a second.", show_default="2")
+    ] = None,
     hosts: Annotated[
         list[str] | None,
         typer.Option(
@@ -124,7 +126,7 @@ def run(
             if stopped is not None and not report.frames:
                 raise stopped
     if figure is not None:
-        save_figure(report.plot() if scene is None else report.plot_run(scene), figure)
+        save_figure(report.plot() if scene is None else report.plot_run(), figure)
     if json:
         print_json(report.to_dict())
     else:
@@ -153,13 +155,18 @@ def read_policy(plan: Path | None, split_table: Path | None) -> Policy:
     raise DataError("give --plan FILE.json or --table TABLE.json, one of the two", "run")
 
 
-def read_scene(path: Path | None, frames: int, rate_hz: float, emulate: bool | None) -> Scenario | None:
+def read_scene(path: Path | None, frames: int, rate_hz: float | None, emulate: bool | None) -> Scenario | None:
     """So many frames over the channel; None without one."""
     from splitplan.data.channel_files import channel
     from splitplan.data.scenario import Scenario, periodic
 
     if path is None:
+        if rate_hz is not None:
+            raise DataError(
+                "--rate-hz says when frames arrive over a channel; give --channel FILE, or leave it out", "run"
+            )
         return None
+    rate_hz = 2.0 if rate_hz is None else rate_hz
     if emulate is False:
         raise DataError("a real link follows no channel; with --hosts give --emulate, or leave --channel out", "run")
     return Scenario(periodic(rate_hz), channel(path), (frames - 0.5) / rate_hz if rate_hz > 0 else 1.0)

@@ -13,6 +13,7 @@ import numpy as np
 
 from splitplan.data.channel import Channel
 from splitplan.errors import DataError, raise_all
+from splitplan.models.graph import number_problem
 
 PACKET_BITS = 1500 * 8
 """A line of a mahimahi trace is an opportunity to deliver one packet of so many bits."""
@@ -61,8 +62,9 @@ def channel(
         No rows, a value that is no rate, time that runs backwards, a gap: all of them, each with its line.
     """
     where = str(path)
-    if not bin_s > 0:
-        raise DataError(f"bin_s is {bin_s!r}; give seconds, positive", where)
+    checked = [number_problem("bin_s", bin_s, positive=True)]
+    checked += [number_problem("max_gap_s", max_gap_s, positive=True)] if max_gap_s is not None else []
+    raise_all([p for p in checked if p], where)
     if gaps not in ("error", "hold", "dead") or direction not in ("up", "down"):
         raise DataError(
             f"gaps={gaps!r}, direction={direction!r}; give gaps 'error', 'hold' or 'dead', direction 'up' or 'down'",
@@ -75,16 +77,20 @@ def channel(
     except UnicodeDecodeError as e:
         raise DataError(f"is not text ({e}); give a channel file", where) from e
     lines = text.splitlines()
-    first = next((x.strip() for x in lines if x.strip()), "")
-    if not first:
+    blank = next((i for i, line in enumerate(lines) if line.strip()), len(lines))
+    if blank == len(lines):
         raise DataError("holds no rows", where)
+    first = lines[blank].strip()
     called = name or Path(path).name
     if first.lstrip("-").isdigit():
         return _mahimahi(lines, where, called, bin_s)
     columns = [c.strip() for c in first.split(",")]
     for is_it, read in _TABLES:
         if is_it(columns, direction):
-            times, rates = read(lines, columns, direction, where)
+            try:
+                times, rates = read(lines[blank:], columns, direction, where)
+            except csv.Error as e:
+                raise DataError(f"is no CSV: {e}", where) from e
             return _steps(times, rates, where, called, max_gap_s, gaps)
     raise DataError(
         f"has the columns {', '.join(columns[:12])}; known are time_s,rate_bps (or rate_mbps); Timestamp,…,UL_bitrate,DL_bitrate "
@@ -99,7 +105,7 @@ def _mahimahi(lines: list[str], where: str, name: str, bin_s: float) -> Channel:
         if not line.strip():
             continue
         try:
-            now = int(line)
+            now = int(line) if len(line.strip()) <= 12 else int("too long")  # a thousand years are no recording
         except ValueError:
             problems.append(f"line {number}: {line.strip()[:40]!r} is no whole number of milliseconds")
             continue
@@ -181,7 +187,9 @@ def _walk(lines: list[str], columns: list[str], direction: str, where: str) -> C
     column = "uplink_mbps" if direction == "up" else "downlink_mbps"
 
     def take(cells: list[str]) -> tuple[float, float]:
-        return datetime.fromisoformat(cells[0]).timestamp(), 1e6 * _number(cells[1], column)
+        stamp = datetime.fromisoformat(cells[0])
+        # Without a zone, the reader's must not move it, nor the end of its summer.
+        return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp(), 1e6 * _number(cells[1], column)
 
     return _rows(lines, where, ["timestamp", column], take)
 
@@ -214,7 +222,9 @@ def _steps(times: np.ndarray, rates: np.ndarray, where: str, name: str, max_gap_
     widest = max_gap_s if max_gap_s is not None else 5 * typical
     edges = np.append(moments, end)
     long = (
-        np.flatnonzero(np.diff(edges) > widest * (1 + 1e-9)) if not ended or max_gap_s is not None else np.zeros(0, int)
+        np.flatnonzero(np.diff(edges) > widest * (1 + 1e-9))
+        if not ended or max_gap_s is not None or gaps != "error"
+        else np.zeros(0, int)
     )
     if len(long) and gaps == "error":
         _raise_some(

@@ -89,8 +89,8 @@ class RateTable(Stored):
 
     def _decide(self, given: Any) -> Any:
         try:
-            rates = np.asarray(given, float)
-        except (TypeError, ValueError) as e:
+            rates = np.asarray(given if not isinstance(given, (str, bytes)) else None, float)
+        except (TypeError, ValueError, OverflowError) as e:
             raise DataError(f"rate_bps is {given!r}; give bit/s as a number or an array of numbers", "decide") from e
         worst = rates.min(initial=math.inf)  # NaN if any is
         if not worst >= 0:
@@ -135,6 +135,10 @@ class RateTable(Stored):
 
     def _known(self, cut: int) -> None:
         """Raise unless there is a cut of this number."""
+        if not isinstance(cut, (int, np.integer)):
+            raise DataError(
+                f"cut {cut!r} is no whole number; give 0 to {len(self) - 1}, as decide(rate_bps) returns", "plan"
+            )
         if not -len(self) <= cut < len(self):
             raise DataError(f"cut {cut} of a table of {len(self)}; give 0 to {len(self) - 1}", "plan")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -89,11 +89,37 @@ class SplitTable(RateTable):
         )
 
     def _problems(self) -> list[str]:
-        return [
+        problems = [
             bad
             for name in ("rate_down_bps", "up_delay_s", "down_delay_s", "header_bytes", "overhead")
             if (bad := number_problem(f"link: {name}", self.link.get(name, math.nan)))
         ]
+        problems += [
+            f"{name} is {value!r}, no mapping of names to numbers; the file is damaged: build it again"
+            for name, value in (("objective", self.objective), ("about", self.about))
+            if not _is_table(value, (int, float))
+        ]
+        if (
+            not _is_table(self.places, (str,))
+            or not isinstance(self.fingerprint, str)
+            or not isinstance(self.model, str)
+        ):
+            problems.append("places, fingerprint or model are no names; the file is damaged: build it again")
+        if not self.objective or not set(self.objective) <= {"latency", "energy", "period", "upload"}:
+            problems.append(f"objective is {self.objective!r}; a table is of latency, energy, upload, or the period")
+        if not problems and not np.allclose(self._crossings(), self.breaks_bps, rtol=1e-6, atol=0.0):
+            problems.append("breaks_bps are not where the cuts cost the same; the file is damaged: build it again")
+        return problems
+
+    def _crossings(self) -> np.ndarray:
+        """The rates at which neighbours cost the same, by the totals."""
+        if "period" in self.objective:
+            pieces = self._pieces(slice(None), 1.0)
+            busy = np.maximum(np.maximum(pieces["device_s"], pieces["server_s"]), pieces["downlink_s"])
+            return np.asarray(pieces["uplink_s"][1:] / busy[:-1])  # at 1 bit/s: bits
+        fixed, rising = self.totals @ self.fixed, self.totals @ self.per_lambda
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.diff(rising) / -np.diff(fixed))
 
     # -- what it costs -------------------------------------------------------------------------------
 
@@ -107,7 +133,8 @@ class SplitTable(RateTable):
         if "period" not in self.objective:
             return super()._cost(cut, rate_bps)
         pieces = self._pieces(cut, rate_bps)
-        return np.max([pieces[k] for k in ("device_s", "uplink_s", "server_s", "downlink_s")], axis=0)
+        stages = (pieces[k] for k in ("device_s", "uplink_s", "server_s", "downlink_s"))
+        return self.objective["period"] * np.maximum.reduce(np.broadcast_arrays(*stages))
 
     def _pieces(self, cut: Any, rate_bps: Any) -> dict[str, Any]:
         device, server, up, down, ups, downs = (self.totals[:, k][cut] for k in range(len(TOTALS)))
@@ -259,6 +286,15 @@ class SplitTable(RateTable):
         body = cls.unstamped(data, where)
         try:
             cuts = body.pop("cuts")
+            # All of them: a lost line must not become a default.
+            raise_all(
+                [
+                    f"{f.name} is missing; build the table again"
+                    for f in fields(cls)
+                    if f.init and f.name not in {*body, "on_server", "totals"}
+                ],
+                where,
+            )
             body["layers"] = tuple(str(name) for name in body["layers"])
             body["pins"] = {k: tuple(v) for k, v in body["pins"].items()}
             far = np.ones((len(cuts), len(body["layers"])), bool)
@@ -269,9 +305,13 @@ class SplitTable(RateTable):
                     row[first:last] = False
             totals = np.array([cut["totals"] for cut in cuts], float).reshape(len(cuts), -1)
             return cls(on_server=far, totals=totals, **body)
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
+        except DataError as e:
+            raise DataError(e.problems, where) from e
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
             raise DataError(
                 f"a field is missing, unknown or of the wrong type ({e!r}); build the table again", where
             ) from e
-        except DataError as e:
-            raise DataError(e.problems, where) from e
+
+
+def _is_table(value: object, of: tuple[type, ...]) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, of) for k, v in value.items())

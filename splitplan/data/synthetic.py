@@ -65,7 +65,7 @@ def markov_channel(
         problems.append(f"states is {states!r}; give a whole number from 2")
     raise_all(problems, "markov_channel")
     step = step_s or coherence_s / 10
-    count = max(1, round(duration_s / step))
+    count = max(1, math.ceil(duration_s / step * (1 - 1e-9)))
     if count > 10_000_000:
         raise DataError(f"{count} steps; give a longer step_s or a shorter duration_s", "markov_channel")
     spread = math.sqrt(_Z5**2 + 2 * math.log(mean_bps / p5_bps)) - _Z5
@@ -81,4 +81,5 @@ def markov_channel(
     rates = mean_bps * states * np.diff(ndtr(edges - spread))
     classes = np.clip(np.floor(ndtr(z) * states).astype(int), 0, states - 1)
     about = f"synthetic: log-normal in {states} classes, mean {mean_bps / 1e6:g} Mbit/s, p5 {p5_bps / 1e6:g}, coherence {coherence_s:g} s, seed {seed}"
-    return Channel(step * np.arange(count + 1), rates[classes], f"markov {mean_bps / 1e6:g} Mbit/s", about)
+    times = np.append(step * np.arange(count), duration_s)
+    return Channel(times, rates[classes], f"markov {mean_bps / 1e6:g} Mbit/s", about)

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 
 from splitplan.data.channel import Channel
@@ -37,7 +38,7 @@ from splitplan.executor.play import play
 from splitplan.executor.report import FrameRecord, Report, count, make_rows, sent_by_kind
 from splitplan.executor.session import Session, error_of
 from splitplan.executor.split import run_whole
-from splitplan.executor.wire import Message, encode, pack_all
+from splitplan.executor.wire import MAX_PIECES, Message, encode, pack_all
 from splitplan.models.trace import Traced
 from splitplan.policies.base import Fixed, Moment, Policy, check_plans
 
@@ -168,10 +169,11 @@ class App:
         settings: Settings,
         progress: Callable[[str], None] | None = None,
     ) -> None:
-        self.policy, self.plans = policy, check_plans(policy, traced.graph)
+        self.policy, self.plans = policy, check_plans(policy, traced.graph, system)
         self.traced, self.system = traced, system
         self._profile, self._depth = profile, settings.depth
         self._broken_policy: Exception | None = None
+        self._scene: Scenario | None = None
         self._lock = threading.Lock()
         self._pending: dict[int, _Entry] = {}
         self._ids, self._streams = itertools.count(), itertools.count()
@@ -238,11 +240,17 @@ class App:
         progress : callable, optional
             Told how far it is.
         """
+        self._scene = scene
         play(self, scene, inputs, progress or (lambda _: None))
         return self.report()
 
     def follow(self, channel: Channel) -> None:
         """From now on have the emulated uplink's rate follow a channel; its downlink stays. A real link cannot be told to."""
+        if len(channel.rates_bps) > MAX_PIECES:
+            raise DataError(
+                f"has {len(channel.rates_bps):,} pieces, an emulated link follows up to {MAX_PIECES:,}; take a part, channel.between(start_s, end_s)",
+                f"channel {channel.name!r}",
+            )
         if not self._crew.emulate:
             raise DataError("the link is real here and follows no channel; deploy with emulate=True", "follow")
         self._crew.follow(channel)
@@ -265,7 +273,7 @@ class App:
                 remarks = merged(remarks, unlike_profile(self._profile, plan, self.system, hosts))
         rows = make_rows(self.plans, self.system, frames, remarks)
         counts |= sent_by_kind(self.plans, self.traced.graph, frames)
-        return Report(self.plans, tuple(rows), counts, notes, frames, self.policy.name)
+        return Report(self.plans, tuple(rows), counts, notes, frames, self.policy.name, self._scene)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -324,6 +332,7 @@ class App:
             self._session = session
             if session is not None:
                 for entry in self._pending.values():
+                    entry.sending_s = None  # it begins anew
                     session.send(entry.parts)
 
     def _run_check(self) -> None:
@@ -372,7 +381,7 @@ class App:
                     raise ExecutorError(
                         f"policy {self.policy.name!r} failed in observe(): {self._broken_policy!r}"
                     ) from self._broken_policy
-                cut = self.policy.decide(self._moment(now)) if check_cut is None else check_cut
+                cut = self._decide(now) if check_cut is None else check_cut
                 body = {"plan_id": self._crew.plan_ids[cut], "frame_id": frame_id, "symbols": {}, "check": check}
                 parts = encode("frame", body, packed)
             except BaseException:
@@ -390,6 +399,20 @@ class App:
             elif self._session is not None:
                 self._session.send(parts)
         return future
+
+    def _decide(self, now: float) -> int:
+        """The policy's choice for a frame, if it is one; under the lock."""
+        try:
+            cut = self.policy.decide(self._moment(now))
+        except SplitplanError:
+            raise
+        except Exception as e:
+            raise ExecutorError(f"policy {self.policy.name!r} failed in decide(): {e!r}") from e
+        if not isinstance(cut, (int, np.integer)) or not 0 <= cut < len(self.plans):
+            raise ExecutorError(
+                f"policy {self.policy.name!r} decided for {cut!r}; it must give the number of one of its plans, 0 to {len(self.plans) - 1}"
+            )
+        return int(cut)
 
     def _moment(self, now: float) -> Moment:
         """What the policy is told; under the lock."""

@@ -28,10 +28,16 @@ def check_given(traced: object, plan: object, system: object, profile: object, h
         problems.append(
             "the plan is a SplitTable; give a policy over it, splitplan.AdaptivePolicy(table), or one of its plans, table.plan(i)"
         )
+    elif isinstance(plan, type):
+        problems.append(
+            f"the plan is the class {plan.__name__}; give an object of it, as splitplan.AdaptivePolicy(table)"
+        )
     elif not isinstance(plan, (SplitPlan, Policy)):
+        lacks = [n for n in ("name", "plans", "decide", "observe", "restart") if not hasattr(plan, n)]
         problems.append(
             f"the plan is a {type(plan).__name__}; give a SplitPlan, as solution.plan or SplitPlan.read(path), or a policy, as "
             "splitplan.AdaptivePolicy(table)"
+            + (f" (as a policy it lacks {', '.join(lacks)})" if len(lacks) < 5 else "")
         )
     if not isinstance(system, System):
         problems.append(f"the system is a {type(system).__name__}; give a System, as the plan was solved for")

@@ -123,6 +123,8 @@ class Report:
     frames : tuple of FrameRecord
     policy : str
         What chose among the plans.
+    scene : Scenario or None
+        The last one that was run.
     """
 
     plans: tuple[SplitPlan, ...]
@@ -131,6 +133,7 @@ class Report:
     notes: tuple[str, ...]
     frames: tuple[FrameRecord, ...] = field(repr=False, default=())
     policy: str = "fixed"
+    scene: Scenario | None = None
 
     @property
     def title(self) -> str:
@@ -159,13 +162,14 @@ class Report:
             )
         return pd.DataFrame(rows)
 
-    def plot_run(self, scene: Scenario) -> Figure:
+    def plot_run(self) -> Figure:
         """The last run of a scenario frame by frame: the channel's rate, the cut of each frame, its latency."""
         from splitplan.plots.channel import plot_run
 
         frames = self.frames_to_frame()
         arrived = frames[frames["arrived"]] if len(frames) else frames
-        if arrived.empty:
+        scene = self.scene
+        if arrived.empty or scene is None:
             raise DataError("no frame of a scenario was answered; app.run(scene) plays one", "plot_run")
         last = arrived[arrived["stream"] == arrived["stream"].max()]
         last = last.assign(submitted_s=last["submitted_s"] - last["submitted_s"].min() + scene.arrive_s()[0])

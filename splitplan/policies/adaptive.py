@@ -7,20 +7,24 @@ from dataclasses import dataclass, field
 
 from splitplan.data.plan import SplitPlan
 from splitplan.data.split_table import SplitTable
+from splitplan.data.system import System
 from splitplan.errors import DataError, raise_all
-from splitplan.models.graph import number_problem
+from splitplan.models.graph import LayerGraph, number_problem
 from splitplan.policies.base import Moment, Seen
 
 
 @dataclass
 class RateEstimator:
-    """The uplink's rate, from transfers that were observed: bits over seconds, both forgotten exponentially.
+    """The uplink's rate over time, from transfers that were observed: what one of them says holds for the time since the one before.
 
-        B ← B e^(−Δ/τ) + bits        T ← T e^(−Δ/τ) + seconds        rate = B / T
+        rate ← rate + (1 − e^(−Δ/τ)) (seen − rate)
 
-    Δ: time since the last transfer. A long transfer weighs more than a short one, as it should: it says more. In an idle gap both
-    fade alike, so that the estimate stays while its weight goes, and the first transfer after the gap counts in full.
-    A transfer that never ended counts with the bits it could not bring: as none, over the time it had.
+    Δ: seconds from the end of the transfer before to the end of this one. So a transfer counts as much as the time that it speaks for:
+    after an idle gap or an outage of some τ nearly in full, in a dense stream a little each.
+
+    A transfer of n bits that took t seconds beside the delay says that the rate is at least n/t, and, since up to ``slack_s`` of that are
+    queues and processes, at most n/(t − slack_s): inside that the estimate stays. One of less than four times the slack says little: where it
+    is above the estimate, it is believed up to tenfold, so that a small transfer over a good link leads to a larger one.
 
     Parameters
     ----------
@@ -28,36 +32,44 @@ class RateEstimator:
         Memory, seconds.
     delay_s : float
         The link's one-way delay, which a transfer takes whatever its size.
+    slack_s : float
+        What else it may take.
     """
 
     tau_s: float = 2.0
     delay_s: float = 0.0
-    _bits: float = 0.0
-    _seconds: float = 0.0
+    slack_s: float = 1e-3
+    _rate: float | None = None
     _last_s: float = -math.inf
 
     def __post_init__(self) -> None:
-        raise_all(
-            [
-                p
-                for p in (number_problem("tau_s", self.tau_s, positive=True), number_problem("delay_s", self.delay_s))
-                if p
-            ],
-            "RateEstimator",
+        checked = (
+            number_problem("tau_s", self.tau_s, positive=True),
+            number_problem("delay_s", self.delay_s),
+            number_problem("slack_s", self.slack_s),
         )
+        raise_all([p for p in checked if p], "RateEstimator")
 
     def update(self, bits: float, seconds: float, now_s: float) -> None:
-        """Take in a transfer that took so many seconds, delay included."""
+        """Take in a transfer that took so many seconds, delay included; of no bits: one that never ended."""
         busy = seconds - self.delay_s
-        if not (bits >= 0 and busy > 0):
+        if not (bits >= 0 and busy > 0 and math.isfinite(busy)):
             return  # quicker than the link's delay: a clock's accident, which says nothing of the rate
-        fade = math.exp(-max(0.0, now_s - self._last_s) / self.tau_s) if math.isfinite(self._last_s) else 0.0
-        self._bits, self._seconds, self._last_s = self._bits * fade + bits, self._seconds * fade + busy, now_s
+        low = bits / busy
+        sure = busy > 4 * self.slack_s
+        high = bits / (busy - self.slack_s) if sure else 10 * low
+        if self._rate is None:
+            self._rate = low if sure else high
+        else:
+            seen = max(self._rate, low if sure or self._rate >= low else high)
+            gain = 1 - math.exp(-max(0.0, now_s - self._last_s) / self.tau_s)
+            self._rate += gain * (min(seen, high) - self._rate)
+        self._last_s = now_s
 
     @property
     def rate_bps(self) -> float | None:
         """The estimate; None before the first transfer."""
-        return self._bits / self._seconds if self._seconds else None
+        return self._rate
 
     @property
     def last_s(self) -> float:
@@ -66,8 +78,7 @@ class RateEstimator:
 
     def restart(self) -> None:
         """Forget all."""
-        self._bits = self._seconds = 0.0
-        self._last_s = -math.inf
+        self._rate, self._last_s = None, -math.inf
 
 
 @dataclass
@@ -100,6 +111,7 @@ class AdaptivePolicy:
     name: str = "adaptive"
     estimator: RateEstimator = field(init=False)
     _current: int | None = field(default=None, init=False)
+    _probed_s: float = field(default=-math.inf, init=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.table, SplitTable):
@@ -138,28 +150,34 @@ class AdaptivePolicy:
         # The link was free for it when the transfer before it had ended; those under way share the server.
         begun = max(now.waits_since_s, self.estimator.last_s)
         on_link = now.time_s - begun - float(link["up_delay_s"] + server_s * max(1, now.under_way) + back_s)
-        if on_link <= (0.0 if rate is None else 2 * bits / rate):
+        if on_link <= 0 or (rate is not None and bits >= on_link * rate / 2):
             return rate
         return bits / on_link
 
     def decide(self, now: Moment) -> int:
         """The cut for the next frame."""
         table, rate = self.table, self._rate(now)
-        if rate is None:
-            if self.start_bps is None and self._probe is not None:
-                return self._probe
-            rate = self.start_bps or 0.0
-        best = table.decide(float(rate)) if rate > 0 or not table.sends[0] else 0
-        if (
-            self._current is None
-            or rate == 0
-            or (best != self._current and table.cost(rate, self._current) > (1 + self.margin) * table.cost(rate, best))
+        if rate is None and self.start_bps is not None:
+            rate = self.start_bps
+        if not rate:  # unknown or dead: what sends least, until a transfer says more
+            best = self._current = 0
+        else:
+            best = table.decide(float(rate))
+        if self._current is None or (
+            best != self._current and table.cost(rate, self._current) > (1 + self.margin) * table.cost(rate, best)
         ):
             self._current = best
-        stale = now.time_s - self.estimator.last_s > self.probe_s
+        # One probe at a time: the next frames do not wait for what it finds.
+        heard = max(self.estimator.last_s, self._probed_s)
+        stale = now.time_s - heard > self.probe_s or (rate is None and heard == -math.inf)
         if stale and not table.sends[self._current] and self._probe is not None and now.waits_cut is None:
+            self._probed_s = now.time_s
             return self._probe
         return self._current
+
+    def check(self, graph: LayerGraph, system: System) -> None:
+        """Raise unless the table is one of this model, these devices and this link (its uplink rate may differ)."""
+        self.table.check(graph, system)
 
     def observe(self, seen: Seen) -> None:
         """Take a frame's transfer in, framing included."""
@@ -172,4 +190,4 @@ class AdaptivePolicy:
     def restart(self) -> None:
         """Forget the link."""
         self.estimator.restart()
-        self._current = None
+        self._current, self._probed_s = None, -math.inf

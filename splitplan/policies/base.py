@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from splitplan.data.plan import SplitPlan
+from splitplan.data.system import System
 from splitplan.errors import DataError, raise_all
 from splitplan.models.graph import LayerGraph
 
@@ -88,8 +89,13 @@ class Policy(Protocol):
         ...
 
 
-def check_plans(policy: Policy, graph: LayerGraph) -> tuple[SplitPlan, ...]:
-    """The plans of a policy, if they can be kept ready together for this model: at least one, alike in wire, result and clock."""
+def check_plans(policy: Policy, graph: LayerGraph, system: System) -> tuple[SplitPlan, ...]:
+    """The plans of a policy, if they can be kept ready together for this model: at least one, alike in wire, result and clock.
+
+    A policy that has a method ``check(graph, system)`` is asked whether it is one for them.
+    """
+    if callable(check := getattr(policy, "check", None)):
+        check(graph, system)
     plans = tuple(policy.plans)
     if not plans:
         raise DataError("it has no plans", f"policy {policy.name!r}")

@@ -14,7 +14,7 @@ import numpy as np
 
 from splitplan.data.plan import SplitPlan
 from splitplan.data.split_table import SplitTable
-from splitplan.errors import DataError, SolverError
+from splitplan.errors import DataError, SolverError, raise_all
 from splitplan.formulations.costs import SplitTotals
 from splitplan.formulations.split import SplitPoint
 from splitplan.solvers.compress import articulations, block
@@ -25,8 +25,15 @@ from splitplan.solvers.hull import hull_cuts
 class Baseline(Protocol):
     """A rule that cuts a problem, at the rate of its link."""
 
-    name: ClassVar[str]
-    cannot_see: ClassVar[str]
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        ...
+
+    @property
+    def cannot_see(self) -> str:
+        """What it is blind to."""
+        ...
 
     def plan(self, problem: SplitPoint) -> SplitPlan:
         """The cut that the rule chooses, with what the problem's own costs say of it."""
@@ -140,10 +147,21 @@ class DADS:
 
     load: Literal["light", "heavy"] = "light"
 
-    name: ClassVar[str] = "DADS"
-    cannot_see: ClassVar[str] = (
-        "light: that frames follow each other; heavy: cuts that are best for the period but for no weighted sum"
-    )
+    def __post_init__(self) -> None:
+        if self.load not in ("light", "heavy"):
+            raise DataError(f"load is {self.load!r}; give 'light' or 'heavy'", "DADS")
+
+    @property
+    def name(self) -> str:
+        """DADS, and for which load."""
+        return f"DADS {self.load}"
+
+    @property
+    def cannot_see(self) -> str:
+        """By load."""
+        if self.load == "light":
+            return "limits, and that frames follow each other"
+        return "limits, latency, and cuts that are best for the period but for no weighted sum"
 
     def plan(self, problem: SplitPoint) -> SplitPlan:
         """The cut for the load; the problem's own objective is not asked."""
@@ -156,7 +174,7 @@ class DADS:
                 period_limit_s=None,
                 device_memory_bytes=None,
             )
-            return _same(problem, latency.solve("min-cut").plan)
+            return _same(problem, latency.solve("min-cut").plan, self.name)
         far = hull_cuts(problem)
         return _checked(problem, far[int(np.argmin(problem.score(far)["period_s"]))], self.name)
 
@@ -208,11 +226,23 @@ class Scan:
 
     def plan(self, problem: SplitPoint) -> SplitPlan:
         """The cheapest of the table's cuts."""
-        self.table.check(problem.profile.graph)
+        self.table.check(problem.profile.graph, problem.system)
+        raise_all(
+            [
+                f"the table is for {name} = {mine!r}, the problem for {theirs!r}: build it again"
+                for name in ("objective", "wire", "result", "input_bytes", "clock_hz")
+                if (mine := getattr(self.table, name)) != (theirs := self._asked(problem, name))
+            ],
+            self.name,
+        )
         costs = self.table.cost(problem.system.link.rate_up_bps, self._cuts)
-        return _same(problem, self.table.plan(int(np.argmin(costs))))
+        return _same(problem, self.table.plan(int(np.argmin(costs))), self.name)
+
+    @staticmethod
+    def _asked(problem: SplitPoint, name: str) -> object:
+        return {"objective": problem.weights, "clock_hz": problem.costs.clock_hz}.get(name, getattr(problem, name))
 
 
-def _same(problem: SplitPoint, plan: SplitPlan) -> SplitPlan:
+def _same(problem: SplitPoint, plan: SplitPlan, name: str) -> SplitPlan:
     far = set(plan.server_layers)
-    return problem.plan_for(np.array([layer.name in far for layer in problem.profile.graph.layers]))
+    return _checked(problem, np.array([layer.name in far for layer in problem.profile.graph.layers]), name)

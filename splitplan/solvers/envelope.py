@@ -58,6 +58,10 @@ def split_table(
     """
     if not isinstance(problem, SplitPoint):
         raise DataError(f"got a {type(problem).__name__}; give a splitplan.SplitPoint", "split_table")
+    if not 1e-100 <= max(problem.weights.values()) <= 1e100:
+        raise SolverError(
+            f"the objective's weights {problem.weights} are beyond what products of costs can hold; give weights near 1"
+        )
     if problem.limits:
         raise SolverError(f"a table cannot keep {', '.join(problem.limits)}: solve for each rate, or drop the limit")
     if set(problem.weights) == {"period"}:

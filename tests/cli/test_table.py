@@ -88,7 +88,9 @@ def test_a_run_over_a_channel_decides_for_each_frame(tmp_path: Path) -> None:
     assert "one of the two" in refused(*run, "--plan", tmp_path / "t.json", "--table", tmp_path / "t.json")
     no_link = ("--table", tmp_path / "t.json", "--channel", tmp_path / "channel.csv", "--no-emulate")
     assert "a real link follows no channel" in refused(*run, *no_link)
-    assert "row 2: time runs backwards" in refused(*run, "--table", tmp_path / "t.json", "--channel", bad_channel(tmp_path))
+    assert "row 2: time runs backwards" in refused(
+        *run, "--table", tmp_path / "t.json", "--channel", bad_channel(tmp_path)
+    )
 
 
 def bad_channel(folder: Path) -> Path:

@@ -102,7 +102,7 @@ def test_all_cuts_share_one_link(small: Traced, pair: System) -> None:
 def test_a_policy_that_fails_is_told_at_once_and_named(small: Traced, pair: System, where: str) -> None:
     with deploy(small, Turns(every_cut(small), fails_in=where), pair) as app:
         if where == "decide":
-            with pytest.raises(ValueError, match="no idea"):
+            with pytest.raises(ExecutorError, match=r"policy 'turns' failed in decide\(\): ValueError\('no idea'\)"):
                 app(EXAMPLE)
         else:
             assert same(app(EXAMPLE), expected(small, EXAMPLE))  # it was accepted, so it is answered
