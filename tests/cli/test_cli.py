@@ -72,7 +72,8 @@ def test_tables_are_not_folded_in_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys
 
 def process(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "splitplan", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    wide = os.environ | {"COLUMNS": "200"}  # whatever the terminal that the tests were started from
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=wide, **options)
 
 
 @pytest.fixture(scope="module")
