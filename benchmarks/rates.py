@@ -126,7 +126,7 @@ def measure(smoke: bool, progress: Progress) -> tuple[pd.DataFrame, str]:
         "against baselines and inputs of its own, which its abstract does not state.\n\n"
         "`x NAME`: geometric mean over rates of NAME's latency over the best plan's; `most`: the largest. `x best end`: the largest ratio of the "
         "better of device only and server only; `interior_%`: share of rates at which a cut inside is best. All of them are sums over one "
-        "measured profile; what the executor makes of them is in `adaptive`. DADS heavy minimizes the period, not the latency; QDMP and DADS light find the same cuts."
+        "measured profile; `adaptive` is about what the executor makes of them. DADS heavy minimizes the period, not the latency; QDMP and DADS light find the same cuts."
     )
     return table, note
 
