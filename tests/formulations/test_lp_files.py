@@ -159,7 +159,7 @@ def test_the_files_mean_what_the_problem_means(tmp_path: Path) -> None:
 
 
 def test_the_file_says_what_its_variables_are(tmp_path: Path) -> None:
-    problem = sp.SplitPoint(*tiny(), **CASES["everything"], pin_device=("a",))
+    problem = sp.SplitPoint(*tiny(), **SPLITS["everything"], pin_device=("a",))
     problem.write_lp(tmp_path / "m.lp")
     text = (tmp_path / "m.lp").read_text(encoding="utf-8")
     notes = [line.removeprefix("\\ ") for line in text.splitlines() if line.startswith("\\ ")]
