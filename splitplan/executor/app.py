@@ -33,7 +33,7 @@ from splitplan.executor.check import agreed, check_given, judge
 from splitplan.executor.codec import copy
 from splitplan.executor.conditions import not_emulated, unlike_profiled
 from splitplan.executor.crew import Crew, Settings
-from splitplan.executor.mismatch import back_again, merged, unlike_profile, unlike_run
+from splitplan.executor.mismatch import back_again, merged, unlike_channel, unlike_profile, unlike_run
 from splitplan.executor.play import play
 from splitplan.executor.report import FrameRecord, Report, count, make_rows, sent_by_kind
 from splitplan.executor.session import Session, error_of
@@ -240,7 +240,6 @@ class App:
         progress : callable, optional
             Told how far it is.
         """
-        self._scene = scene
         play(self, scene, inputs, progress or (lambda _: None))
         return self.report()
 
@@ -266,11 +265,14 @@ class App:
         counts |= self._compared
         one_clock = all(f.times.get("clock_uncertainty_s", math.inf) == 0 for f in frames if "server_s" in f.times)
         remarks = self._crew.conditions.remarks(one_clock)
-        for plan in self.plans:
-            remarks = merged(remarks, unlike_run(plan, self.traced.graph, self.system))
-            if self._profile is not None:
-                hosts = self._crew.settings.hosts
-                remarks = merged(remarks, unlike_profile(self._profile, plan, self.system, hosts))
+        if len(self.plans) == 1:  # of several nothing is predicted that could differ
+            (plan,) = self.plans
+            remarks = merged(
+                remarks,
+                unlike_run(plan, self.traced.graph, self.system),
+                unlike_channel(plan, self._crew.followed),
+                unlike_profile(self._profile, plan, self.system, self._crew.settings.hosts) if self._profile else {},
+            )
         rows = make_rows(self.plans, self.system, frames, remarks)
         counts |= sent_by_kind(self.plans, self.traced.graph, frames)
         return Report(self.plans, tuple(rows), counts, notes, frames, self.policy.name, self._scene)

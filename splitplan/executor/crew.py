@@ -324,6 +324,11 @@ class Crew:
             shutil.rmtree(self._directory, ignore_errors=True)
 
     @property
+    def followed(self) -> Channel | None:
+        """The channel that the emulated uplink follows; None while it has the system's rate."""
+        return self._following[0] if self._following is not None else None
+
+    @property
     def conditions(self) -> Conditions:
         """What the run is under."""
         return Conditions(self._plans, self._traced.graph, self._system, self.settings.hosts, self.emulate, self.abouts)

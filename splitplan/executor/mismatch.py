@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from splitplan.data.channel import Channel
 from splitplan.data.plan import SplitPlan
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
@@ -34,6 +35,13 @@ def unlike_run(plan: SplitPlan, graph: LayerGraph, system: System) -> dict[str, 
     return found
 
 
+def unlike_channel(plan: SplitPlan, channel: Channel | None) -> dict[str, Remark]:
+    """What a plan predicts at the system's uplink rate, of a run whose uplink followed a channel."""
+    if channel is None or not offloads(plan):
+        return {}
+    return _differ(("up", *_TOTALS), f"the uplink followed channel {channel.name!r}, predicted is at the link's rate")
+
+
 def unlike_profile(profile: Profile, plan: SplitPlan, system: System, hosts: Iterable[str]) -> dict[str, Remark]:
     """What was predicted from a profile that is not of the machines that ran: other threads, or a model of another device."""
     found: dict[str, Remark] = {}
@@ -56,8 +64,6 @@ def merged(*many: Mapping[str, Remark]) -> dict[str, Remark]:
     for remarks in many:
         for quantity, new in remarks.items():
             old = found.get(quantity)
-            if old == new:
-                continue
             found[quantity] = new if old is None else Remark(f"{old.text}; {new.text}", old.differs or new.differs)
     return found
 

@@ -48,6 +48,7 @@ def play(app: App, scene: Scenario, inputs: Iterable[Any] | None, tell: Callable
         items = itertools.cycle(given)
     app.policy.restart()
     app.follow(scene.channel)
+    app._scene = scene  # from here on, also when it is interrupted
     number, begin = next(app._streams), time.monotonic()
     waiting: list[Future[Any]] = []
     for k, (at, item) in enumerate(zip(arrive.tolist(), items)):  # noqa: B905  the items have no end
