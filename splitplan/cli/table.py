@@ -169,11 +169,10 @@ def _show(path: Path) -> None:
         )
         for i in range(len(read))
     ]
-    what = " + ".join(k if w == 1 else f"{w:g}·{k}" for k, w in read.objective.items())
     columns = ("cut", "from", "to", "plan", "device", "sends", "server")
     out().print(
         table(
-            f"{read.model}: least {what} at every uplink rate (wire {read.wire})",
+            f"{read.model}: least {read.measure} at every uplink rate (wire {read.wire})",
             columns,
             rows,
             numeric=columns[:3] + columns[4:],

@@ -6,9 +6,10 @@ import itertools
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -35,9 +36,14 @@ class RateTable(Stored):
     objective: Mapping[str, float]
     fixed: np.ndarray
     per_lambda: np.ndarray
+    places: Mapping[str, str]
+    about: Mapping[str, float]
 
     noun: ClassVar[str]
     """What it is called in messages."""
+
+    placed: ClassVar[str]
+    """The field that says where each cut has its layers; a file has it, and the totals, cut by cut."""
 
     def _freeze(self, **shapes: tuple[int, ...]) -> None:
         """Arrays that cannot be written, of these shapes (the common ones are known); what is wrong is said at once."""
@@ -56,13 +62,39 @@ class RateTable(Stored):
                 problems.append(f"{name} holds a negative or non-finite number; the file is damaged: build it again")
         if (np.diff(self.breaks_bps) <= 0).any():
             problems.append("breaks_bps does not ascend; the file is damaged: build it again")
-        raise_all(problems + self._problems(), self._where)
+        problems += self._word_problems() + self._problems()
+        if not problems and not np.allclose(self._crossings(), self.breaks_bps, rtol=1e-6, atol=0.0):
+            problems.append("breaks_bps are not where the cuts cost the same; the file is damaged: build it again")
+        raise_all(problems, self._where)
         # What `decide` reads: a list, because a bisection of Python floats is the quickest that there is for one rate.
         object.__setattr__(self, "_breaks", self.breaks_bps.tolist())
+
+    def _word_problems(self) -> list[str]:
+        """Names that are none, and mappings that are none of numbers."""
+        problems = [
+            f"{name} is {value!r}, no mapping of names to numbers; the file is damaged: build it again"
+            for name, value in (("objective", self.objective), ("about", self.about))
+            if not _is_table(value, (int, float))
+        ]
+        names = isinstance(self.fingerprint, str) and isinstance(self.model, str)
+        if not names or not _is_table(self.places, (str,)):
+            problems.append("places, fingerprint or model are no names; the file is damaged: build it again")
+        return problems
 
     def _problems(self) -> list[str]:
         """What else is wrong."""
         raise NotImplementedError
+
+    def _crossings(self) -> np.ndarray:
+        """The rates at which neighbours cost the same, by the totals."""
+        fixed, rising = self.totals @ self.fixed, self.totals @ self.per_lambda
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.diff(rising) / -np.diff(fixed))
+
+    @property
+    def measure(self) -> str:
+        """The objective in words."""
+        return " + ".join(k if w == 1 else f"{w:g}·{k}" for k, w in self.objective.items())
 
     @property
     def _where(self) -> str:
@@ -169,6 +201,30 @@ class RateTable(Stored):
             if (now := describe_place(system, place)) != name
         ]
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "table") -> Self:
+        """The inverse of `to_dict`."""
+        body = cls.unstamped(data, where)
+        try:
+            cuts = body.pop("cuts")
+            # All of them: a lost line must not become a default.
+            known = [f.name for f in fields(cls) if f.name not in (cls.placed, "totals")]  # type: ignore[arg-type]  # subclasses are dataclasses
+            raise_all([f"{name} is missing; build the table again" for name in known if name not in body], where)
+            body["layers"] = tuple(str(name) for name in body["layers"])
+            body |= cls._placed(body, cuts)
+            return cls(totals=np.array([cut["totals"] for cut in cuts], float).reshape(len(cuts), -1), **body)  # type: ignore[call-arg]  # the same
+        except DataError as e:
+            raise DataError(e.problems, where) from e
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
+            raise DataError(
+                f"a field is missing, unknown or of the wrong type ({e!r}); build the table again", where
+            ) from e
+
+    @classmethod
+    def _placed(cls, body: Mapping[str, Any], cuts: list[Any]) -> dict[str, Any]:
+        """Where the cuts of a file have their layers, and the fields of it that are not kept as JSON has them."""
+        raise NotImplementedError
+
     def to_json(self) -> str:
         """As JSON, in one line."""
         return json.dumps(self.to_dict(), separators=(",", ":"))
@@ -180,6 +236,18 @@ def describe_place(system: System, place: str) -> str:
         return "no device"
     device = system.places[place]
     return device.name + (f" slowed {device.slowdown:g}x" if device.slowdown != 1 else "")
+
+
+def fill(row: np.ndarray, spans: Iterable[tuple[int, int]], value: object) -> None:
+    """The inverse of `runs`: set what they cover."""
+    for first, last in spans:
+        if not 0 <= first < last <= len(row):
+            raise ValueError(f"layers {first} to {last} of {len(row)}")
+        row[first:last] = value
+
+
+def _is_table(value: object, of: tuple[type, ...]) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, of) for k, v in value.items())
 
 
 def runs(mask: np.ndarray) -> list[list[int]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from splitplan.data.plan import Wire
-from splitplan.data.rate_table import RateTable, runs
+from splitplan.data.rate_table import RateTable, fill, runs
 from splitplan.data.relay_plan import ANYWHERE, RelayPlan
 from splitplan.errors import DataError, raise_all
 from splitplan.models.graph import LayerGraph, number_problem
@@ -78,6 +78,7 @@ class RelayTable(RateTable):
     about: Mapping[str, float] = field(default_factory=dict)
 
     noun: ClassVar[str] = "relay table"
+    placed: ClassVar[str] = "labels"
 
     def __post_init__(self) -> None:
         if self.link not in self._pairs or len(self.links) != len(self._pairs):
@@ -192,10 +193,9 @@ class RelayTable(RateTable):
         )
 
     def __str__(self) -> str:
-        what = " + ".join(k if w == 1 else f"{w:g}·{k}" for k, w in self.objective.items())
         lines = [
             (
-                f"relay table of {self.model!r} over the rate {self.link[0]} → {self.link[1]}: least {what}, {len(self)} cuts "
+                f"relay table of {self.model!r} over the rate {self.link[0]} → {self.link[1]}: least {self.measure}, {len(self)} cuts "
                 f"({' → '.join(self.path)}, wire {self.wire}, result at {self.result})"
             )
         ]
@@ -231,25 +231,10 @@ class RelayTable(RateTable):
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], where: str = "relay table") -> RelayTable:
-        """The inverse of `to_dict`."""
-        body = cls.unstamped(data, where)
-        try:
-            cuts = body.pop("cuts")
-            body |= {k: tuple(str(name) for name in body[k]) for k in ("layers", "path", "link")}
-            body["links"] = tuple(dict(link) for link in body["links"])
-            labels = np.full((len(cuts), len(body["layers"])), -1)
-            for row, cut in zip(labels, cuts, strict=True):
-                for j, spans in enumerate(cut["at"]):
-                    for first, last in spans:
-                        if not 0 <= first < last <= len(row):
-                            raise ValueError(f"layers {first} to {last} of {len(row)}")
-                        row[first:last] = j
-            totals = np.array([cut["totals"] for cut in cuts], float).reshape(len(cuts), -1)
-            return cls(labels=labels, totals=totals, **body)
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
-            # A DataError is a ValueError: its problems are told as they are.
-            problems: Any = e.problems if isinstance(e, DataError) else None
-            raise DataError(
-                problems or f"a field is missing, unknown or of the wrong type ({e!r}); build the table again", where
-            ) from e
+    def _placed(cls, body: Mapping[str, Any], cuts: list[Any]) -> dict[str, Any]:
+        labels = np.full((len(cuts), len(body["layers"])), -1)
+        for row, cut in zip(labels, cuts, strict=True):
+            for j, spans in enumerate(cut["at"]):
+                fill(row, spans, j)
+        names = {k: tuple(str(name) for name in body[k]) for k in ("path", "link")}
+        return {"labels": labels, "links": tuple(dict(link) for link in body["links"]), **names}

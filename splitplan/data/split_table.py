@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from splitplan.data.plan import ResultAt, SplitPlan, Wire
-from splitplan.data.rate_table import RateTable, runs
-from splitplan.errors import DataError, raise_all
+from splitplan.data.rate_table import RateTable, fill, runs
+from splitplan.errors import raise_all
 from splitplan.models.graph import LayerGraph, number_problem
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class SplitTable(RateTable):
     about: Mapping[str, float] = field(default_factory=dict)
 
     noun: ClassVar[str] = "split table"
+    placed: ClassVar[str] = "on_server"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "on_server", np.array(self.on_server, bool))
@@ -94,21 +95,8 @@ class SplitTable(RateTable):
             for name in ("rate_down_bps", "up_delay_s", "down_delay_s", "header_bytes", "overhead")
             if (bad := number_problem(f"link: {name}", self.link.get(name, math.nan)))
         ]
-        problems += [
-            f"{name} is {value!r}, no mapping of names to numbers; the file is damaged: build it again"
-            for name, value in (("objective", self.objective), ("about", self.about))
-            if not _is_table(value, (int, float))
-        ]
-        if (
-            not _is_table(self.places, (str,))
-            or not isinstance(self.fingerprint, str)
-            or not isinstance(self.model, str)
-        ):
-            problems.append("places, fingerprint or model are no names; the file is damaged: build it again")
         if not self.objective or not set(self.objective) <= {"latency", "energy", "period", "upload"}:
             problems.append(f"objective is {self.objective!r}; a table is of latency, energy, upload, or the period")
-        if not problems and not np.allclose(self._crossings(), self.breaks_bps, rtol=1e-6, atol=0.0):
-            problems.append("breaks_bps are not where the cuts cost the same; the file is damaged: build it again")
         return problems
 
     def _crossings(self) -> np.ndarray:
@@ -117,9 +105,7 @@ class SplitTable(RateTable):
             pieces = self._pieces(slice(None), 1.0)
             busy = np.maximum(np.maximum(pieces["device_s"], pieces["server_s"]), pieces["downlink_s"])
             return np.asarray(pieces["uplink_s"][1:] / busy[:-1])  # at 1 bit/s: bits
-        fixed, rising = self.totals @ self.fixed, self.totals @ self.per_lambda
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(np.diff(rising) / -np.diff(fixed))
+        return super()._crossings()
 
     # -- what it costs -------------------------------------------------------------------------------
 
@@ -209,9 +195,8 @@ class SplitTable(RateTable):
         )
 
     def __str__(self) -> str:
-        what = " + ".join(k if w == 1 else f"{w:g}·{k}" for k, w in self.objective.items())
         lines = [
-            f"split table of {self.model!r}: least {what}, {len(self)} cuts (wire {self.wire}, result at {self.result})"
+            f"split table of {self.model!r}: least {self.measure}, {len(self)} cuts (wire {self.wire}, result at {self.result})"
         ]
         sent = self._pieces(slice(None), 1.0)["up_bytes"]
         for i, (low, high) in enumerate(self.spans):
@@ -253,10 +238,8 @@ class SplitTable(RateTable):
     @property
     def _axis(self) -> str:
         """The objective with its unit."""
-        if len(self.objective) > 1:
-            return " + ".join(f"{w:g}·{k}" for k, w in self.objective.items())
-        (name,) = self.objective
-        return f"{name} ({'J' if name == 'energy' else 's'})"
+        units = {{"energy": "J", "upload": "bytes"}.get(name, "s") for name in self.objective}
+        return self.measure + (f" ({units.pop()})" if len(units) == 1 else "")
 
     # -- files -----------------------------------------------------------------------------------------
 
@@ -281,37 +264,8 @@ class SplitTable(RateTable):
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], where: str = "split table") -> SplitTable:
-        """The inverse of `to_dict`."""
-        body = cls.unstamped(data, where)
-        try:
-            cuts = body.pop("cuts")
-            # All of them: a lost line must not become a default.
-            raise_all(
-                [
-                    f"{f.name} is missing; build the table again"
-                    for f in fields(cls)
-                    if f.init and f.name not in {*body, "on_server", "totals"}
-                ],
-                where,
-            )
-            body["layers"] = tuple(str(name) for name in body["layers"])
-            body["pins"] = {k: tuple(v) for k, v in body["pins"].items()}
-            far = np.ones((len(cuts), len(body["layers"])), bool)
-            for row, cut in zip(far, cuts, strict=True):
-                for first, last in cut["device"]:
-                    if not 0 <= first < last <= len(row):
-                        raise ValueError(f"layers {first} to {last} of {len(row)}")
-                    row[first:last] = False
-            totals = np.array([cut["totals"] for cut in cuts], float).reshape(len(cuts), -1)
-            return cls(on_server=far, totals=totals, **body)
-        except DataError as e:
-            raise DataError(e.problems, where) from e
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
-            raise DataError(
-                f"a field is missing, unknown or of the wrong type ({e!r}); build the table again", where
-            ) from e
-
-
-def _is_table(value: object, of: tuple[type, ...]) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, of) for k, v in value.items())
+    def _placed(cls, body: Mapping[str, Any], cuts: list[Any]) -> dict[str, Any]:
+        far = np.ones((len(cuts), len(body["layers"])), bool)
+        for row, cut in zip(far, cuts, strict=True):
+            fill(row, cut["device"], False)
+        return {"on_server": far, "pins": {k: tuple(v) for k, v in body["pins"].items()}}

@@ -94,6 +94,11 @@ def test_saved_and_read_it_is_the_same(table: SplitTable, tmp_path: Path) -> Non
         (lambda d: d["cuts"][0].update(totals=[1, 2]), "unknown or of the wrong type|shape"),
         (lambda d: d["cuts"].clear(), "holds no cut|shape"),
         (lambda d: d.update(extra=1), "extra"),
+        (lambda d: d.pop("wire"), "wire is missing"),
+        (lambda d: d["breaks_bps"].__setitem__(0, d["breaks_bps"][0] * 0.5), "not where the cuts cost the same"),
+        (lambda d: d.update(objective=None), "no mapping of names to numbers"),
+        (lambda d: d.update(fingerprint=0), "are no names"),
+        (lambda d: d["cuts"][0]["totals"].__setitem__(0, 10**400), "wrong type"),
         (lambda d: d["cuts"][0]["totals"].__setitem__(0, -1.0), "negative"),
     ],
 )
