@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from splitplan.data.synthetic import markov_channel
     from splitplan.data.system import System
     from splitplan.data.users import AllocationPlan, User
-    from splitplan.executor.app import App, deploy
+    from splitplan.executor.app import App
+    from splitplan.executor.deploy import deploy
     from splitplan.executor.profiler import profile
     from splitplan.executor.report import Report
     from splitplan.formulations.allocation import RateAllocation
@@ -69,7 +70,8 @@ _WHERE = {
     "splitplan.data.synthetic": ("markov_channel",),
     "splitplan.data.system": ("System",),
     "splitplan.data.users": ("AllocationPlan", "User"),
-    "splitplan.executor.app": ("App", "deploy"),
+    "splitplan.executor.app": ("App",),
+    "splitplan.executor.deploy": ("deploy",),
     "splitplan.executor.profiler": ("profile",),
     "splitplan.executor.report": ("Report",),
     "splitplan.formulations.allocation": ("RateAllocation",),

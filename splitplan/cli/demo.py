@@ -138,7 +138,7 @@ def run_plans(traced: Traced, problem: SplitPoint, sizes: Sizes, folder: Path) -
 
     from splitplan.cli.run import feed, show_report
     from splitplan.data.plan import SplitPlan
-    from splitplan.executor.app import deploy
+    from splitplan.executor.deploy import deploy
     from splitplan.models.graph import write_whole
 
     layers = len(traced.graph)

@@ -101,7 +101,7 @@ def run(
     if any(map(offloads, policy.plans)) or "device" in addresses:
         knock_at(addresses)
     with working(f"loading {model}") as tell:
-        from splitplan.executor.app import deploy
+        from splitplan.executor.deploy import deploy
         from splitplan.models.load import load_model
 
         traced = load_model(model, progress=lambda now: tell(f"loading {model}: {now}"))

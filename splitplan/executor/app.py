@@ -11,12 +11,10 @@ import itertools
 import math
 import threading
 import time
-import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -24,111 +22,23 @@ import numpy as np
 import torch
 
 from splitplan.data.channel import Channel
-from splitplan.data.plan import SplitPlan
 from splitplan.data.profile import Profile
 from splitplan.data.scenario import Scenario
 from splitplan.data.system import System
 from splitplan.errors import DataError, ExecutorError, SplitplanError
-from splitplan.executor.check import agreed, check_given, judge
+from splitplan.executor.check import agreed, judge
 from splitplan.executor.codec import copy
-from splitplan.executor.conditions import not_emulated, unlike_profiled
+from splitplan.executor.conditions import unlike_profiled
 from splitplan.executor.crew import Crew, Settings
+from splitplan.executor.frames import FrameRecord, count, sent_by_kind
 from splitplan.executor.mismatch import back_again, merged, unlike_channel, unlike_profile, unlike_run
 from splitplan.executor.play import play
-from splitplan.executor.report import FrameRecord, Report, count, make_rows, sent_by_kind
+from splitplan.executor.report import Report, make_rows
 from splitplan.executor.session import Session, error_of
 from splitplan.executor.split import run_whole
 from splitplan.executor.wire import MAX_PIECES, Message, encode, pack_all
 from splitplan.models.trace import Traced
-from splitplan.policies.base import Fixed, Moment, Policy, check_plans
-
-
-def deploy(
-    traced: Traced,
-    plan: SplitPlan | Policy,
-    system: System,
-    *,
-    profile: Profile | None = None,
-    hosts: Mapping[str, str] | None = None,
-    keys: str | Path | None = None,
-    emulate: bool | None = None,
-    depth: int = 8,
-    check: bool = True,
-    heartbeat_s: float = 1.0,
-    frame_timeout_s: float | None = None,
-    start_timeout_s: float = 120.0,
-    max_restarts: int = 10,
-    progress: Callable[[str], None] | None = None,
-) -> App:
-    """Start running a plan, or a policy that chooses one of its plans for each frame.
-
-    The device worker holds the whole model, to finish frames when the server is away: a limit on device memory that the
-    plan was made under holds for the head alone, not for that worker.
-
-    Parameters
-    ----------
-    traced : Traced
-    plan : SplitPlan or Policy
-        For this model; a plan's ``predicted`` is what the report compares with. Of a policy all plans are kept ready at both ends.
-    system : System
-        Two places, ``device`` and ``server``, and the link between them.
-    profile : Profile, optional
-        For the report only: it names the profile, and says where the system has another number of threads.
-    hosts : mapping of str to str, optional
-        Addresses of workers that run already, as ``{"server": "tcp://host:5555"}``; a place without one gets a local worker.
-        With hosts nothing is emulated unless ``emulate`` says so: the real link is measured and beside it stands the
-        prediction for the system's.
-    keys : path, optional
-        Directory of keys (`splitplan.executor.keys`): encrypts what goes over TCP. Needed for hosts beyond this machine.
-    emulate : bool, optional
-        Whether the link is shaped to the system's and local workers are slowed to the system's devices. By default True
-        without ``hosts`` and False with them; a warning says then what of the system is left out. Workers elsewhere are
-        slowed by their own ``--slowdown`` only.
-    depth : int
-        Frames under way at once; `App.submit` waits while there are so many.
-    check : bool
-        Run the example split and whole, compare, and refuse to serve when they differ by more than rounding.
-    heartbeat_s : float
-        A peer not heard of for three of these is gone.
-    frame_timeout_s : float, optional
-        A frame that the server has not answered by then is finished on the device. By default 30 s and what ``depth``
-        frames take on the link.
-    start_timeout_s : float
-        For each worker to get ready, and for the check.
-    max_restarts : int
-        How often each local worker is started again.
-    progress : callable, optional
-        Told, while it starts, what is being waited for.
-
-    Raises
-    ------
-    DataError, FingerprintError
-        The plan or the profile is not for this model or system, or an argument is something else.
-    HandshakeError
-        The workers do not fit together: version, weights, keys; or the split does not compute what the model does.
-    ExecutorError
-        A worker cannot be started or reached.
-
-    Warns
-    -----
-    UserWarning
-        ``hosts`` are given, ``emulate`` is not, and the system has a slowed device or a link that is not loopback.
-    """
-    check_given(traced, plan, system, profile, hosts)
-    settings = Settings(
-        dict(hosts or {}), keys, emulate, depth, heartbeat_s, frame_timeout_s, start_timeout_s, max_restarts
-    )
-    policy = plan if isinstance(plan, Policy) else Fixed(plan)
-    app = App(traced, policy, system, profile=profile, settings=settings, progress=progress)
-    if hosts and emulate is None:
-        for text in dict.fromkeys(text for p in app.plans for text in not_emulated(p, system, hosts)):
-            warnings.warn(text, stacklevel=2)
-    try:
-        app._start(check)
-    except BaseException:
-        app.close(wait=False)
-        raise
-    return app
+from splitplan.policies.base import Moment, Policy, check_plans
 
 
 @dataclass

@@ -17,7 +17,7 @@ from splitplan.executor.conditions import Remark, offloads, unlike_profiled, up_
 from splitplan.models.graph import LayerGraph
 
 if TYPE_CHECKING:
-    from splitplan.executor.report import FrameRecord
+    from splitplan.executor.frames import FrameRecord
 
 _TOTALS = ("latency", "throughput", "energy")
 

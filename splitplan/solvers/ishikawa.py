@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import scipy
 
 from splitplan.formulations.registry import Ladder
-from splitplan.formulations.solution import Found, Termination
+from splitplan.formulations.solution import Found
 from splitplan.models.graph import INPUT
 from splitplan.solvers.mincut import Cut, minimum_cut
 
@@ -48,17 +47,7 @@ class Ishikawa:
         built = time.perf_counter()
         labels, cut = network.cut(problem.scale * problem.price)
         solved = time.perf_counter()
-        return Found(
-            plan=problem.plan_for(labels),
-            termination=Termination.CONVERGED,
-            bound=cut.flow / problem.scale,
-            objective=cut.value / problem.scale,
-            bound_by="recomputed from the flow (its balance at every node and every capacity checked)",
-            solver_version=f"scipy {scipy.__version__}",
-            build_s=built - start,
-            solve_s=solved - built,
-            log=f"{cut.rounds} flows, {len(cut.source_side)} nodes, flow {cut.flow!r}, cut {cut.value!r}",
-        )
+        return cut.found(problem.plan_for(labels), problem.scale, built - start, solved - built)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import scipy
@@ -60,17 +60,7 @@ class MinCut:
         cut = minimum_cut(*network)
         solved = time.perf_counter()
         on_server = ~cut.source_side[: len(problem.profile.graph)]
-        return Found(
-            plan=problem.plan_for(on_server),
-            termination=Termination.CONVERGED,
-            bound=cut.flow / problem.scale,
-            objective=cut.value / problem.scale,
-            bound_by="recomputed from the flow (its balance at every node and every capacity checked)",
-            solver_version=f"scipy {scipy.__version__}",
-            build_s=built - start,
-            solve_s=solved - built,
-            log=f"{cut.rounds} flows, {len(cut.source_side)} nodes, flow {cut.flow!r}, cut {cut.value!r}",
-        )
+        return cut.found(problem.plan_for(on_server), problem.scale, built - start, solved - built)
 
 
 @dataclass(frozen=True)
@@ -92,6 +82,20 @@ class Cut:
     value: float
     flow: float
     rounds: int
+
+    def found(self, plan: Any, scale: float, build_s: float, solve_s: float) -> Found:
+        """What a solver returns for the plan that this cut stands for, of costs that were multiplied by ``scale``."""
+        return Found(
+            plan=plan,
+            termination=Termination.CONVERGED,
+            bound=self.flow / scale,
+            objective=self.value / scale,
+            bound_by="recomputed from the flow (its balance at every node and every capacity checked)",
+            solver_version=f"scipy {scipy.__version__}",
+            build_s=build_s,
+            solve_s=solve_s,
+            log=f"{self.rounds} flows, {len(self.source_side)} nodes, flow {self.flow!r}, cut {self.value!r}",
+        )
 
 
 def split_network(problem: SplitPoint) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:

@@ -20,7 +20,7 @@ from splitplan.data.plan import SplitPlan
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
 from splitplan.errors import DataError, ExecutorError, FingerprintError, HandshakeError
-from splitplan.executor.app import deploy
+from splitplan.executor.deploy import deploy
 from splitplan.executor.spawn import WorkerProcess
 from splitplan.executor.split import run_whole
 from splitplan.formulations.split import SplitPoint

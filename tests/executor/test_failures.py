@@ -17,7 +17,7 @@ from splitplan.data.system import System
 from splitplan.errors import ExecutorError, WireError
 from splitplan.executor import app as app_module
 from splitplan.executor import relay as relay_module
-from splitplan.executor.app import deploy
+from splitplan.executor.deploy import deploy
 from splitplan.executor.relay import Relay, Waiting
 from splitplan.executor.roles import _Frame
 from splitplan.executor.session import Clock

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.kill import kill_run
 from splitplan.data.system import System
-from splitplan.executor.app import deploy
+from splitplan.executor.deploy import deploy
 from splitplan.executor.split import run_whole
 from splitplan.models.trace import Traced
 

@@ -18,7 +18,7 @@ from splitplan.data.profile import Profile
 from splitplan.data.scenario import Arrivals, Scenario, periodic, poisson
 from splitplan.data.system import System
 from splitplan.errors import DataError, ExecutorError, FingerprintError
-from splitplan.executor.app import deploy
+from splitplan.executor.deploy import deploy
 from splitplan.formulations.split import SplitPoint
 from splitplan.models.trace import Traced, trace
 from splitplan.policies.adaptive import AdaptivePolicy

@@ -6,8 +6,9 @@ import pytest
 
 from splitplan.data.system import System
 from splitplan.executor.conditions import Remark
+from splitplan.executor.frames import FrameRecord
 from splitplan.executor.mismatch import back_again
-from splitplan.executor.report import FrameRecord, Report, Row, make_rows
+from splitplan.executor.report import Report, Row, make_rows
 from splitplan.models.trace import Traced
 
 from .conftest import cut

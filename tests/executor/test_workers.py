@@ -22,7 +22,7 @@ from splitplan.data.system import System
 from splitplan.errors import DataError, ExecutorError, HandshakeError
 from splitplan.executor import keys as key_files
 from splitplan.executor import wire
-from splitplan.executor.app import deploy
+from splitplan.executor.deploy import deploy
 from splitplan.executor.environment import worker_environment
 from splitplan.executor.session import versions
 from splitplan.executor.split import run_whole
