@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,10 @@ from splitplan.cli.output import (
 )
 from splitplan.cli.solve import read_objective
 from splitplan.errors import DataError
+
+if TYPE_CHECKING:
+    from splitplan.data.relay_table import RelayTable
+    from splitplan.data.split_table import SplitTable
 
 group = typer.Typer(
     name="table", no_args_is_help=True, help="The best cut at every uplink rate: build it, show it, decide by it."
@@ -79,7 +83,7 @@ def build(
     if json:
         print_json(made.to_dict())
         return
-    _show(output)
+    _show(made, output)
     for path in (output, figure):
         if path is not None:
             say(f"written: {path}")
@@ -87,17 +91,15 @@ def build(
 
 @group.command()
 def show(path: TableArgument, figure: FigureOption = None, json: Json = False) -> None:
-    """Print a table: the cuts, the rates at which each is best, and for whom it was made."""
-    from splitplan.data.split_table import SplitTable
-
+    """Print a table (of a relay too): the cuts, the rates at which each is best, and for whom it was made."""
     check_figure(figure)
-    read = SplitTable.read(path)
+    read = read_table(path)
     if figure is not None:
         save_figure(read.plot(), figure)
     if json:
         print_json(read.to_dict())
     else:
-        _show(path)
+        _show(read, path)
     if figure is not None:
         say(f"written: {figure}")
 
@@ -112,9 +114,7 @@ def decide(
     json: Json = False,
 ) -> None:
     """The best cut at a rate, or at several."""
-    from splitplan.data.split_table import SplitTable
-
-    read = SplitTable.read(path)
+    read = read_table(path)
     given = [read_rate(text) for text in rates]
     if output is not None and len(given) != 1:
         raise DataError(
@@ -132,12 +132,14 @@ def decide(
             ]
         )
         return
+    more = [read.axis] if read.measure != "latency" else []  # that stands there already
+    columns = ["rate", "cut", "plan", "latency", *more]
     rows = [
-        (amount(rate, "bit/s"), str(cut), plan.describe(), seconds(plan.predicted.get("latency_s")))
+        [amount(rate, "bit/s"), str(cut), plan.describe(), seconds(plan.predicted.get("latency_s"))]
+        + [f"{read.cost(rate, cut):.4g}" for _ in more]
         for rate, cut, plan in zip(given, found, plans, strict=True)
     ]
-    columns = ("rate", "cut", "plan", "latency")
-    out().print(table(str(path), columns, rows, numeric=("rate", "cut", "latency")))
+    out().print(table(str(path), columns, rows, numeric=columns[:2] + columns[3:]))
     if output is not None:
         say(f"written: {output}")
 
@@ -151,33 +153,34 @@ def read_rate(text: str) -> float:
         raise DataError(f"{text!r} is no rate; give bit/s, as 7300000, 7.3e6 or 7.3M", "table decide") from None
 
 
-def _show(path: Path) -> None:
+def read_table(path: Path) -> SplitTable | RelayTable:
+    """What a file holds, for two places or for a relay."""
+    from splitplan.data.relay_table import RelayTable
     from splitplan.data.split_table import SplitTable
+    from splitplan.models.graph import read_json
 
-    read = SplitTable.read(path)
-    ends = [0.0, *read.breaks_bps.tolist(), float("inf")]
+    data = read_json(path)
+    kind = RelayTable if data.get("kind") == RelayTable.stamp()["kind"] else SplitTable
+    return kind.from_dict(data, str(path))
+
+
+def _show(read: SplitTable | RelayTable, path: Path) -> None:
     frame = read.to_frame()
+    sums = [name for name in map(str, frame) if name.endswith(("_s", "_bytes"))]
     rows = [
         (
             str(i),
-            amount(ends[i], "bit/s"),
-            "any" if ends[i + 1] == float("inf") else amount(ends[i + 1], "bit/s"),
+            amount(low, "bit/s"),
+            "any" if high == float("inf") else amount(high, "bit/s"),
             read.plan(i).describe(),
-            seconds(frame["device_s"][i]),
-            amount(frame["up_bytes"][i], "B"),
-            seconds(frame["server_s"][i]),
+            *(seconds(frame[name][i]) if name.endswith("_s") else amount(frame[name][i], "B") for name in sums),
         )
-        for i in range(len(read))
+        for i, (low, high) in enumerate(read.spans)
     ]
-    columns = ("cut", "from", "to", "plan", "device", "sends", "server")
-    out().print(
-        table(
-            f"{read.model}: least {read.measure} at every uplink rate (wire {read.wire})",
-            columns,
-            rows,
-            numeric=columns[:3] + columns[4:],
-        )
-    )
+    names = [name.removeprefix("at_").removesuffix("_s").removesuffix("_bytes").replace("_to_", " → ") for name in sums]
+    columns = ("cut", "from", "to", "plan", *names)
+    title = f"{read.model}: least {read.measure} at every {read.over} (wire {read.wire})"
+    out().print(table(title, columns, rows, numeric=columns[:3] + columns[4:]))
     for place, device in read.places.items():
         out().print(f"{place}: {device}", markup=False)
     out().print("; ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in read.about.items()), markup=False)

@@ -165,6 +165,14 @@ class SplitPlan(Stored):
             f"{len(self.server_layers)} on the server, from {self.server_layers[0]!r}"
         )
 
+    @property
+    def label(self) -> str:
+        """The cut in a few words, for a figure's legend."""
+        if not self.server_layers or not self.device_layers:
+            return "device only" if not self.server_layers else "server only"
+        count = len(self.device_layers) + len(self.server_layers)
+        return f"{len(self.device_layers)} of {count}, to {self.device_layers[-1]}"
+
     def __str__(self) -> str:
         facts = [f"wire {self.wire}", f"result at {self.result}"]
         facts += [f"device clock {self.clock_hz / 1e6:g} MHz"] if self.clock_hz else []

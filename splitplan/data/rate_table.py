@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -17,6 +18,11 @@ from splitplan.data.stored import Stored
 from splitplan.errors import DataError, FingerprintError, raise_all
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from splitplan.data.plan import SplitPlan
+    from splitplan.data.relay_plan import RelayPlan
     from splitplan.data.system import System
     from splitplan.models.graph import LayerGraph
 
@@ -41,6 +47,9 @@ class RateTable(Stored):
 
     noun: ClassVar[str]
     """What it is called in messages."""
+
+    over: ClassVar[str]
+    """The rate that varies, in words."""
 
     placed: ClassVar[str]
     """The field that says where each cut has its layers; a file has it, and the totals, cut by cut."""
@@ -95,6 +104,12 @@ class RateTable(Stored):
     def measure(self) -> str:
         """The objective in words."""
         return " + ".join(k if w == 1 else f"{w:g}·{k}" for k, w in self.objective.items())
+
+    @property
+    def axis(self) -> str:
+        """The objective with its unit."""
+        units = {{"energy": "J", "upload": "bytes"}.get(name, "s") for name in self.objective}
+        return self.measure + (f" ({units.pop()})" if len(units) == 1 else "")
 
     @property
     def _where(self) -> str:
@@ -183,6 +198,44 @@ class RateTable(Stored):
     def __len__(self) -> int:
         return len(self.totals)
 
+    # -- seeing ------------------------------------------------------------------------------------------
+
+    def plan(self, cut: int, rate_bps: float | None = None) -> SplitPlan | RelayPlan:
+        """The plan of a cut; with a rate, also what is predicted of it there."""
+        raise NotImplementedError
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a cut: the rates at which it is best (``from_bps``, ``to_bps``), and what it adds up to (``…_s``, ``…_bytes``)."""
+        raise NotImplementedError
+
+    def plot(self, rates_bps: Sequence[float] | None = None) -> Figure:
+        """The objective of every cut against the link's rate, the best one thick.
+
+        Parameters
+        ----------
+        rates_bps : sequence of float, optional
+            Ascending; a decade beyond the outermost breakpoints, within 0.1 Mbit/s to 1 Gbit/s unless given.
+        """
+        from splitplan.plots.table import plot_envelope
+
+        if rates_bps is None:
+            low, high = (float(self.breaks_bps[0]), float(self.breaks_bps[-1])) if len(self) > 1 else (1e6, 1e8)
+            rates = np.geomspace(min(max(low / 10, 1e5), low), max(min(high * 10, 1e9), high), 600)
+        else:
+            rates = np.asarray(rates_bps, float)
+        best = self.decide(rates)
+        costs = np.stack([self.cost(rates, i) for i in range(len(self))], axis=1)
+        return plot_envelope(
+            rates,
+            costs,
+            best,
+            [self.plan(i).label for i in range(len(self))],
+            breaks_bps=self.breaks_bps.tolist(),
+            axis=self.axis,
+            x_label=f"{self.over} (Mbit/s)",
+            title=f"{self.model}: the best of all cuts at every rate",
+        )
+
     # -- where it belongs ----------------------------------------------------------------------------
 
     def _check_model(self, graph: LayerGraph | None) -> None:
@@ -206,19 +259,36 @@ class RateTable(Stored):
         """The inverse of `to_dict`."""
         body = cls.unstamped(data, where)
         try:
-            cuts = body.pop("cuts")
+            digest, cuts = body.pop("digest", None), body.pop("cuts")
             # All of them: a lost line must not become a default.
             known = [f.name for f in fields(cls) if f.name not in (cls.placed, "totals")]  # type: ignore[arg-type]  # subclasses are dataclasses
             raise_all([f"{name} is missing; build the table again" for name in known if name not in body], where)
             body["layers"] = tuple(str(name) for name in body["layers"])
             body |= cls._placed(body, cuts)
-            return cls(totals=np.array([cut["totals"] for cut in cuts], float).reshape(len(cuts), -1), **body)  # type: ignore[call-arg]  # the same
+            totals = np.array([cut["totals"] for cut in cuts], float).reshape(len(cuts), -1)
+            table = cls(totals=totals, **body)  # type: ignore[call-arg]  # the same
         except DataError as e:
             raise DataError(e.problems, where) from e
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
             raise DataError(
                 f"a field is missing, unknown or of the wrong type ({e!r}); build the table again", where
             ) from e
+        # Last, because whatever else is wrong says more. What is only a wrong number is seen here alone.
+        if digest != _digest({k: v for k, v in data.items() if k != "digest"}):
+            raise DataError(
+                "what it holds is not what its digest is of: it was changed or damaged after it was made; build the table again",
+                where,
+            )
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and dicts, with the schema's version and a digest of them."""
+        body = {**self.stamp(), **self._body()}
+        return {**body, "digest": _digest(body)}
+
+    def _body(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        raise NotImplementedError
 
     @classmethod
     def _placed(cls, body: Mapping[str, Any], cuts: list[Any]) -> dict[str, Any]:
@@ -228,6 +298,10 @@ class RateTable(Stored):
     def to_json(self) -> str:
         """As JSON, in one line."""
         return json.dumps(self.to_dict(), separators=(",", ":"))
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
 
 
 def describe_place(system: System, place: str) -> str:

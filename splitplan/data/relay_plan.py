@@ -180,6 +180,13 @@ class RelayPlan(Stored):
         parts = [f"{counts[p]} layers at {p} from {self.layers_at(p)[0]!r}" for p in used]
         return "; ".join(parts)
 
+    @property
+    def label(self) -> str:
+        """The placement in a few words, for a figure's legend."""
+        counts = Counter(self.placement.values())
+        used = [p for p in self.path if counts[p]]
+        return f"{used[0]} only" if len(used) == 1 else ", ".join(f"{p} {counts[p]}" for p in used)
+
     def __str__(self) -> str:
         facts = [" → ".join(self.path), f"wire {self.wire}", f"result at {self.result}"]
         facts += [f"{self.path[0]}'s clock {self.clock_hz / 1e6:g} MHz"] if self.clock_hz else []

@@ -91,6 +91,11 @@ class RelayTable(RateTable):
         cuts = len(self.totals)
         self._freeze(labels=(cuts, len(self.layers)), totals=(cuts, columns), fixed=(columns,), per_lambda=(columns,))
 
+    @property
+    def over(self) -> str:  # type: ignore[override]  # of the base's word, which is the same for every table
+        """The rate that varies, in words."""
+        return f"rate {self.link[0]} → {self.link[1]}"
+
     @cached_property
     def _pairs(self) -> tuple[tuple[str, str], ...]:
         return tuple(zip(self.path[:-1], self.path[1:], strict=True))
@@ -195,7 +200,7 @@ class RelayTable(RateTable):
     def __str__(self) -> str:
         lines = [
             (
-                f"relay table of {self.model!r} over the rate {self.link[0]} → {self.link[1]}: least {self.measure}, {len(self)} cuts "
+                f"relay table of {self.model!r} over the {self.over}: least {self.measure}, {len(self)} cuts "
                 f"({' → '.join(self.path)}, wire {self.wire}, result at {self.result})"
             )
         ]
@@ -208,11 +213,10 @@ class RelayTable(RateTable):
 
     # -- files -----------------------------------------------------------------------------------------
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists and dicts, with the schema's version; placements as runs of layers at each place."""
+    def _body(self) -> dict[str, Any]:
+        """Placements as runs of layers at each place."""
         plain = ("model", "fingerprint", "wire", "result", "clock_hz")
         return {
-            **self.stamp(),
             **{k: getattr(self, k) for k in plain},
             "path": list(self.path),
             "link": list(self.link),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,7 +17,6 @@ from splitplan.models.graph import LayerGraph, number_problem
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
     from splitplan.data.system import System
 
@@ -78,6 +77,7 @@ class SplitTable(RateTable):
     about: Mapping[str, float] = field(default_factory=dict)
 
     noun: ClassVar[str] = "split table"
+    over: ClassVar[str] = "uplink rate"
     placed: ClassVar[str] = "on_server"
 
     def __post_init__(self) -> None:
@@ -208,45 +208,11 @@ class SplitTable(RateTable):
     def __repr__(self) -> str:
         return f"SplitTable({self.model!r}: {len(self)} cuts)"
 
-    def plot(self, rates_bps: Sequence[float] | None = None) -> Figure:
-        """The objective of every cut against the uplink rate, the best one thick.
-
-        Parameters
-        ----------
-        rates_bps : sequence of float, optional
-            Ascending; a decade beyond the outermost breakpoints, within 0.1 Mbit/s to 1 Gbit/s unless given.
-        """
-        from splitplan.plots.table import plot_envelope
-
-        if rates_bps is None:
-            low, high = (float(self.breaks_bps[0]), float(self.breaks_bps[-1])) if len(self) > 1 else (1e6, 1e8)
-            rates = np.geomspace(min(max(low / 10, 1e5), low), max(min(high * 10, 1e9), high), 600)
-        else:
-            rates = np.asarray(rates_bps, float)
-        best = self.decide(rates)
-        costs = np.stack([self.cost(rates, i) for i in range(len(self))], axis=1)
-        return plot_envelope(
-            rates,
-            costs,
-            best,
-            [self.plan(i).describe() for i in range(len(self))],
-            breaks_bps=self.breaks_bps.tolist(),
-            axis=self._axis,
-            title=f"{self.model}: the best of all cuts at every rate",
-        )
-
-    @property
-    def _axis(self) -> str:
-        """The objective with its unit."""
-        units = {{"energy": "J", "upload": "bytes"}.get(name, "s") for name in self.objective}
-        return self.measure + (f" ({units.pop()})" if len(units) == 1 else "")
-
     # -- files -----------------------------------------------------------------------------------------
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists and dicts, with the schema's version; placements as runs of layers on the device."""
+    def _body(self) -> dict[str, Any]:
+        """Placements as runs of layers on the device."""
         return {
-            **self.stamp(),
             **{k: getattr(self, k) for k in ("model", "fingerprint", "wire", "result", "clock_hz", "input_bytes")},
             "objective": dict(self.objective),
             "places": dict(self.places),

@@ -117,7 +117,7 @@ class Report:
             raise DataError("no frame of a scenario was answered; app.run(scene) plays one", "plot_run")
         last = arrived[arrived["stream"] == arrived["stream"].max()]
         last = last.assign(submitted_s=last["submitted_s"] - last["submitted_s"].min() + scene.arrive_s()[0])
-        labels = {k: plan.describe() for k, plan in enumerate(self.plans)}
+        labels = {k: plan.label for k, plan in enumerate(self.plans)}
         return plot_run(
             last, labels, times_s=scene.channel.times_s, rates_bps=scene.channel.rates_bps, title=self.title
         )

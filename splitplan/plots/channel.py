@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from splitplan.errors import DataError
-from splitplan.plots.style import INK, UP, WIDTH, new_figure, shorten, tidy
+from splitplan.plots.style import INK, UP, WIDTH, logarithmic, new_figure, shorten, tidy
 from splitplan.plots.table import SHADES
 
 if TYPE_CHECKING:
@@ -82,11 +82,10 @@ def plot_run(
         _rate(axes[0], np.asarray(times_s, float), np.asarray(rates_bps, float), end)
     *_, middle, below = axes
     used = sorted(frames["cut"].unique())
-    rows = {number: i for i, number in enumerate(used)}
-    for number in used:
+    for row, number in enumerate(used):
         mine = (frames["cut"] == number).to_numpy()
-        shade = SHADES[rows[number] % len(SHADES)]
-        middle.plot(at[mine], np.full(mine.sum(), rows[number]), "|", color=shade, markersize=7)
+        shade = SHADES[number % len(SHADES)]  # as in the figure of the table
+        middle.plot(at[mine], np.full(mine.sum(), row), "|", color=shade, markersize=7)
         below.plot(at[mine], 1e3 * frames["latency_s"].to_numpy(float)[mine], ".", color=shade, markersize=3.5)
     if "alone" in frames and (lost := (frames["alone"] != "").to_numpy()).any():
         below.plot(
@@ -101,7 +100,7 @@ def plot_run(
     middle.set_yticks(range(len(used)), [shorten(labels[n], 34) for n in used])
     middle.set_ylim(-0.6, len(used) - 0.4)
     tidy(middle, None)
-    below.set_yscale("log")
+    logarithmic(below, "y")
     below.set_ylabel("latency (ms)", fontsize=8)
     below.set_xlabel("time (s)", fontsize=8)
     tidy(below)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 DEVICE, SERVER, UP, DOWN, INK, PALE = "#0072B2", "#D55E00", "#E69F00", "#F0E442", "#222222", "#BBBBBB"
@@ -28,6 +30,24 @@ def tidy(axes: Axes, grid: str | None = "y") -> None:
     axes.set_axisbelow(True)
     if grid:
         axes.grid(axis=grid, color="#E6E6E6", linewidth=0.6)  # type: ignore[arg-type]  # "x", "y" or "both"
+
+
+def logarithmic(axes: Axes, which: Literal["x", "y", "both"]) -> None:
+    """Make axes logarithmic, with plain numbers at 1, 2 and 5 of each decade; at the decades alone where there are many."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    for name in ("x", "y") if which == "both" else (which,):
+        getattr(axes, f"set_{name}scale")("log")
+        axis = getattr(axes, f"{name}axis")
+
+        def plain(value: float, _: int | None, axis: Axis = axis) -> str:
+            low, high = axis.get_view_interval()
+            decade = abs(math.log10(value) - round(math.log10(value))) < 1e-9
+            return f"{value:,.12g}" if decade or high < 400 * low else ""
+
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=99))
+        axis.set_major_formatter(FuncFormatter(plain))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def amount(value: float, unit: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import BoundaryNorm, ListedColormap
 
 from splitplan.errors import DataError
-from splitplan.plots.style import INK, PALE, WIDTH, new_figure, shorten, tidy
+from splitplan.plots.style import INK, PALE, WIDTH, logarithmic, new_figure, shorten, tidy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,6 +27,7 @@ def plot_envelope(
     *,
     breaks_bps: Sequence[float] = (),
     axis: str = "latency (s)",
+    x_label: str = "uplink rate (Mbit/s)",
     title: str = "",
 ) -> Figure:
     """Draw the cost of every cut against the rate; the lowest is thick, in the colour of its cut.
@@ -42,7 +43,7 @@ def plot_envelope(
         Of the cuts.
     breaks_bps : sequence of float
         Where the best cut changes; drawn as faint lines.
-    axis, title : str
+    axis, x_label, title : str
 
     Returns
     -------
@@ -66,10 +67,10 @@ def plot_envelope(
         # One point on, so that the thick pieces of neighbours meet.
         mine = chosen | np.r_[False, chosen[:-1]]
         ax.plot(rates / 1e6, np.where(mine, lowest, np.nan), color=shade, linewidth=2.4, label=shorten(label, 44))
-    ax.set_xscale("log")
+    logarithmic(ax, "x")
     ax.set_xlim(rates[0] / 1e6, rates[-1] / 1e6)
     ax.set_ylim(0, 1.6 * float(np.nanmax(lowest[np.isfinite(lowest)])))
-    ax.set_xlabel("uplink rate (Mbit/s)", fontsize=8)
+    ax.set_xlabel(x_label, fontsize=8)
     ax.set_ylabel(axis, fontsize=8)
     tidy(ax)
     shown = len(set(best.tolist()))
@@ -116,8 +117,7 @@ def plot_decisions(
     colours = ListedColormap([SHADES[i % len(SHADES)] for i in range(len(numbers))])
     norm = BoundaryNorm(np.arange(len(numbers) + 1) - 0.5, len(numbers))
     ax.pcolormesh(x, y, np.searchsorted(numbers, chosen), cmap=colours, norm=norm, shading="nearest", rasterized=True)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    logarithmic(ax, "both")
     ax.set_xlabel(x_label, fontsize=8)
     ax.set_ylabel(y_label, fontsize=8)
     tidy(ax, None)
@@ -169,8 +169,7 @@ def plot_policies(
             linewidth=1.2,
             label=name,
         )
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    logarithmic(ax, "both")
     ax.set_xlabel("uplink rate (Mbit/s)", fontsize=8)
     ax.set_ylabel(axis, fontsize=8)
     tidy(ax, "both")

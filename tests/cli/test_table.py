@@ -47,6 +47,38 @@ def test_it_decides_and_writes_a_plan(files: Path, tmp_path: Path) -> None:
     assert "latency" in good("table", "decide", files / "t.json", "7.3M", "0").stdout
 
 
+def test_a_table_of_the_period_says_the_period(files: Path, tmp_path: Path) -> None:
+    build = ("table", "build", files / "p.csv", "--system", files / "system.toml", "--objective", "period")
+    good(*build, "-o", tmp_path / "t.json")
+    shown = good("table", "decide", tmp_path / "t.json", "7.3M").stdout
+    table = sp.SplitTable.read(tmp_path / "t.json")
+    assert "period (s)" in shown and f"{table.cost(7.3e6):.4g}" in shown
+
+
+def test_a_relay_table_is_shown_and_decided_by(tmp_path: Path) -> None:
+    system = sp.System(
+        device=sp.Device("a"), edge=sp.Device("b"), cloud=sp.Device("c"),
+        links={pair: sp.Link("w", 1e7, 1e7, 0.01) for pair in (("device", "edge"), ("edge", "cloud"))},
+    )  # fmt: skip
+    layers = tuple(sp.Layer(n) for n in "xyz")
+    tensors = [
+        sp.Tensor("t0", "input", ("x",), 1e6),
+        sp.Tensor("t1", "x", ("y",), 1e5),
+        sp.Tensor("t2", "y", ("z",), 1e4),
+    ]
+    graph = sp.LayerGraph("net", layers, (*tensors, sp.Tensor("out", "z", (), 10.0, is_output=True)))
+    times = {place: dict.fromkeys("xyz", t) for place, t in (("device", 0.3), ("edge", 0.1), ("cloud", 0.01))}
+    relay = sp.RelaySplit(sp.Profile.given(graph, times), system, path=("device", "edge", "cloud"))
+    table = sp.relay_table(relay, ("device", "edge"))
+    table.save(tmp_path / "r.json")
+    assert len(table) > 1
+    shown = good("table", "show", tmp_path / "r.json", "--figure", tmp_path / "r.png").stdout
+    assert "rate device → edge" in shown and "edge → cloud" in shown and (tmp_path / "r.png").exists()
+    (found,) = loads("table", "decide", tmp_path / "r.json", "7.3M")
+    assert found["cut"] == table.decide(7.3e6) and found["plan"]["kind"] == "splitplan.RelayPlan"
+    refused("run", "no.pt2", "--system", tmp_path / "no.toml", "--table", tmp_path / "r.json")
+
+
 def test_what_is_wrong(files: Path, tmp_path: Path) -> None:
     assert "is no rate" in refused("table", "decide", files / "t.json", "fast")
     assert "give bit/s from 0 up" in refused("table", "decide", files / "t.json", "nan")

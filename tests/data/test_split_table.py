@@ -100,6 +100,9 @@ def test_saved_and_read_it_is_the_same(table: SplitTable, tmp_path: Path) -> Non
         (lambda d: d.update(fingerprint=0), "are no names"),
         (lambda d: d["cuts"][0]["totals"].__setitem__(0, 10**400), "wrong type"),
         (lambda d: d["cuts"][0]["totals"].__setitem__(0, -1.0), "negative"),
+        (lambda d: d["cuts"][0]["device"][0].__setitem__(1, d["cuts"][0]["device"][0][1] - 1), "its digest"),
+        (lambda d: d["about"].update(gap=0.5), "its digest"),
+        (lambda d: d.pop("digest"), "its digest"),
     ],
 )
 def test_a_damaged_file(table: SplitTable, tmp_path: Path, change: object, says: str) -> None:
