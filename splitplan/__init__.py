@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from splitplan.data.relay_plan import RelayPlan
     from splitplan.data.relay_table import RelayTable
     from splitplan.data.scenario import Arrivals, Scenario, periodic, poisson
+    from splitplan.data.slot import SlotPlan, SlotState, Thermal
     from splitplan.data.split_table import SplitTable
     from splitplan.data.synthetic import markov_channel
     from splitplan.data.system import System
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from splitplan.executor.report import Report
     from splitplan.formulations.allocation import RateAllocation
     from splitplan.formulations.relay import RelaySplit
+    from splitplan.formulations.slot import SlotControl
     from splitplan.formulations.solution import Solution, Status, Termination
     from splitplan.formulations.split import SplitPoint
     from splitplan.models.graph import Layer, LayerGraph, Tensor
@@ -66,6 +68,7 @@ _WHERE = {
     "splitplan.data.relay_plan": ("RelayPlan",),
     "splitplan.data.relay_table": ("RelayTable",),
     "splitplan.data.scenario": ("Arrivals", "Scenario", "periodic", "poisson"),
+    "splitplan.data.slot": ("SlotPlan", "SlotState", "Thermal"),
     "splitplan.data.split_table": ("SplitTable",),
     "splitplan.data.synthetic": ("markov_channel",),
     "splitplan.data.system": ("System",),
@@ -77,6 +80,7 @@ _WHERE = {
     "splitplan.formulations.allocation": ("RateAllocation",),
     "splitplan.formulations.relay": ("RelaySplit",),
     "splitplan.formulations.solution": ("Solution", "Status", "Termination"),
+    "splitplan.formulations.slot": ("SlotControl",),
     "splitplan.formulations.split": ("SplitPoint",),
     "splitplan.models.graph": ("Layer", "LayerGraph", "Tensor"),
     "splitplan.models.trace": ("Traced", "load_traced", "trace"),
@@ -134,6 +138,9 @@ __all__ = [
     "Scenario",
     "Seen",
     "ServerOnly",
+    "SlotControl",
+    "SlotPlan",
+    "SlotState",
     "Solution",
     "SplitPlan",
     "SplitPoint",
@@ -142,6 +149,7 @@ __all__ = [
     "System",
     "Tensor",
     "Termination",
+    "Thermal",
     "Traced",
     "User",
     "__version__",

@@ -28,7 +28,10 @@ class CutSet:
     works : array of float, shape (cuts, 3)
         Seconds on the device, bits on the uplink (framing and header included), seconds on the server.
     kept : {"hull", "pareto"}
-        ``hull``: best for some weights, enough for sums; ``pareto``: no other cut is as small in all three, enough for limits too.
+        ``hull``: best for some weights, enough for sums; ``pareto``: no other cut is as small in all three and in what comes back,
+        enough for limits too.
+    result_bits : array of float, shape (cuts,)
+        Bits of the result that come back down (framing and header included).
     wire, result, clock_hz
         As in `SplitPlan`.
     """
@@ -39,6 +42,7 @@ class CutSet:
     on_server: np.ndarray
     works: np.ndarray
     kept: Kept
+    result_bits: np.ndarray
     wire: Wire = "fp32"
     result: ResultAt = "device"
     clock_hz: float | None = None

@@ -12,9 +12,11 @@ from splitplan.models.graph import number_problem
 
 @dataclass(frozen=True)
 class Radio:
-    """Affine power of a radio while it sends or receives: ``w_per_bps · rate + base_w``.
+    """Power of a radio while it sends or receives: ``w_per_bps · rate + base_w`` at the rate that the channel can carry.
 
-    The base is the radio's alone (no screen) and is charged while sending or receiving only.
+    The base is the radio's alone (no screen) and is charged while sending or receiving only. Slower than the channel can
+    carry, an affine radio draws ``w_per_bps`` times the slower rate; one with a ``bandwidth_hz`` follows Shannon:
+    (2^(rate/W) − 1) / (2^(channel/W) − 1) of the part above the base.
 
     Parameters
     ----------
@@ -22,15 +24,21 @@ class Radio:
         Watts for each bit/s sent, received.
     base_w : float
         Watts while active whatever the rate.
+    bandwidth_hz : float or None
+        W of a Shannon radio; None: affine, the limit of a very wide one.
     """
 
     up_w_per_bps: float
     down_w_per_bps: float
     base_w: float
+    bandwidth_hz: float | None = None
 
     def __post_init__(self) -> None:
         names = ("up_w_per_bps", "down_w_per_bps", "base_w")
-        raise_all([p for n in names if (p := number_problem(n, getattr(self, n)))], "radio")
+        problems = [p for n in names if (p := number_problem(n, getattr(self, n)))]
+        if self.bandwidth_hz is not None and (bad := number_problem("bandwidth_hz", self.bandwidth_hz, positive=True)):
+            problems.append(bad)
+        raise_all(problems, "radio")
 
 
 @dataclass(frozen=True)

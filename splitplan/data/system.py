@@ -276,7 +276,8 @@ def _value(v: Any) -> str:
     if isinstance(v, (tuple, list)):
         return "[" + ", ".join(map(_value, v)) + "]"
     if isinstance(v, Radio):
-        return "{ " + ", ".join(f"{f.name} = {_value(getattr(v, f.name))}" for f in fields(v)) + " }"
+        given = [(f.name, getattr(v, f.name)) for f in fields(v)]
+        return "{ " + ", ".join(f"{name} = {_value(x)}" for name, x in given if x is not None) + " }"
     return repr(float(v)) if isinstance(v, float) else repr(v)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from splitplan.data.link import Link
+from splitplan.data.link import Link, Radio
 from splitplan.data.plan import ResultAt, Wire, wire_bytes
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
@@ -33,6 +33,22 @@ def shared_service_cvxpy(amount: Any, share: Any) -> Any:
     import cvxpy as cp
 
     return cp.multiply(amount, cp.inv_pos(share))
+
+
+def sending_w(radio: Radio, rate_bps: Any, channel_bps: Any) -> Any:
+    """Watts of a radio that sends at a rate over a channel that could carry more; elementwise, 0 where the rate is 0.
+
+    Affine: a·μ + b. With a bandwidth W: a·R·(2^(μ/W) − 1)/(2^(R/W) − 1) + b, which is a·R + b at the channel's own rate R too.
+    """
+    rate, channel = np.asarray(rate_bps, float), np.asarray(channel_bps, float)
+    if radio.bandwidth_hz is None:
+        drawn = radio.up_w_per_bps * rate
+    else:
+        # (2^a − 1)/(2^b − 1) = 2^(a − b) (1 − 2^−a)/(1 − 2^−b), which does not overflow.
+        a, b = rate / radio.bandwidth_hz, np.maximum(channel, 1e-300) / radio.bandwidth_hz
+        share = np.exp2(a - b) * np.expm1(-a * np.log(2)) / np.expm1(-b * np.log(2))
+        drawn = radio.up_w_per_bps * channel * share
+    return np.where(rate > 0, drawn + radio.base_w, 0.0)
 
 
 @dataclass(frozen=True)

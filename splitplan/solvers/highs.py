@@ -10,7 +10,9 @@ from splitplan.errors import NoSolutionError, SolverError
 from splitplan.formulations.base import conclude
 from splitplan.formulations.registry import Ladder
 from splitplan.formulations.relay import RelaySplit
+from splitplan.formulations.slot import SlotControl
 from splitplan.formulations.solution import Found, Solution, Termination
+from splitplan.solvers import slot_highs
 from splitplan.solvers.arrays import Affine, Arrays, to_arrays
 from splitplan.solvers.clock import Clock
 from splitplan.solvers.highs_run import Engine, Outcome, version
@@ -21,7 +23,7 @@ from splitplan.solvers.reduce import reduced
 if TYPE_CHECKING:
     from splitplan.formulations.split import SplitPoint
 
-    Problem = SplitPoint | RelaySplit
+    Problem = SplitPoint | RelaySplit | SlotControl
 
 LEAST_SCALED = 10.0
 """A scaled objective below this is solved again at a better scale: HiGHS's tolerances, 1e-9 absolute, would show in the ninth digit."""
@@ -43,7 +45,7 @@ class Highs:
     node_limit: int | None = None
 
     name: ClassVar[str] = "highs"
-    solves: ClassVar[tuple[str, ...]] = ("split-point", "relay-split")
+    solves: ClassVar[tuple[str, ...]] = ("split-point", "relay-split", "slot-control")
     rung: ClassVar[Ladder] = Ladder.MILP
     exact: ClassVar[bool] = True
     relax: ClassVar[bool] = False
@@ -55,11 +57,13 @@ class Highs:
             )
 
     def why_not(self, problem: Problem) -> str | None:
-        """Any split and any relay can be stated as a MILP."""
+        """Any split, any relay and any slot can be stated as a MILP."""
         return None
 
     def solve(self, problem: Problem, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
         """Reduce, build with Pyomo, compile to arrays, solve; once more when the plan turns out to be far cheaper than the scale assumed."""
+        if isinstance(problem, SlotControl):
+            return slot_highs.solve(self, problem, time_limit_s=time_limit_s, gap=gap, verbose=verbose)
         clock, build_s = Clock(time_limit_s), 0.0
         smaller: Problem | None = reduced(problem)
         best: Found | None = None
@@ -100,8 +104,10 @@ class Highs:
             hot=hot,
         )
 
-    def compile(self, problem: SplitPoint) -> CompiledHighs:
+    def compile(self, problem: SplitPoint | SlotControl) -> CompiledHighs | slot_highs.CompiledSlot:
         """A persistent model whose numbers follow the slot."""
+        if isinstance(problem, SlotControl):
+            return slot_highs.CompiledSlot(self, problem)
         if not problem.slot_parameters:
             raise SolverError(
                 f"a {problem.kind} has no slot parameters that a compiled model could follow; solve it anew"
@@ -124,6 +130,8 @@ class HighsLP(Highs):
         """Limits, maxima and direct links break total unimodularity."""
         if isinstance(problem, RelaySplit):
             return problem.no_cut
+        if isinstance(problem, SlotControl):
+            return slot_highs.why_not_lp(problem)
         if problem.limits:
             return f"{', '.join(problem.limits)}: with a limit the LP's vertices need not be cuts"
         if problem.linear_objective is None:

@@ -172,6 +172,8 @@ class Engine:
             self.highs.changeColsCost(n, np.arange(n, dtype=np.int32), a.cost)
         if a.offset != old.offset:
             self.highs.changeObjectiveOffset(a.offset)
+        if not (np.array_equal(a.lower, old.lower) and np.array_equal(a.upper, old.upper)):
+            self.highs.changeColsBounds(n, np.arange(n, dtype=np.int32), a.lower, a.upper)
         if not (np.array_equal(a.row_lower, old.row_lower) and np.array_equal(a.row_upper, old.row_upper)):
             self.highs.changeRowsBounds(m, np.arange(m, dtype=np.int32), a.row_lower, a.row_upper)
         changed = np.flatnonzero(a.matrix.data != old.matrix.data)

@@ -38,7 +38,8 @@ def cut_set(problem: SplitPoint, *, keep: str = "hull", cap: int = 200_000) -> C
     problem : SplitPoint
         Its pins, wire, result and clock are kept; objective, limits and rates play no part.
     keep : {"hull", "pareto"}
-        ``hull``: enough for any weighted sum. ``pareto``: enough under limits on latency too; by enumeration block by block.
+        ``hull``: enough for any weighted sum of the three works. ``pareto``: enough under limits on latency too, and where cuts bring
+        back results of several sizes; by enumeration block by block.
     cap : int
         For ``pareto``: most cuts of one block.
 
@@ -60,6 +61,7 @@ def cut_set(problem: SplitPoint, *, keep: str = "hull", cap: int = 200_000) -> C
         far[order],
         works[order],
         "hull" if keep == "hull" else "pareto",
+        result_bits(problem, far[order]),
         problem.wire,
         problem.result,
         problem.costs.clock_hz,
@@ -70,6 +72,13 @@ def works_of(problem: SplitPoint, far: np.ndarray) -> np.ndarray:
     """Device seconds, uplink bits, server seconds of placements; shape (placements, 3)."""
     totals = problem.costs.totals(far)
     return np.column_stack([totals.device_s, np.asarray(problem.costs.uplink_bits.of(totals)), totals.server_s])
+
+
+def result_bits(problem: SplitPoint, far: np.ndarray) -> np.ndarray:
+    """Bits of the result that come back down, framing and header included; shape (placements,)."""
+    totals, link = problem.costs.totals(far), problem.system.link
+    found: np.ndarray = totals.down_bits + 8.0 * link.header_bytes * totals.down_messages
+    return found
 
 
 def hull_cuts(problem: SplitPoint) -> np.ndarray:
@@ -142,11 +151,14 @@ def _needed(keys: np.ndarray) -> np.ndarray:
 
 
 def pareto_cuts(problem: SplitPoint, cap: int) -> np.ndarray:
-    """Placements of which no other is as small in all three works, shape (cuts, layers)."""
-    kept, key = np.zeros((0, len(problem.profile.graph)), bool), np.zeros((0, 3))
+    """Placements of which no other is as small in all three works and in what comes back, shape (cuts, layers)."""
+    kept, key = np.zeros((0, len(problem.profile.graph)), bool), np.zeros((0, 4))
     try:
         for far in cuts_by_block(problem, cap):
-            kept, key = np.concatenate([kept, far]), np.concatenate([key, works_of(problem, far)])
+            kept, key = (
+                np.concatenate([kept, far]),
+                np.concatenate([key, np.column_stack([works_of(problem, far), result_bits(problem, far)])]),
+            )
             chosen = _undominated(key)
             kept, key = kept[chosen], key[chosen]
     except TooMany as e:
@@ -156,9 +168,9 @@ def pareto_cuts(problem: SplitPoint, cap: int) -> np.ndarray:
 
 def _undominated(key: np.ndarray) -> np.ndarray:
     """Rows of which no other is at least as small in every column; of equal ones the first."""
-    order = np.lexsort((key[:, 2], key[:, 1], key[:, 0]))
+    order = np.lexsort(key.T[::-1])
     kept: list[int] = []
-    front = np.zeros((0, 3))
+    front = np.zeros((0, key.shape[1]))
     for i in order:
         if not (front <= key[i]).all(axis=1).any():
             kept.append(int(i))

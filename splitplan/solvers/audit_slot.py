@@ -1,0 +1,139 @@
+"""The audit of a slot: a plan's cost by sums of its own, from the device's tables and the set of cuts, never through a model."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from splitplan.formulations.solution import Audit
+from splitplan.formulations.split import SplitPoint
+from splitplan.solvers.audit import audit_split, bytes_on_wire, seconds_by_layer
+
+if TYPE_CHECKING:
+    from splitplan.data.slot import SlotPlan
+    from splitplan.formulations.slot import SlotControl
+
+SLACK = 2e-9
+"""Relative slack of a limit, for the rounding of sums in another order."""
+
+
+def audit_slot(problem: SlotControl, plan: SlotPlan, duals: dict[str, Any]) -> Audit:
+    """Re-add a slot's drift plus penalty, queue by queue, and look for what the plan breaks.
+
+    Parameters
+    ----------
+    problem : SlotControl
+    plan : SlotPlan
+    duals : dict
+        Not used: a slot's bound is the solver's.
+    """
+    by, s, tau = "solvers.audit_slot.audit_slot", problem.state, problem.slot_s
+    device, radio = problem.system.device, problem.system.link.needs_radio
+    broken: list[str] = []
+    cuts = problem.cuts
+    assert cuts is not None
+    if not 0 <= plan.cut < len(cuts):
+        return Audit(by, math.nan, {}, (f"there is no cut {plan.cut}",))
+    on, sends = plan.clock_hz > 0, plan.rate_bps > 0
+    clock = (plan.clock_hz if device.clock_hz else None) if on else None
+    if on and device.clock_hz and plan.clock_hz not in device.clock_hz:
+        return Audit(by, math.nan, {}, (f"the device has no clock of {plan.clock_hz:g} Hz",))
+    if plan.rate_bps > s.rate_bps * (1 + SLACK):
+        broken.append(f"it sends at {plan.rate_bps:g} bit/s, the uplink carries {s.rate_bps:g}")
+    if plan.frames > s.frames or (plan.frames < s.frames and not problem.admits):
+        broken.append(f"{plan.frames} frames are admitted of {s.frames}")
+
+    # What a frame asks of each, from the graph, layer by layer and tensor by tensor.
+    work = _works(problem, plan.cut)
+    speed = _speed(problem, clock) if on else 0.0
+    power = device.power_w(clock) if on else device.idle_w
+    radio_w = _radio_w(radio, plan.rate_bps, s.rate_bps) if sends else 0.0
+    computed, sent = min(tau * speed, s.device_s), min(tau * plan.rate_bps, s.uplink_bits)
+    busy, sending = computed / speed if on else 0.0, sent / plan.rate_bps if sends else 0.0
+    own = work["fixed_s"] + work["server_s"]
+    own += (work["device_s"] / speed if on else math.inf) if work["device_s"] else 0.0
+    own += (work["up_bits"] / plan.rate_bps if sends else math.inf) if work["up_bits"] else 0.0
+    n, all_ = plan.frames, s.frames
+    if n and problem.deadline_s is not None and own > problem.deadline_s * (1 + SLACK):
+        broken.append(f"deadline_s={problem.deadline_s:g}: a frame takes {own:.9g} s")
+    if problem.power_cap_w is not None and power + radio_w > problem.power_cap_w * (1 + SLACK):
+        broken.append(f"power_cap_w={problem.power_cap_w:g}: {power + radio_w:.9g} W are drawn")
+    if problem.thermal is not None and on:
+        now = problem.thermal.ambient_c if s.temperature_c is None else s.temperature_c
+        after = problem.thermal.after(now, power, tau)
+        rise = abs(problem.thermal.limit_c - problem.thermal.ambient_c) + abs(now - problem.thermal.ambient_c)
+        if after > problem.thermal.limit_c + 10 * SLACK * rise:
+            broken.append(f"the slot ends at {after:.6g} °C, the limit is {problem.thermal.limit_c:g}")
+
+    energy = device.idle_w * tau + (power - device.idle_w) * busy + radio_w * sending + n * work["receive_j"]
+    w, u, v = problem.weights, problem.units, problem.V
+    debt = s.energy_debt_j / u["energy"] ** 2 if problem.power_budget_w is not None else 0.0
+    # (7), each sum beside the best that its knob alone could do, so that it is never negative.
+    top = min(tau * max(_speed(problem, f) for f in (device.clock_hz or (None,))), s.device_s)
+    full = min(tau * s.rate_bps * problem.rate_levels[-1], s.uplink_bits)
+    terms = [
+        (v * w["energy"] + debt) * (energy - device.idle_w * tau),
+        s.device_s * n * work["device_s"],
+        (s.device_s + s.device_wait_s) * (top - computed),
+        s.uplink_bits * n * work["up_bits"] / u["uplink"] ** 2,
+        (s.uplink_bits + s.uplink_wait_bits) * (full - sent) / u["uplink"] ** 2,
+        s.server_s * n * work["server_s"],
+        v * w["throughput"] * math.log((1 + all_) / (1 + n)),
+    ]
+    if n and w["latency"]:
+        terms.append(v * w["latency"] * n * own)
+    if problem.latency_limit_s is not None and s.latency_debt_s:
+        terms.append(s.latency_debt_s * ((n * own if n else 0.0) + (all_ - n) * problem.latency_limit_s))
+    if problem.throughput_min_hz is not None:
+        terms.append(s.frame_debt / u["frames"] ** 2 * (all_ - n))
+    price = v * w["energy"] + debt
+    if n and s.last_cut is not None and plan.cut != s.last_cut:
+        terms.append(price * problem.cut_change_j)
+    if s.last_clock_hz is not None and plan.clock_hz != s.last_clock_hz:
+        terms.append(price * problem.clock_change_j)
+    return Audit(by, math.fsum(terms), {"energy_j": energy, "own_latency_s": own if n else 0.0}, tuple(broken))
+
+
+def _speed(problem: SlotControl, clock_hz: float | None) -> float:
+    """Of the device at a clock, against the top one: what all layers take, from the profile's rows."""
+    top, there = (math.fsum(seconds_by_layer(problem.profile, "device", f).values()) for f in (None, clock_hz))
+    return top / there
+
+
+def _works(problem: SlotControl, cut: int) -> dict[str, float]:
+    """A cut's works from the profile's rows and the graph's tensors."""
+    split = SplitPoint(
+        problem.profile,
+        problem.system,
+        wire=problem.wire,
+        result=problem.result,
+        input_bytes=problem.input_bytes,
+        pin_device=problem.pin_device,
+        pin_server=problem.pin_server,
+    )
+    assert problem.cuts is not None
+    plan = problem.cuts.plan(cut)
+    audit = audit_split(split, plan, {})
+    graph, link, far = problem.profile.graph, problem.system.link, set(plan.server_layers)
+    device = math.fsum(seconds_by_layer(problem.profile, "device", plan.clock_hz)[v] for v in plan.device_layers)
+    server = math.fsum(seconds_by_layer(problem.profile, "server", None)[v] for v in plan.server_layers)
+    back = [t for t in graph.outputs if t.producer in far] if problem.result == "device" else []
+    down = math.fsum(bytes_on_wire(t.size_bytes, t.dtype, problem.wire) for t in back) * link.overhead
+    down_s = 8 * (down + (link.header_bytes if back else 0)) / link.rate_down_bps
+    up_bits = 8 * audit.terms["up_bytes"]
+    radio = link.needs_radio
+    return {
+        "device_s": device,
+        "server_s": server,
+        "up_bits": up_bits,
+        "fixed_s": (link.up_delay_s if up_bits else 0.0) + (link.down_delay_s if back else 0.0) + down_s,
+        "receive_j": (radio.down_w_per_bps * link.rate_down_bps + radio.base_w) * down_s,
+    }
+
+
+def _radio_w(radio: Any, rate_bps: float, channel_bps: float) -> float:
+    """Watts while sending, by the formula in the radio's docstring."""
+    if radio.bandwidth_hz is None:
+        return float(radio.up_w_per_bps * rate_bps + radio.base_w)
+    share = (2 ** (rate_bps / radio.bandwidth_hz) - 1) / (2 ** (channel_bps / radio.bandwidth_hz) - 1)
+    return float(radio.up_w_per_bps * channel_bps * share + radio.base_w)
