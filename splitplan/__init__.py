@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from splitplan.formulations.allocation import RateAllocation
     from splitplan.formulations.relay import RelaySplit
     from splitplan.formulations.slot import SlotControl
+    from splitplan.formulations.slot_continuous import SlotContinuous
     from splitplan.formulations.solution import Solution, Status, Termination
     from splitplan.formulations.split import SplitPoint
     from splitplan.models.graph import Layer, LayerGraph, Tensor
@@ -81,6 +82,7 @@ _WHERE = {
     "splitplan.formulations.relay": ("RelaySplit",),
     "splitplan.formulations.solution": ("Solution", "Status", "Termination"),
     "splitplan.formulations.slot": ("SlotControl",),
+    "splitplan.formulations.slot_continuous": ("SlotContinuous",),
     "splitplan.formulations.split": ("SplitPoint",),
     "splitplan.models.graph": ("Layer", "LayerGraph", "Tensor"),
     "splitplan.models.trace": ("Traced", "load_traced", "trace"),
@@ -138,6 +140,7 @@ __all__ = [
     "Scenario",
     "Seen",
     "ServerOnly",
+    "SlotContinuous",
     "SlotControl",
     "SlotPlan",
     "SlotState",

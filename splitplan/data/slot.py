@@ -126,9 +126,11 @@ class Thermal:
             for n in ("resistance_k_per_w", "capacity_j_per_k")
             if (p := number_problem(n, getattr(self, n), positive=True))
         ]
-        for name in ("ambient_c", "limit_c"):
-            if not math.isfinite(getattr(self, name)):
-                problems.append(f"{name} is {getattr(self, name)}; give a finite number")
+        problems += [
+            f"{name} is {getattr(self, name)}; give a finite number"
+            for name in ("ambient_c", "limit_c")
+            if not math.isfinite(getattr(self, name))
+        ]
         if not problems and self.limit_c <= self.ambient_c:
             problems.append(
                 f"limit_c = {self.limit_c:g} is not above ambient_c = {self.ambient_c:g}: nothing could ever run"

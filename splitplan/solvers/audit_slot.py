@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from splitplan.formulations.solution import Audit
@@ -12,6 +14,7 @@ from splitplan.solvers.audit import audit_split, bytes_on_wire, seconds_by_layer
 if TYPE_CHECKING:
     from splitplan.data.slot import SlotPlan
     from splitplan.formulations.slot import SlotControl
+    from splitplan.formulations.slot_continuous import SlotContinuous
 
 SLACK = 2e-9
 """Relative slack of a limit, for the rounding of sums in another order."""
@@ -27,52 +30,109 @@ def audit_slot(problem: SlotControl, plan: SlotPlan, duals: dict[str, Any]) -> A
     duals : dict
         Not used: a slot's bound is the solver's.
     """
-    by, s, tau = "solvers.audit_slot.audit_slot", problem.state, problem.slot_s
-    device, radio = problem.system.device, problem.system.link.needs_radio
+    by, device = "solvers.audit_slot.audit_slot", problem.system.device
+    on = plan.clock_hz > 0
+    if on and device.clock_hz and plan.clock_hz not in device.clock_hz:
+        return Audit(by, math.nan, {}, (f"the device has no clock of {plan.clock_hz:g} Hz",))
+    clock = (plan.clock_hz if device.clock_hz else None) if on else None
+    speed, power = (_speed(problem, clock), device.power_w(clock)) if on else (0.0, device.idle_w)
+    audit = _audit(by, problem, plan, speed, power, SLACK)
+    changes = []
+    s, price = problem.state, _joule(problem)
+    if plan.frames and s.last_cut is not None and plan.cut != s.last_cut:
+        changes.append(price * problem.cut_change_j)
+    if s.last_clock_hz is not None and plan.clock_hz != s.last_clock_hz:
+        changes.append(price * problem.clock_change_j)
+    return replace(audit, objective=math.fsum([audit.objective, *changes]))
+
+
+def audit_continuous(problem: SlotContinuous, plan: SlotPlan, duals: dict[str, Any]) -> Audit:
+    """The same where clock and rate may be anything: speed and power between the clocks of the table are found again.
+
+    Parameters
+    ----------
+    problem : SlotContinuous
+    plan : SlotPlan
+    duals : dict
+        Not used.
+    """
+    control = problem.control
+    device = control.system.device
+    clocks = device.clock_hz or (1.0,)
+    table = [
+        (f, _speed(control, f if device.clock_hz else None), device.power_w(f if device.clock_hz else None))
+        for f in clocks
+    ]
+    speed, power = 0.0, device.idle_w
+    if plan.clock_hz:
+        speed = _between([(f, g) for f, g, _ in table], plan.clock_hz)
+        # The largest non-decreasing convex function below the table: the least power of a mixture of two clocks that is as fast.
+        mixtures = [
+            p + (q - p) * max(0.0, min(1.0, (speed - g) / (h - g) if h > g else 0.0))
+            for _, g, p in table
+            for _, h, q in table
+            if h >= g and h >= speed * (1 - 1e-12)
+        ]
+        power = min(mixtures)
+    return _audit("solvers.audit_slot.audit_continuous", control, plan, speed, power, 2e-6)
+
+
+def _between(table: list[tuple[float, float]], at: float) -> float:
+    """Linear between the points of a table, constant beyond its ends."""
+    if at <= table[0][0]:
+        return table[0][1]
+    for (x, y), (z, w) in itertools.pairwise(table):
+        if at <= z:
+            return y + (w - y) * (at - x) / (z - x)
+    return table[-1][1]
+
+
+def _joule(problem: SlotControl) -> float:
+    """The price of a joule: V's, and the debt's of the mean power."""
+    debt = problem.state.energy_debt_j / problem.units["energy"] ** 2 if problem.power_budget_w is not None else 0.0
+    return problem.V * problem.weights["energy"] + debt
+
+
+def _audit(by: str, problem: SlotControl, plan: SlotPlan, speed: float, power: float, slack: float) -> Audit:
+    """The sums of a slot at a speed and a power of the device; changes of cut and clock left out."""
+    s, tau = problem.state, problem.slot_s
+    device, radio, cuts = problem.system.device, problem.system.link.needs_radio, problem.cuts
     broken: list[str] = []
-    cuts = problem.cuts
     assert cuts is not None
     if not 0 <= plan.cut < len(cuts):
         return Audit(by, math.nan, {}, (f"there is no cut {plan.cut}",))
-    on, sends = plan.clock_hz > 0, plan.rate_bps > 0
-    clock = (plan.clock_hz if device.clock_hz else None) if on else None
-    if on and device.clock_hz and plan.clock_hz not in device.clock_hz:
-        return Audit(by, math.nan, {}, (f"the device has no clock of {plan.clock_hz:g} Hz",))
-    if plan.rate_bps > s.rate_bps * (1 + SLACK):
+    if plan.rate_bps > s.rate_bps * (1 + slack):
         broken.append(f"it sends at {plan.rate_bps:g} bit/s, the uplink carries {s.rate_bps:g}")
     if plan.frames > s.frames or (plan.frames < s.frames and not problem.admits):
         broken.append(f"{plan.frames} frames are admitted of {s.frames}")
 
     # What a frame asks of each, from the graph, layer by layer and tensor by tensor.
     work = _works(problem, plan.cut)
-    speed = _speed(problem, clock) if on else 0.0
-    power = device.power_w(clock) if on else device.idle_w
-    radio_w = _radio_w(radio, plan.rate_bps, s.rate_bps) if sends else 0.0
+    radio_w = _radio_w(radio, plan.rate_bps, s.rate_bps) if plan.rate_bps else 0.0
     computed, sent = min(tau * speed, s.device_s), min(tau * plan.rate_bps, s.uplink_bits)
-    busy, sending = computed / speed if on else 0.0, sent / plan.rate_bps if sends else 0.0
+    busy, sending = computed / speed if speed else 0.0, sent / plan.rate_bps if plan.rate_bps else 0.0
     own = work["fixed_s"] + work["server_s"]
-    own += (work["device_s"] / speed if on else math.inf) if work["device_s"] else 0.0
-    own += (work["up_bits"] / plan.rate_bps if sends else math.inf) if work["up_bits"] else 0.0
+    own += (work["device_s"] / speed if speed else math.inf) if work["device_s"] else 0.0
+    own += (work["up_bits"] / plan.rate_bps if plan.rate_bps else math.inf) if work["up_bits"] else 0.0
     n, all_ = plan.frames, s.frames
-    if n and problem.deadline_s is not None and own > problem.deadline_s * (1 + SLACK):
+    if n and problem.deadline_s is not None and own > problem.deadline_s * (1 + slack):
         broken.append(f"deadline_s={problem.deadline_s:g}: a frame takes {own:.9g} s")
-    if problem.power_cap_w is not None and power + radio_w > problem.power_cap_w * (1 + SLACK):
+    if problem.power_cap_w is not None and power + radio_w > problem.power_cap_w * (1 + slack):
         broken.append(f"power_cap_w={problem.power_cap_w:g}: {power + radio_w:.9g} W are drawn")
-    if problem.thermal is not None and on:
+    if problem.thermal is not None and speed:
         now = problem.thermal.ambient_c if s.temperature_c is None else s.temperature_c
         after = problem.thermal.after(now, power, tau)
         rise = abs(problem.thermal.limit_c - problem.thermal.ambient_c) + abs(now - problem.thermal.ambient_c)
-        if after > problem.thermal.limit_c + 10 * SLACK * rise:
+        if after > problem.thermal.limit_c + 10 * slack * rise:
             broken.append(f"the slot ends at {after:.6g} °C, the limit is {problem.thermal.limit_c:g}")
 
-    energy = device.idle_w * tau + (power - device.idle_w) * busy + radio_w * sending + n * work["receive_j"]
+    active = (power - device.idle_w) * busy + radio_w * sending + n * work["receive_j"]
     w, u, v = problem.weights, problem.units, problem.V
-    debt = s.energy_debt_j / u["energy"] ** 2 if problem.power_budget_w is not None else 0.0
     # (7), each sum beside the best that its knob alone could do, so that it is never negative.
     top = min(tau * max(_speed(problem, f) for f in (device.clock_hz or (None,))), s.device_s)
     full = min(tau * s.rate_bps * problem.rate_levels[-1], s.uplink_bits)
     terms = [
-        (v * w["energy"] + debt) * (energy - device.idle_w * tau),
+        _joule(problem) * active,
         s.device_s * n * work["device_s"],
         (s.device_s + s.device_wait_s) * (top - computed),
         s.uplink_bits * n * work["up_bits"] / u["uplink"] ** 2,
@@ -86,12 +146,8 @@ def audit_slot(problem: SlotControl, plan: SlotPlan, duals: dict[str, Any]) -> A
         terms.append(s.latency_debt_s * ((n * own if n else 0.0) + (all_ - n) * problem.latency_limit_s))
     if problem.throughput_min_hz is not None:
         terms.append(s.frame_debt / u["frames"] ** 2 * (all_ - n))
-    price = v * w["energy"] + debt
-    if n and s.last_cut is not None and plan.cut != s.last_cut:
-        terms.append(price * problem.cut_change_j)
-    if s.last_clock_hz is not None and plan.clock_hz != s.last_clock_hz:
-        terms.append(price * problem.clock_change_j)
-    return Audit(by, math.fsum(terms), {"energy_j": energy, "own_latency_s": own if n else 0.0}, tuple(broken))
+    found = {"energy_j": device.idle_w * tau + active, "own_latency_s": own if n else 0.0}
+    return Audit(by, math.fsum(terms), found, tuple(broken))
 
 
 def _speed(problem: SlotControl, clock_hz: float | None) -> float:

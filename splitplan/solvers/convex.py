@@ -16,7 +16,9 @@ from splitplan.errors import SolverError
 from splitplan.formulations.allocation import RATE_PARAMETERS, SPEED_PARAMETERS, Units
 from splitplan.formulations.base import ROUNDING, conclude
 from splitplan.formulations.registry import Ladder
+from splitplan.formulations.slot_continuous import SlotContinuous
 from splitplan.formulations.solution import Found, Solution, Termination
+from splitplan.solvers import slot_convex
 from splitplan.solvers.clock import Clock
 from splitplan.solvers.deadlines import hopeless, too_much
 from splitplan.solvers.kkt import fill
@@ -58,7 +60,7 @@ class Convex:
     tolerance: float = 1e-9
 
     name: ClassVar[str] = "cvxpy"
-    solves: ClassVar[tuple[str, ...]] = ("rate-allocation",)
+    solves: ClassVar[tuple[str, ...]] = ("rate-allocation", "slot-continuous")
     rung: ClassVar[Ladder] = Ladder.CONVEX
     exact: ClassVar[bool] = True
 
@@ -66,12 +68,16 @@ class Convex:
         if not 1e-14 <= self.tolerance <= 1e-2:
             raise SolverError(f"tolerance={self.tolerance!r}; give one from 1e-14 to 1e-2")
 
-    def why_not(self, problem: RateAllocation) -> str | None:
-        """The problem is convex as it stands."""
+    def why_not(self, problem: RateAllocation | SlotContinuous) -> str | None:
+        """The problem is convex as it stands, or a few convex ones."""
         return None
 
-    def solve(self, problem: RateAllocation, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
+    def solve(
+        self, problem: RateAllocation | SlotContinuous, *, time_limit_s: float | None, gap: float, verbose: bool
+    ) -> Found:
         """Build, canonicalise, solve."""
+        if isinstance(problem, SlotContinuous):
+            return slot_convex.solve(self, problem, slot_convex.Programs(self, problem), time_limit_s)
         clock = Clock(time_limit_s)
         if conflicts := hopeless(problem) or too_much(problem):
             return Found(None, Termination.INFEASIBLE, conflicts=conflicts)
@@ -161,8 +167,10 @@ class Convex:
             raise failure[0]
         return str(model.status), False
 
-    def compile(self, problem: RateAllocation) -> CompiledConvex:
+    def compile(self, problem: RateAllocation | SlotContinuous) -> CompiledConvex | slot_convex.CompiledSlots:
         """A DPP problem whose parameters follow the slot."""
+        if isinstance(problem, SlotContinuous):
+            return slot_convex.CompiledSlots(self, problem)
         return CompiledConvex(self, problem)
 
 
