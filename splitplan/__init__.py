@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from splitplan.formulations.slot_continuous import SlotContinuous
     from splitplan.formulations.solution import Solution, Status, Termination
     from splitplan.formulations.split import SplitPoint
+    from splitplan.formulations.stationary import StationaryBound
     from splitplan.models.graph import Layer, LayerGraph, Tensor
     from splitplan.models.trace import Traced, load_traced, trace
     from splitplan.models.zoo import zoo, zoo_example, zoo_names
@@ -68,7 +69,7 @@ _WHERE = {
     "splitplan.data.profile": ("Origin", "Profile"),
     "splitplan.data.relay_plan": ("RelayPlan",),
     "splitplan.data.relay_table": ("RelayTable",),
-    "splitplan.data.scenario": ("Arrivals", "Scenario", "periodic", "poisson"),
+    "splitplan.data.scenario": ("bursty", "Arrivals", "Scenario", "periodic", "poisson"),
     "splitplan.data.slot": ("SlotPlan", "SlotState", "Thermal"),
     "splitplan.data.split_table": ("SplitTable",),
     "splitplan.data.synthetic": ("markov_channel",),
@@ -83,6 +84,7 @@ _WHERE = {
     "splitplan.formulations.solution": ("Solution", "Status", "Termination"),
     "splitplan.formulations.slot": ("SlotControl",),
     "splitplan.formulations.slot_continuous": ("SlotContinuous",),
+    "splitplan.formulations.stationary": ("StationaryBound",),
     "splitplan.formulations.split": ("SplitPoint",),
     "splitplan.models.graph": ("Layer", "LayerGraph", "Tensor"),
     "splitplan.models.trace": ("Traced", "load_traced", "trace"),
@@ -148,6 +150,7 @@ __all__ = [
     "SplitPlan",
     "SplitPoint",
     "SplitTable",
+    "StationaryBound",
     "Status",
     "System",
     "Tensor",
@@ -157,6 +160,7 @@ __all__ = [
     "User",
     "__version__",
     "at_rate",
+    "bursty",
     "channel",
     "cut_set",
     "deploy",

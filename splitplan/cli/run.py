@@ -169,7 +169,7 @@ def read_scene(path: Path | None, frames: int, rate_hz: float | None, emulate: b
     rate_hz = 2.0 if rate_hz is None else rate_hz
     if emulate is False:
         raise DataError("a real link follows no channel; with --hosts give --emulate, or leave --channel out", "run")
-    return Scenario(periodic(rate_hz), channel(path), (frames - 0.5) / rate_hz if rate_hz > 0 else 1.0)
+    return Scenario(periodic(rate_hz), channel(path), (frames - 0.5) / rate_hz if rate_hz > 0 else 1.0, repeat=True)
 
 
 def read_hosts(pairs: list[str], keys: Path | None) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from splitplan.data.channel import Channel
-from splitplan.errors import raise_all
+from splitplan.errors import DataError, raise_all
 from splitplan.models.graph import number_problem
 
 
@@ -18,15 +18,19 @@ class Arrivals:
 
     Parameters
     ----------
-    kind : {"periodic", "poisson", "recorded"}
+    kind : {"periodic", "poisson", "bursty", "recorded"}
     rate_hz : float
-        Frames a second; for recorded ones, nothing.
+        Frames a second, on average; for recorded ones, nothing.
+    burst_hz, burst_s : float
+        Of bursty ones: frames a second within a burst, and a burst's mean length.
     times_s : tuple of float
         Of recorded ones: ascending.
     """
 
-    kind: Literal["periodic", "poisson", "recorded"]
+    kind: Literal["periodic", "poisson", "bursty", "recorded"]
     rate_hz: float = 0.0
+    burst_hz: float = 0.0
+    burst_s: float = 0.0
     times_s: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -37,6 +41,11 @@ class Arrivals:
                 problems.append("times_s must be finite, ascending, from 0 on, and at least one")
         else:
             problems += [p for p in [number_problem("rate_hz", self.rate_hz, positive=True)] if p]
+        if self.kind == "bursty":
+            names = ("burst_hz", "burst_s")
+            problems += [p for n in names if (p := number_problem(n, getattr(self, n), positive=True))]
+            if not problems and self.burst_hz <= self.rate_hz:
+                problems.append(f"burst_hz = {self.burst_hz:g} is not above rate_hz = {self.rate_hz:g}; use poisson")
         raise_all(problems, f"arrivals ({self.kind})")
 
     def times(self, duration_s: float, seed: int = 0) -> np.ndarray:
@@ -47,10 +56,25 @@ class Arrivals:
         elif self.kind == "periodic":
             found = np.arange(int(np.ceil(duration_s * self.rate_hz))) / self.rate_hz
             found = found[found < duration_s]
-        else:
+        elif self.kind == "poisson":
             rng = np.random.default_rng(seed)
             found = np.sort(rng.uniform(0.0, duration_s, rng.poisson(self.rate_hz * duration_s)))
+        else:
+            found = self._bursts(duration_s, np.random.default_rng(seed))
         return found
+
+    def _bursts(self, duration_s: float, rng: np.random.Generator) -> np.ndarray:
+        """Poisson frames within bursts; lengths of bursts and of pauses are exponential, begun in the long run's state."""
+        share = self.rate_hz / self.burst_hz
+        pause_s = self.burst_s * (1 / share - 1)
+        on, at, parts = bool(rng.random() < share), 0.0, [np.zeros(0)]
+        while at < duration_s:
+            length = rng.exponential(self.burst_s if on else pause_s)
+            if on:
+                parts.append(at + np.sort(rng.uniform(0.0, length, rng.poisson(self.burst_hz * length))))
+            at, on = at + length, not on
+        times = np.concatenate(parts)
+        return times[times < duration_s]
 
 
 def periodic(rate_hz: float) -> Arrivals:
@@ -63,6 +87,27 @@ def poisson(rate_hz: float) -> Arrivals:
     return Arrivals("poisson", rate_hz)
 
 
+def bursty(rate_hz: float, burst_hz: float, burst_s: float) -> Arrivals:
+    """Frames in bursts: Poisson at ``burst_hz`` for ``burst_s`` on average, then a pause, so many that the mean is ``rate_hz``."""
+    return Arrivals("bursty", rate_hz, burst_hz, burst_s)
+
+
+@dataclass(frozen=True, eq=False)
+class Slotted:
+    """A scenario by slots.
+
+    Parameters
+    ----------
+    frames : array of int, shape (slots,)
+        Frames that arrive in each slot.
+    rate_bps : array of float, shape (slots,)
+        What the uplink can carry in each.
+    """
+
+    frames: np.ndarray
+    rate_bps: np.ndarray
+
+
 @dataclass(frozen=True)
 class Scenario:
     """Arrivals over a channel.
@@ -73,17 +118,31 @@ class Scenario:
     channel : Channel
         The uplink's rate over time.
     duration_s : float
-        For how long frames arrive.
+        For how long frames arrive; or give ``slots``.
     seed : int
+    slots : int, optional
+        How many slots of a control, in place of a duration.
+    repeat : bool
+        Whether a channel that ends before the scenario does begins again; one that never changes always may.
     """
 
     arrivals: Arrivals
     channel: Channel
-    duration_s: float
+    duration_s: float | None = None
     seed: int = 0
+    slots: int | None = None
+    repeat: bool = False
 
     def __post_init__(self) -> None:
-        problems = [p for p in [number_problem("duration_s", self.duration_s, positive=True)] if p]
+        problems = []
+        if (self.duration_s is None) == (self.slots is None):
+            problems.append("give duration_s or slots, one of them")
+        if self.duration_s is not None and (bad := number_problem("duration_s", self.duration_s, positive=True)):
+            problems.append(bad)
+        if self.slots is not None and (
+            isinstance(self.slots, bool) or not isinstance(self.slots, int) or self.slots < 1
+        ):
+            problems.append(f"slots is {self.slots!r}; give a whole number from 1")
         if not isinstance(self.arrivals, Arrivals):
             problems.append(
                 f"arrivals is {self.arrivals!r}; give splitplan.periodic(rate_hz) or splitplan.poisson(rate_hz)"
@@ -93,7 +152,35 @@ class Scenario:
                 f"channel is {self.channel!r}; give a splitplan.Channel, as splitplan.channel(path) returns"
             )
         raise_all(problems, "Scenario")
+        if self.duration_s is not None:
+            self._check_channel(self.duration_s)
 
-    def arrive_s(self) -> np.ndarray:
+    def _check_channel(self, duration_s: float) -> None:
+        """Raise when the channel ends before the scenario and was not asked to begin again."""
+        if not self.repeat and len(self.channel.rates_bps) > 1 and duration_s > self.channel.duration_s * (1 + 1e-9):
+            raise DataError(
+                f"frames arrive for {duration_s:g} s and the channel lasts {self.channel.duration_s:g} s; give repeat=True to let it "
+                "begin again, or a shorter time",
+                "Scenario",
+            )
+
+    def seconds(self, slot_s: float | None = None) -> float:
+        """For how long frames arrive; ``slots`` are of so many seconds."""
+        if self.duration_s is not None:
+            return self.duration_s
+        assert self.slots is not None
+        if slot_s is None:
+            raise DataError("it is given in slots, and nothing here has a slot: give duration_s", "Scenario")
+        return self.slots * slot_s
+
+    def arrive_s(self, slot_s: float | None = None) -> np.ndarray:
         """Seconds at which the frames arrive."""
-        return self.arrivals.times(self.duration_s, self.seed)
+        return self.arrivals.times(self.seconds(slot_s), self.seed)
+
+    def slotted(self, slot_s: float) -> Slotted:
+        """Frames and rates slot by slot; a last slot that is not full counts as one."""
+        duration = self.seconds(slot_s)
+        self._check_channel(duration)
+        count = self.slots or max(1, round(np.ceil(duration / slot_s - 1e-9)))
+        at = np.minimum((self.arrive_s(slot_s) / slot_s).astype(int), count - 1)
+        return Slotted(np.bincount(at, minlength=count), self.channel.mean_rate(slot_s, count))

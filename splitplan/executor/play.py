@@ -35,7 +35,7 @@ def play(app: App, scene: Scenario, inputs: Iterable[Any] | None, tell: Callable
     arrive = scene.arrive_s()
     if not len(arrive):
         raise DataError(
-            f"no frame arrives within {scene.duration_s:g} s; give a longer duration_s or a higher rate", "run"
+            f"no frame arrives within {scene.seconds():g} s; give a longer duration_s or a higher rate", "run"
         )
     items: Iterable[dict[str, torch.Tensor]]
     if inputs is None:
@@ -56,6 +56,6 @@ def play(app: App, scene: Scenario, inputs: Iterable[Any] | None, tell: Callable
             time.sleep(pause)
         waiting.append(app._submit(item, number, arrived_s=begin + at))
         if k % max(1, len(arrive) // 100) == 0:
-            tell(f"frame {k + 1} of {len(arrive)}, {at:.0f} of {scene.duration_s:.0f} s")
+            tell(f"frame {k + 1} of {len(arrive)}, {at:.0f} of {scene.seconds():.0f} s")
     for future in waiting:
         future.result()

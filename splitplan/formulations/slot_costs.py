@@ -80,7 +80,7 @@ class Choices:
     @cached_property
     def active_w(self) -> Array:
         """P(f) − P_idle, shape (F,)."""
-        return self.power_w - self.power_w[0]
+        return np.asarray(self.power_w - self.power_w[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,17 +136,17 @@ class SlotCosts:
     @cached_property
     def rates(self) -> Array:
         """μ_j, shape (…, J)."""
-        return self._last(self.rate_bps) * self.choices.levels
+        return np.asarray(self._last(self.rate_bps) * self.choices.levels)
 
     @cached_property
     def computed_s(self) -> Array:
         """b_f = min(τ g(f), Q): work of the device that is done, in seconds at the top clock, shape (…, F)."""
-        return np.minimum(self.slot_s * self.choices.speed, self._last(self.device_s))
+        return np.asarray(np.minimum(self.slot_s * self.choices.speed, self._last(self.device_s)))
 
     @cached_property
     def sent_bits(self) -> Array:
         """b_j = min(τ μ_j, Q), shape (…, J)."""
-        return np.minimum(self.slot_s * self.rates, self._last(self.uplink_bits))
+        return np.asarray(np.minimum(self.slot_s * self.rates, self._last(self.uplink_bits)))
 
     @cached_property
     def busy_s(self) -> Array:
@@ -183,14 +183,18 @@ class SlotCosts:
         """Of each clock: its energy, and the service that a faster one would give, shape (…, F)."""
         p = self.prices
         forgone = self.computed_s.max(axis=-1, keepdims=True) - self.computed_s
-        return self._last(p.energy) * self.choices.active_w * self.busy_s + self._last(p.device_served) * forgone
+        return np.asarray(
+            self._last(p.energy) * self.choices.active_w * self.busy_s + self._last(p.device_served) * forgone
+        )
 
     @cached_property
     def level(self) -> Array:
         """Of each rate level, likewise, shape (…, J)."""
         p = self.prices
         forgone = self.sent_bits.max(axis=-1, keepdims=True) - self.sent_bits
-        return self._last(p.energy) * self.sending_w * self.sending_s + self._last(p.uplink_served) * forgone
+        return np.asarray(
+            self._last(p.energy) * self.sending_w * self.sending_s + self._last(p.uplink_served) * forgone
+        )
 
     @cached_property
     def cut(self) -> Array:
@@ -201,7 +205,7 @@ class SlotCosts:
             + self._last(p.uplink) * c.works[:, 1]
             + self._last(p.server) * c.works[:, 2]
         )
-        return works + self._last(p.energy) * c.receive_j + self._last(p.lateness) * self.own_s
+        return np.asarray(works + self._last(p.energy) * c.receive_j + self._last(p.lateness) * self.own_s)
 
     @staticmethod
     def _last(value: Any) -> Any:

@@ -169,7 +169,7 @@ class CompiledHighs:
 
 
 def found(
-    problem: Problem,
+    problem: SplitPoint | RelaySplit,
     outcome: Outcome,
     build_s: float,
     solve_s: float,

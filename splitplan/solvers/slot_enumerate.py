@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -51,26 +52,38 @@ class Enumerate:
         )
 
 
-def cheapest(problem: SlotControl) -> tuple[tuple[int, int, int, int], float] | None:
-    """The best (cut, frames, clock, level) and its cost; None when nothing is allowed."""
+def cheapest(
+    problem: SlotControl,
+    cuts: Sequence[int] | None = None,
+    clocks: Sequence[int] | None = None,
+    levels: Sequence[int] | None = None,
+) -> tuple[tuple[int, int, int, int], float] | None:
+    """The best (cut, frames, clock, level) and its cost, among given ones or all; None when nothing is allowed."""
     costs, c = problem.costs, problem.choices
-    frames_free = problem.within_power & ~problem.hot[:, None]
+    wanted = [
+        np.ones(count, bool) if some is None else np.isin(np.arange(count), some)
+        for some, count in ((cuts, len(c.works)), (clocks, len(c.clock_hz)), (levels, len(c.levels)))
+    ]
+    frames_free = problem.within_power & ~problem.hot[:, None] & wanted[1][:, None] & wanted[2]
+    allowed = problem.in_time & frames_free & wanted[0][:, None, None]
     base = (costs.clock + problem.clock_change)[:, None] + costs.level[None, :]
     late = costs.prices.lateness
-    each = np.broadcast_to(costs.cut[:, None, None], problem.allowed.shape)
+    each = np.broadcast_to(costs.cut[:, None, None], allowed.shape)
     if late > 0:
         with np.errstate(invalid="ignore"):
             each = each + late * (c.seconds[:, :, None] + costs.tail_s[:, None, :])
     best: tuple[tuple[int, int, int, int], float] | None = None
     for n in problem.counts:
         if n:
-            value = np.where(problem.allowed, n * each + problem.cut_change[:, None, None] + base[None], np.inf)
+            value = np.where(allowed, n * each + problem.cut_change[:, None, None] + base[None], np.inf)
         else:
             value = np.where(frames_free, base, np.inf)[None]
         at = int(np.argmin(value))
         found = float(value.flat[at]) + problem.refused[n]
         if np.isfinite(found) and (best is None or found < best[1]):
             k, f, j = (int(i) for i in np.unravel_index(at, value.shape))
+            if not n:
+                k = int(np.argmax(wanted[0]))
             best = (k, n, f, j), found
     return best
 

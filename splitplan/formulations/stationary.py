@@ -1,0 +1,249 @@
+"""StationaryBound: what the best of all policies needs, on average, over one scenario. States the LP; solves nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from splitplan.data.scenario import Scenario
+from splitplan.data.stored import Stored
+from splitplan.errors import SolverError, raise_all
+from splitplan.formulations.base import Formulation
+from splitplan.formulations.costs import sending_w
+from splitplan.formulations.slot import SlotControl
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyomo.environ as pyo
+
+RESOURCES = ("device", "uplink", "server")
+
+MOST_STATES = 5_000
+"""Most distinct rates of the LP that is written out; the solver by columns takes any number."""
+
+ANY_PRICE = 1e30
+"""J/bit: a price of bits at which every slot sends all that it can."""
+
+LOOSE = 1e-7
+"""Relative tolerance of a mixture's rows: that of LP solvers."""
+
+
+@dataclass(frozen=True)
+class StationaryPlan(Stored):
+    """A policy that looks at nothing but the slot's rate, and throws dice.
+
+    Parameters
+    ----------
+    cut_frames : tuple of float
+        Frames a slot by each cut.
+    clock_share : tuple of float
+        Share of the time at each clock, off first.
+    radio : tuple of (float, float)
+        (share, price in J/bit): so often a slot sends at the level that makes watts − price · bit/s least.
+    """
+
+    cut_frames: tuple[float, ...]
+    clock_share: tuple[float, ...]
+    radio: tuple[tuple[float, float], ...]
+
+    def __str__(self) -> str:
+        frames = sum(self.cut_frames) or 1.0
+        cuts = ", ".join(f"{k}: {y / frames:.1%}" for k, y in enumerate(self.cut_frames) if y > 1e-9 * frames)
+        clocks = ", ".join(f"{f}: {z:.1%}" for f, z in enumerate(self.clock_share) if z > 1e-9)
+        prices = ", ".join(f"{p:.4g} J/bit: {s:.1%}" for s, p in self.radio if s > 1e-9)
+        return f"cuts {cuts}; clocks {clocks}; bits at {prices}"
+
+
+@dataclass(frozen=True, eq=False)
+class StationaryBound(Formulation):
+    r"""The least mean penalty of any policy that carries a scenario's frames, with its slots' rates R_t and frames A_t.
+
+    Variables, means a slot: y_k frames by cut k; z_f share of the time at clock f; x_tj share of slot t's time at level j.
+
+    (1) minimize w_E E + w_L Σ_k y_k L_k − w_U U,  E = P_idle τ + τ Σ_f (P(f) − P_idle) z_f + (τ/T) Σ_tj P_radio(φ_j R_t) x_tj + Σ_k y_k e_k
+    (2) Σ_k y_k c_k ≤ τ Σ_f g(f) z_f                                price π_D   [J/s]
+    (3) Σ_k y_k β_k ≤ (τ/T) Σ_tj φ_j R_t x_tj                        price π_N   [J/bit]
+    (4) Σ_k y_k s_k ≤ τ                                              price π_S   [J/s]
+    (5) Σ_f z_f ≤ 1, Σ_j x_tj ≤ 1
+    (6) Σ_k y_k = (1/T) Σ_t A_t; where frames may be refused, at most that and at least τ n_min
+    (7) E ≤ τ P_avg;  U ≤ (1/T) Σ_t ln(1 + A_t), U ≤ ln(1 + Σ_k y_k): what ln(1 + n) can be on average, by concavity
+
+    Any policy on this path, one that knows the future too, has means that meet (2) to (4) up to what is left over: work admitted less work
+    done is Q_i(T) − Q_i(0). So with the prices π of (2) to (4), by weak duality (Neely 2010, ch. 4, on the path's own frequencies),
+
+        mean penalty ≥ p* − Σ_i π_i (Q_i(T) − Q_i(0)) / T
+
+    of which `certificate` is the difference of the two sides. What couples clock, rate and cut within a slot (a deadline, the power cap, the
+    thermal limit, changes) and the limit on the mean own latency are left out, and L_k is at the top clock and the best slot's full
+    rate. So the bound holds with them as well, and may be further away. There is no quantization: every slot has its own rate.
+
+    Parameters
+    ----------
+    control : SlotControl
+    scene : Scenario
+    """
+
+    control: SlotControl
+    scene: Scenario
+    frames: np.ndarray = field(init=False, repr=False)
+    rate_bps: np.ndarray = field(init=False, repr=False)
+
+    kind: ClassVar[str] = "stationary-bound"
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not isinstance(self.control, SlotControl):
+            problems.append(f"control is a {type(self.control).__name__}; give a splitplan.SlotControl")
+        if not isinstance(self.scene, Scenario):
+            problems.append(f"scene is a {type(self.scene).__name__}; give a splitplan.Scenario")
+        raise_all(problems, "StationaryBound")
+        slots = self.scene.slotted(self.control.slot_s)
+        object.__setattr__(self, "frames", slots.frames)
+        object.__setattr__(self, "rate_bps", slots.rate_bps)
+
+    # -- what it is, for solvers -----------------------------------------------------------------------
+
+    @property
+    def slots(self) -> int:
+        """T."""
+        return len(self.frames)
+
+    @cached_property
+    def arriving(self) -> float:
+        """Frames a slot."""
+        return float(self.frames.mean())
+
+    @cached_property
+    def states(self) -> tuple[np.ndarray, np.ndarray]:
+        """The distinct rates, and the share of the slots at each."""
+        rates, counts = np.unique(self.rate_bps, return_counts=True)
+        return rates, counts / self.slots
+
+    @cached_property
+    def frame_penalty(self) -> np.ndarray:
+        """w_L L_k: what V weighs of a frame of each cut beside energy, shape (K,)."""
+        c, late = self.control.choices, self.control.weights["latency"]
+        best = float(self.rate_bps.max()) * c.levels[-1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            tail = np.where(c.works[:, 1] > 0, c.works[:, 1] / best, 0.0)
+        return (
+            np.asarray(late * (c.works[:, 0] / c.speed.max() + tail + c.works[:, 2] + c.fixed_s))
+            if late
+            else np.zeros(len(c.works))
+        )
+
+    @cached_property
+    def most_utility(self) -> float:
+        """(1/T) Σ_t ln(1 + A_t)."""
+        return float(np.log1p(self.frames).mean())
+
+    @property
+    def least_frames(self) -> float:
+        """Frames that must be admitted, a slot."""
+        return self.control.slot_s * (self.control.throughput_min_hz or 0.0) if self.control.admits else self.arriving
+
+    def radio(self, price: float) -> tuple[float, float]:
+        """Mean bits and joules of a slot whose radio takes the level of least watts − price · bit/s."""
+        rates, share = self.states
+        c, tau = self.control.choices, self.control.slot_s
+        sent = rates[:, None] * c.levels
+        watts = sending_w(c.radio, sent, rates[:, None])
+        rows = np.arange(len(rates))
+        best = np.argmin(watts - price * sent if price < ANY_PRICE else -sent, axis=1)
+        return tau * float(share @ sent[rows, best]), tau * float(share @ watts[rows, best])
+
+    # -- plain arithmetic ------------------------------------------------------------------------------
+
+    def evaluate(self, plan: StationaryPlan) -> dict[str, float]:
+        """Means of a policy by plain arithmetic: ``objective`` (a slot), power, frames, and what is left of each resource."""
+        c, tau, w = self.control.choices, self.control.slot_s, self.control.weights
+        y, z = np.array(plan.cut_frames), np.array(plan.clock_share)
+        sends = np.array([self.radio(price) for _, price in plan.radio]).reshape(-1, 2)
+        bits, radio_j = np.array([share for share, _ in plan.radio]) @ sends
+        energy = tau * c.power_w[0] + tau * float(c.active_w @ z) + radio_j + float(c.receive_j @ y)
+        asked, served = y @ c.works, np.array([tau * float(c.speed @ z), bits, tau])
+        utility = min(self.most_utility, float(np.log1p(y.sum())))
+        objective = w["energy"] * energy + float(self.frame_penalty @ y) - w["throughput"] * utility
+        return {
+            "objective": float(objective),
+            "energy_j": float(energy),
+            "power_w": float(energy) / tau,
+            "frames_hz": float(y.sum()) / tau,
+            **{f"{name}_used": float(asked[i]) for i, name in enumerate(RESOURCES)},
+            **{f"{name}_done": float(served[i]) for i, name in enumerate(RESOURCES)},
+        }
+
+    def violations(self, plan: StationaryPlan) -> list[str]:
+        """What a policy breaks."""
+        broken = []
+        shares = [s for s, _ in plan.radio]
+        for what, values, total in (("clock_share", plan.clock_share, 1.0), ("radio", shares, 1.0)):
+            if min(values) < -LOOSE or sum(values) > total + LOOSE:
+                broken.append(f"{what}: shares add up to {sum(values)!r}")
+        terms = self.evaluate(plan)
+        broken += [
+            f"{name}: {terms[f'{name}_used']:.9g} is asked a slot, {terms[f'{name}_done']:.9g} is done"
+            for name in RESOURCES
+            if terms[f"{name}_used"] > terms[f"{name}_done"] * (1 + LOOSE) + 1e-12
+        ]
+        frames = sum(plan.cut_frames)
+        if not self.least_frames * (1 - LOOSE) <= frames <= self.arriving * (1 + LOOSE):
+            broken.append(
+                f"{frames:.6g} frames a slot are admitted; {self.least_frames:.6g} to {self.arriving:.6g} may be"
+            )
+        budget = self.control.power_budget_w
+        if budget is not None and terms["power_w"] > budget * (1 + LOOSE):
+            broken.append(f"power_budget_w={budget:g}: {terms['power_w']:.6g} W")
+        return broken
+
+    def certificate(self, mean_penalty: float, left: Any, solution: Any) -> float:
+        """How far a run's mean penalty is above what no policy can be below: never negative, but for rounding.
+
+        Parameters
+        ----------
+        mean_penalty : float
+            A slot, of the run.
+        left : sequence of float
+            Q_i(T) − Q_i(0) of device, uplink and server: seconds, bits, seconds.
+        solution : Solution
+            Of this problem.
+        """
+        debt = sum(solution.duals[name] * float(q) for name, q in zip(RESOURCES, left, strict=True))
+        return float(mean_penalty - (solution.bound - debt / self.slots))
+
+    # -- the declarative model -------------------------------------------------------------------------
+
+    def build(self) -> pyo.ConcreteModel:
+        """The LP over the distinct rates, as a Pyomo model."""
+        from splitplan.formulations import stationary_model
+
+        if len(self.states[0]) > MOST_STATES:
+            raise SolverError(
+                f"the channel has {len(self.states[0])} distinct rates, too many to write out (at most {MOST_STATES}); "
+                "solver 'columns' takes them all"
+            )
+        return stationary_model.build(self)
+
+    def describe(self) -> str:
+        """The problem in a line."""
+        w = self.control.weights
+        what = " + ".join(k if v == 1 else f"{v:g}·{k}" for k, v in w.items() if v)
+        return (
+            f"StationaryBound: {what} of {self.control.profile.graph.name!r} over {self.slots} slots of {self.control.slot_s:g} s "
+            f"({self.arriving / self.control.slot_s:.4g} frames/s, {self.scene.channel.name})"
+        )
+
+    @property
+    def unit(self) -> str:
+        """Joules a slot, or what V weighs."""
+        return "J a slot" if [k for k, v in self.control.weights.items() if v] == ["energy"] else "penalty a slot"
+
+    def to_frame(self) -> pd.DataFrame:
+        """The states: one row a distinct rate, with its share of the slots."""
+        import pandas as pd
+
+        rates, share = self.states
+        return pd.DataFrame({"rate_bps": rates, "share": share})

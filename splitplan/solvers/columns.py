@@ -1,0 +1,157 @@
+"""StationaryBound exactly, on any number of slots: the radio enters the LP as whole policies, made when they pay."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from splitplan.errors import SolverError
+from splitplan.formulations import stationary_model
+from splitplan.formulations.registry import Ladder
+from splitplan.formulations.solution import Found, Termination
+from splitplan.formulations.stationary import ANY_PRICE, RESOURCES, StationaryPlan
+from splitplan.solvers.arrays import Arrays, to_arrays
+from splitplan.solvers.highs_run import Engine, Outcome, version
+
+if TYPE_CHECKING:
+    from splitplan.formulations.stationary import StationaryBound
+
+MOST_ROUNDS = 500
+"""Prices tried at most; some twenty are needed."""
+
+PAYS = 1e-11
+"""A policy enters when it lowers the penalty by more than this part of it."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Dantzig and Wolfe: solve the LP over the radio's policies that are known; ask which policy is best at its price of a bit.
+
+    The set of mean (bits, joules) that the radio can have over all slots is convex, and a price of bits finds the corner of it that is
+    best there, slot by slot. Only the price matters, so a handful of corners hold the optimum.
+    """
+
+    name: ClassVar[str] = "columns"
+    solves: ClassVar[tuple[str, ...]] = ("stationary-bound",)
+    rung: ClassVar[Ladder] = Ladder.CONVEX
+    exact: ClassVar[bool] = True
+
+    def why_not(self, problem: StationaryBound) -> str | None:
+        """It solves every StationaryBound."""
+        return None
+
+    def solve(self, problem: StationaryBound, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
+        """Until no policy of the radio pays."""
+        start = time.perf_counter()
+        prices = [0.0, ANY_PRICE]  # silent; all that can be sent: if that does not carry the load, nothing does
+        for rounds in range(1, MOST_ROUNDS + 1):
+            points = np.array([problem.radio(price) for price in prices])
+            arrays = to_arrays(stationary_model.build(problem, points))
+            engine = Engine(arrays, verbose=verbose)
+            outcome = engine.run()
+            if outcome.values is None:
+                return Found(None, Termination.INFEASIBLE, conflicts=too_much(problem), solver_version=version())
+            duals = duals_of(problem, arrays, engine)
+            joule = problem.control.weights["energy"] + duals["power"]
+            price = duals["uplink"] / joule if joule > 0 else ANY_PRICE
+            bits, joules = problem.radio(min(price, ANY_PRICE))
+            gained = max(duals["uplink"] * b - joule * e for b, e in points.tolist())
+            assert outcome.objective is not None
+            if (
+                duals["uplink"] * bits - joule * joules <= gained + PAYS * max(abs(outcome.objective), abs(gained))
+                or price in prices
+            ):
+                return self._found(problem, outcome, prices, duals, rounds, time.perf_counter() - start)
+            prices.append(price)
+        raise SolverError(f"{MOST_ROUNDS} prices were tried and policies still pay; please report this")
+
+    def _found(
+        self,
+        problem: StationaryBound,
+        outcome: Outcome,
+        prices: list[float],
+        duals: dict[str, float],
+        rounds: int,
+        taken: float,
+    ) -> Found:
+        values = outcome.values or {}
+        plan = StationaryPlan(
+            tuple(problem.arriving * max(0.0, values[f"y[{k}]"]) for k in range(len(problem.control.choices.works))),
+            tuple(max(0.0, values[f"z[{f}]"]) for f in range(len(problem.control.choices.clock_hz))),
+            tuple((max(0.0, values[f"x[{p}]"]), price) for p, price in enumerate(prices) if values[f"x[{p}]"] > 0),
+        )
+        return Found(
+            plan,
+            Termination.CONVERGED,
+            objective=None,
+            duals=duals,
+            solver_version=version().removeprefix("HiGHS "),
+            solve_s=taken,
+            log=f"{rounds} prices of a bit",
+        )
+
+
+def duals_of(problem: StationaryBound, arrays: Arrays, engine: Engine) -> dict[str, float]:
+    """Prices by name, in the formulation's units: of work admitted and not done (J/s, J/bit, J/s), of a joule beyond the mean power's limit, of a frame."""
+    rows = dict(zip(arrays.rows, np.asarray(engine.highs.getSolution().row_dual).tolist(), strict=True))
+    units = stationary_model.work_units(problem)
+
+    def price(name: str) -> float:
+        return sum(-value for row, value in rows.items() if row.startswith(f"{name}:"))
+
+    found = {what: max(0.0, price(f"work[{i + 1}]")) / float(units[i]) for i, what in enumerate(RESOURCES)}
+    budget = problem.control.power_budget_w
+    found["power"] = max(0.0, price("budget")) / (problem.control.slot_s * budget) if budget is not None else 0.0
+    return found
+
+
+def too_much(problem: StationaryBound) -> tuple[str, ...]:
+    """Which resource a load is too much for, and what share of it can be carried."""
+    share, binding = capacity(problem)
+    names = " and ".join(f"{name} ({part:.0%})" for name, part in binding.items())
+    hz = problem.least_frames / problem.control.slot_s
+    return (
+        f"no policy can carry this load: of {hz:.4g} frames/s at most {share:.1%} ({share * hz:.4g} frames/s); what binds: {names}",
+    )
+
+
+def capacity(problem: StationaryBound) -> tuple[float, dict[str, float]]:
+    """The largest multiple of the frames that must be admitted that some policy carries, and each resource's part in that limit.
+
+    Returns
+    -------
+    share : float
+        Above 1 when there is room.
+    binding : dict of str to float
+        Of ``device, uplink, server, power``, those whose dual price is not 0, as parts that add up to 1.
+    """
+    prices = [0.0, ANY_PRICE]
+    for _ in range(MOST_ROUNDS):
+        points = np.array([problem.radio(price) for price in prices])
+        arrays = to_arrays(stationary_model.build(problem, points, capacity=True))
+        engine = Engine(arrays)
+        outcome = engine.run()
+        if outcome.values is None or outcome.objective is None:
+            raise SolverError(f"the LP of the capacity ended with {outcome.termination}; please report this")
+        duals = duals_of(problem, arrays, engine)
+        price = duals["uplink"] / duals["power"] if duals["power"] > 0 else ANY_PRICE
+        bits, joules = problem.radio(min(price, ANY_PRICE))
+        gained = max(duals["uplink"] * b - duals["power"] * e for b, e in points.tolist())
+        if price in prices or duals["uplink"] * bits - duals["power"] * joules <= gained * (1 + PAYS) + PAYS:
+            break
+        prices.append(price)
+    works = (
+        np.array([outcome.values[f"y[{k}]"] for k in range(len(problem.control.choices.works))])
+        @ problem.control.choices.works
+    )
+    parts = {name: duals[name] * float(works[i]) for i, name in enumerate(RESOURCES)}
+    budget = problem.control.power_budget_w
+    if budget is not None:
+        parts["power"] = duals["power"] * problem.control.slot_s * budget
+    whole = sum(parts.values()) or 1.0
+    least = problem.least_frames / problem.arriving if problem.arriving else 1.0
+    share = -outcome.objective / least if least > 0 else np.inf
+    return float(share), {name: part / whole for name, part in parts.items() if part > 1e-9 * whole}
