@@ -94,7 +94,7 @@ class StationaryBound(Formulation):
     kind: ClassVar[str] = "stationary-bound"
 
     def __post_init__(self) -> None:
-        problems = []
+        problems: list[str] = []
         if not isinstance(self.control, SlotControl):
             problems.append(f"control is a {type(self.control).__name__}; give a splitplan.SlotControl")
         if not isinstance(self.scene, Scenario):

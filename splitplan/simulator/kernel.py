@@ -13,15 +13,18 @@ from typing import Any, NamedTuple, TypeVar
 F = TypeVar("F", bound=Callable[..., Any])
 
 try:
-    from numba import njit
-
-    COMPILED = True
+    import numba
 except ImportError:
-    COMPILED = False
+    numba = None
 
-    def njit(*_: Any, **__: Any) -> Callable[[F], F]:
-        """In place of numba's: the function as it is."""
-        return lambda function: function
+COMPILED = numba is not None
+"""Whether numba is there."""
+
+
+def njit(function: F) -> F:
+    """The function compiled, or as it is where numba is not there."""
+    compiled: F = numba.njit(cache=True)(function) if numba is not None else function
+    return compiled
 
 
 class Rule(NamedTuple):
@@ -73,7 +76,7 @@ DEVICE, UPLINK, SERVER, ENERGY, LATE, FRAMES, WAIT_D, WAIT_N, HEAT, CUT, CLOCK, 
 """Of a state: work left (s, bits, s), debts (J, s, frames), persistence (s, bits), °C, last cut and clock (−1: none), slots so far."""
 
 
-@njit(cache=True)
+@njit
 def radio_w(r: Rule, rate: float, channel: float) -> float:
     """Watts while sending, as `splitplan.formulations.costs.sending_w`."""
     if rate <= 0.0:
@@ -82,10 +85,11 @@ def radio_w(r: Rule, rate: float, channel: float) -> float:
         return r.radio_w_per_bps * rate + r.radio_base_w
     a, b = rate / r.radio_band_hz, channel / r.radio_band_hz
     share = 2.0 ** (a - b) * math.expm1(-a * math.log(2.0)) / math.expm1(-b * math.log(2.0))
-    return r.radio_w_per_bps * channel * share + r.radio_base_w
+    watts: float = r.radio_w_per_bps * channel * share + r.radio_base_w
+    return watts
 
 
-@njit(cache=True)
+@njit
 def decide(
     r: Rule, s: Any, frames: int, channel: float, clock_cost: Any, level_cost: Any, level_w: Any
 ) -> tuple[int, int, int, int]:
@@ -208,7 +212,7 @@ def decide(
     return found_k, found_n, found_f, found_j
 
 
-@njit(cache=True)
+@njit
 def refused(r: Rule, frames: int, n: int, worth: float) -> float:
     """What it costs that n frames are admitted and not all."""
     cost = (frames - n) * worth
@@ -217,7 +221,7 @@ def refused(r: Rule, frames: int, n: int, worth: float) -> float:
     return cost
 
 
-@njit(cache=True)
+@njit
 def admitted(r: Rule, frames: int, each: float, changed: float, worth: float) -> int:
     """The best number of frames to admit when each costs so much: the cost is convex in it, but for the change."""
     best, least = 0, refused(r, frames, 0, worth)
@@ -228,7 +232,7 @@ def admitted(r: Rule, frames: int, each: float, changed: float, worth: float) ->
     return best
 
 
-@njit(cache=True)
+@njit
 def settle(
     r: Rule, s: Any, frames: int, n: int, k: int, f: int, j: int, channel: float, energy: float, busy: float, left: Any
 ) -> None:
@@ -264,7 +268,7 @@ def settle(
 # -- the queues as the theory has them ----------------------------------------------------------------------
 
 
-@njit(cache=True)
+@njit
 def ideal(r: Rule, s: Any, n: int, k: int, f: int, j: int, channel: float, out: Any) -> None:
     """One slot of equations (1) to (3) of `SlotControl`: work enters all three queues at once, and is served from the next slot on.
 
@@ -287,7 +291,7 @@ HEAD, TAIL, FAR, NEXT = range(4)
 """Of the line: the frame that the device, the radio, the server has or takes next; the frame that arrives next."""
 
 
-@njit(cache=True)
+@njit
 def tandem(
     r: Rule, s: Any, n: int, k: int, f: int, j: int, channel: float, start: float, arrive: Any, arriving: int,
     line: Any, cut: Any, work: Any, done: Any, clock: Any, latency: Any, out: Any,
@@ -413,7 +417,7 @@ SUMS = (
 """Added up over the slots."""
 
 
-@njit(cache=True)
+@njit
 def add(
     r: Rule, s: Any, left: Any, frames: int, n: int, k: int, f: int, j: int, channel: float, out: Any, sums: Any
 ) -> None:
@@ -435,7 +439,7 @@ def add(
         sums[7 + i] += left[i]
 
 
-@njit(cache=True)
+@njit
 def run(
     r: Rule, s: Any, frames: Any, rates: Any, physical: bool, arrive: Any, line: Any, cut: Any, work: Any, done: Any, clock: Any,
     latency: Any, sums: Any, trace: Any, rooms: Any,

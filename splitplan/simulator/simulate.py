@@ -72,7 +72,7 @@ class Result:
     @cached_property
     def answered(self) -> np.ndarray:
         """Latencies of the frames that were answered."""
-        return self.latency_s[np.isfinite(self.latency_s)]
+        return np.asarray(self.latency_s[np.isfinite(self.latency_s)])
 
     def latency(self, quantile: float = 0.5) -> float:
         """A quantile of the answered frames' latency; NaN when there are none."""
@@ -239,19 +239,9 @@ def simulate(
     rooms = (np.zeros(len(c.clock_hz)), np.zeros(len(c.levels)), np.zeros(len(c.levels)), np.zeros(3), np.zeros(3))
     for first in range(0, len(frames), CHUNK):
         some = slice(first, first + CHUNK)
-        args = [
-            state,
-            frames[some],
-            rates[some],
-            physical,
-            arrive if physical else np.zeros(0),
-            line,
-            cut,
-            work,
-            done,
-            clock,
-        ]
-        kernel.run(rule, *args, latency, sums, rows[some], rooms)
+        kernel.run(
+            rule, state, frames[some], rates[some], physical, arrive, line, cut, work, done, clock, latency, sums, rows[some], rooms
+        )  # fmt: skip
         if progress is not None:
             progress(min(first + CHUNK, len(frames)), len(frames))
     begun = np.zeros(3) if start is None else np.array([start.device_s, start.uplink_bits, start.server_s])

@@ -100,7 +100,7 @@ def duals_of(problem: StationaryBound, arrays: Arrays, engine: Engine) -> dict[s
     units = stationary_model.work_units(problem)
 
     def price(name: str) -> float:
-        return sum(-value for row, value in rows.items() if row.startswith(f"{name}:"))
+        return -float(sum(value for row, value in rows.items() if row.startswith(f"{name}:")))
 
     found = {what: max(0.0, price(f"work[{i + 1}]")) / float(units[i]) for i, what in enumerate(RESOURCES)}
     budget = problem.control.power_budget_w
@@ -129,13 +129,15 @@ def capacity(problem: StationaryBound) -> tuple[float, dict[str, float]]:
         Of ``device, uplink, server, power``, those whose dual price is not 0, as parts that add up to 1.
     """
     prices = [0.0, ANY_PRICE]
+    values: dict[str, float] = {}
     for _ in range(MOST_ROUNDS):
         points = np.array([problem.radio(price) for price in prices])
         arrays = to_arrays(stationary_model.build(problem, points, capacity=True))
         engine = Engine(arrays)
         outcome = engine.run()
-        if outcome.values is None or outcome.objective is None:
+        if outcome.values is None:
             raise SolverError(f"the LP of the capacity ended with {outcome.termination}; please report this")
+        values = outcome.values
         duals = duals_of(problem, arrays, engine)
         price = duals["uplink"] / duals["power"] if duals["power"] > 0 else ANY_PRICE
         bits, joules = problem.radio(min(price, ANY_PRICE))
@@ -144,8 +146,7 @@ def capacity(problem: StationaryBound) -> tuple[float, dict[str, float]]:
             break
         prices.append(price)
     works = (
-        np.array([outcome.values[f"y[{k}]"] for k in range(len(problem.control.choices.works))])
-        @ problem.control.choices.works
+        np.array([values[f"y[{k}]"] for k in range(len(problem.control.choices.works))]) @ problem.control.choices.works
     )
     parts = {name: duals[name] * float(works[i]) for i, name in enumerate(RESOURCES)}
     budget = problem.control.power_budget_w
@@ -153,5 +154,5 @@ def capacity(problem: StationaryBound) -> tuple[float, dict[str, float]]:
         parts["power"] = duals["power"] * problem.control.slot_s * budget
     whole = sum(parts.values()) or 1.0
     least = problem.least_frames / problem.arriving if problem.arriving else 1.0
-    share = -outcome.objective / least if least > 0 else np.inf
+    share = values["kappa"] / least if least > 0 else np.inf
     return float(share), {name: part / whole for name, part in parts.items() if part > 1e-9 * whole}
