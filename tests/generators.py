@@ -60,3 +60,11 @@ def allocations(
     draw: st.DrawFn, most: int = 6, caps: float = 0.3, deadlines: float = 0.0, zeros: float = 0.1
 ) -> sp.RateAllocation:
     return instances.allocation(Drawn(draw), draw(st.integers(1, most)), caps=caps, deadlines=deadlines, zeros=zeros)
+
+
+@st.composite
+def slot_problems(draw: st.DrawFn, most: int = 6, limits: bool = True, continuous: bool = False) -> sp.SlotControl:
+    """A SlotControl in some state."""
+    choose = Drawn(draw)
+    control = instances.slot_control(choose, draw(st.integers(1, most)), limits=limits, continuous=continuous)
+    return control.at(instances.slot_state(choose, control))

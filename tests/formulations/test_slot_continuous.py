@@ -1,0 +1,119 @@
+"""SlotContinuous: CVXPY and the KKT conditions agree, below the grid, and the grid comes down to them as it gets finer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import splitplan as sp
+from benchmarks.instances import Seeded, slot_control, slot_state
+from splitplan.data.profile import COLUMNS
+from splitplan.errors import DataError, InfeasibleError
+from splitplan.formulations.slot_continuous import Curve
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_cvxpy_and_kkt_agree_and_are_below_the_grid(seed: int) -> None:
+    choose = Seeded(seed)
+    control = slot_control(choose, 3, continuous=True)
+    problem = sp.SlotContinuous(control)
+    compiled = problem.compile("cvxpy")
+    for _ in range(3):
+        state = slot_state(choose, control)
+        here = problem.of(control.at(state))
+        try:
+            kkt = here.solve("slot-kkt")
+        except InfeasibleError:
+            with pytest.raises(InfeasibleError):
+                control.at(state).solve("enumerate")
+            continue
+        slot = {name: getattr(state, name) for name in control.slot_parameters}
+        convex = compiled.step(**slot)
+        unit = (
+            1e-6 * here.control.scale**-1 * 1e4
+        )  # a millionth of the largest cost: the cone solver's tolerance is absolute
+        assert convex.objective == pytest.approx(kkt.objective, rel=1e-6, abs=unit)
+        assert compiled.rebuilds == 0
+        try:
+            grid = control.at(state).solve("enumerate").objective
+        except InfeasibleError:
+            continue
+        assert kkt.objective <= grid * (1 + 1e-9) + 1e-12
+
+
+def refined(control: sp.SlotControl, times: int) -> sp.SlotControl:
+    """The same with more clocks, on the curve below the table, and more rate levels."""
+    curve, c = sp.SlotContinuous(control).curve, control.choices
+    speeds = np.unique(np.r_[np.linspace(curve.low, curve.high, 4 * times), c.speed[1:]])
+    top = control.profile.seconds("device")
+    clocks = np.interp(speeds, c.speed[1:], c.clock_hz[1:])
+    device = replace(
+        control.system.device,
+        clock_hz=tuple(clocks.tolist()),
+        active_power_w=tuple(np.asarray(curve.at(speeds)).tolist()),
+    )
+    rows = [
+        (layer.name, "device", f, t / g, 0.0, 1, "given")
+        for layer, t in zip(control.profile.graph.layers, top, strict=True)
+        for f, g in zip(clocks, speeds, strict=True)
+    ]
+    rows += [
+        (layer.name, "server", np.nan, t, 0.0, 1, "given")
+        for layer, t in zip(control.profile.graph.layers, control.profile.seconds("server"), strict=True)
+    ]
+    profile = sp.Profile(control.profile.graph, pd.DataFrame(rows, columns=list(COLUMNS)), control.profile.origins)
+    system = sp.System(device=device, server=control.system.server, link=control.system.link)
+    levels = tuple((np.arange(1, 8 * times + 1) / (8 * times)).tolist())
+    return replace(control, profile=profile, system=system, rate_levels=levels, cuts=None)
+
+
+def test_the_grid_comes_down_to_it() -> None:
+    shrunk = 0
+    for seed in range(40):
+        choose = Seeded(200 + seed)
+        control = slot_control(choose, 3, limits=False, continuous=True)
+        if len(control.choices.clock_hz) < 3 or control.V == 0:
+            continue
+        state = replace(slot_state(choose, control), last_clock_hz=None, last_cut=None)
+        try:
+            least = sp.SlotContinuous(control.at(state)).solve("slot-kkt").objective
+            gaps = [refined(control, times).at(state).solve("enumerate").objective - least for times in (1, 4, 16)]
+        except InfeasibleError:
+            continue
+        scale = max(least, 1e-12)
+        assert min(gaps) >= -1e-9 * scale
+        assert gaps[2] <= gaps[0] * (1 + 1e-9) + 1e-9 * scale
+        if gaps[0] > 1e-6 * scale:
+            assert gaps[2] < 0.5 * gaps[0]
+            shrunk += 1
+    assert shrunk >= 3
+
+
+def test_the_curve_is_convex_below_the_table_and_through_its_corners() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        speed = np.sort(rng.uniform(0.1, 1.0, rng.integers(1, 9)))
+        power = rng.uniform(1.0, 9.0, len(speed))
+        curve = Curve.below(speed, power)
+        at = np.linspace(speed[0], speed[-1], 50)
+        values = np.asarray(curve.at(at))
+        assert (np.asarray(curve.at(speed)) <= power + 1e-9).all()
+        assert (np.diff(values) >= -1e-9).all() and (np.diff(values, 2) >= -1e-9).all()
+        # The largest such function: at each speed the least power of a mixture of two clocks that is as fast, see the audit.
+        for g, v in zip(at, values, strict=True):
+            mixtures = [
+                p + (q - p) * np.clip((g - a) / (b - a) if b > a else 0.0, 0, 1)
+                for a, p in zip(speed, power, strict=True)
+                for b, q in zip(speed, power, strict=True)
+                if b >= a and b >= g - 1e-12
+            ]
+            assert v == pytest.approx(min(mixtures), abs=1e-9)
+
+
+def test_costs_of_changes_are_refused() -> None:
+    control = replace(slot_control(Seeded(1), 3, limits=False), clock_change_j=1.0)
+    with pytest.raises(DataError, match="clock_change_j"):
+        sp.SlotContinuous(control)

@@ -1,0 +1,172 @@
+"""The simulator: its rule is SlotControl's, its queues are those of recursions written apart, its energy is never below the bound."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import splitplan as sp
+from benchmarks.instances import Seeded, slot_control, slot_state
+from splitplan.errors import DataError, InfeasibleError
+from splitplan.policies.slot import SlotPolicy
+from splitplan.simulator import kernel
+from splitplan.simulator.simulate import first_state, rule_of, simulate
+from splitplan.solvers.columns import capacity
+from splitplan.solvers.slot_enumerate import cheapest
+from tests.formulations.test_stationary import scene
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_rule_is_the_slots_optimum(seed: int) -> None:
+    choose = Seeded(seed)
+    control = slot_control(choose, 5)
+    policy = SlotPolicy(control)
+    rule, c = rule_of(policy), control.choices
+    rooms = [np.zeros(len(c.clock_hz)), np.zeros(len(c.levels)), np.zeros(len(c.levels))]
+    for _ in range(25):
+        state = slot_state(choose, control)
+        problem = control.at(state)
+        best = cheapest(problem)
+        s = first_state(policy, state)
+        s[kernel.WAIT_D], s[kernel.WAIT_N], s[kernel.HEAT] = (
+            state.device_wait_s,
+            state.uplink_wait_bits,
+            state.temperature_c,
+        )
+        s[kernel.CUT] = -1 if state.last_cut is None else state.last_cut
+        s[kernel.CLOCK] = (
+            -1 if state.last_clock_hz is None else int(np.flatnonzero(c.clock_hz == state.last_clock_hz)[0])
+        )
+        k, n, f, j = kernel.decide(rule, s, state.frames, state.rate_bps, *rooms)
+        if best is None:
+            assert n == -1
+            continue
+        assert n >= 0
+        assert problem.score(k, n, f, j)["objective"] == pytest.approx(best[1], rel=1e-9, abs=1e-12)
+
+
+def carried(seed: int, load: float, seconds: float, **options: object) -> tuple[sp.SlotControl, sp.Scenario]:
+    """A control and a scenario whose load is a part of what can be carried."""
+    made = replace(slot_control(Seeded(seed), 5, limits=False), mode="min-energy", cuts=None)
+    control = replace(made, **options)  # type: ignore[arg-type]
+    most, _ = capacity(sp.StationaryBound(control, scene(seed, 5.0, seconds)))
+    return control, scene(seed, 5.0 * min(most, 20.0) * load, seconds)
+
+
+@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("physical", [True, False])
+def test_no_run_is_below_its_bound(seed: int, physical: bool) -> None:
+    for seconds in (3.0, 100.0):
+        control, scenario = carried(seed, 0.6, seconds, V=(0.0, 1e-3, 1.0)[seed % 3])
+        result = simulate(SlotPolicy(control), scenario, physical=physical)
+        assert result.certificate is not None and result.bound is not None
+        assert result.certificate >= -1e-7 * abs(result.bound.bound or 1.0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_theorys_queues(seed: int) -> None:
+    control, scenario = carried(seed, 0.5, 60.0, V=1e-3)
+    result = simulate(SlotPolicy(control), scenario, physical=False)
+    c, tau = control.choices, control.slot_s
+    rates = scenario.slotted(tau).rate_bps
+    queues, energy = np.zeros(3), 0.0
+    for t, (_, _, _, spent, k, f, j, n) in enumerate(result.trace):
+        assert np.allclose(result.trace[t, :3], queues, rtol=1e-9, atol=1e-9)
+        offered = np.array([tau * c.speed[int(f)], tau * c.levels[int(j)] * rates[t], tau])
+        done = np.minimum(queues, offered)
+        queues = np.maximum(queues - offered, 0) + n * c.works[int(k)]
+        busy = done[0] / c.speed[int(f)] if f else 0.0
+        expected = c.power_w[0] * tau + (c.power_w[int(f)] - c.power_w[0]) * busy + n * c.receive_j[int(k)]
+        if j:
+            rate = c.levels[int(j)] * rates[t]
+            radio = c.radio
+            drawn = kernel.radio_w(rule_of(SlotPolicy(control)), rate, rates[t])
+            assert drawn >= radio.base_w
+            expected += drawn * (done[1] / rate if rate else 0.0)
+        assert spent == pytest.approx(expected, rel=1e-9)
+        energy += spent
+    assert result.sums["energy_j"] == pytest.approx(energy)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_tandem_is_lindleys_recursion(seed: int) -> None:
+    """Frames one by one: each begins when it is there and the one before is done, in the time that the knobs leave."""
+    control, scenario = carried(seed, 0.7, 40.0, V=1e-4)
+    result = simulate(SlotPolicy(control), scenario)
+    c, tau, trace = control.choices, control.slot_s, result.trace
+    edges = tau * np.arange(len(trace) + 1)
+    rates = scenario.slotted(tau).rate_bps
+    offered = [
+        np.r_[0.0, np.cumsum(tau * c.speed[trace[:, 5].astype(int)])],
+        np.r_[0.0, np.cumsum(tau * c.levels[trace[:, 6].astype(int)] * rates)],
+        edges,
+    ]
+
+    def finish(stage: int, begin: float, work: float) -> float:
+        """When so much is done that begins then."""
+        goal = np.interp(begin, edges, offered[stage]) + work
+        if work == 0.0:
+            return begin
+        if goal > offered[stage][-1] * (1 + 1e-12):
+            return math.inf
+        piece = int(np.searchsorted(offered[stage], goal * (1 - 1e-13), side="left"))
+        low, high = offered[stage][piece - 1], offered[stage][piece]
+        return float(edges[piece - 1] + tau * min(1.0, (goal - low) / (high - low)))
+
+    free = [0.0, 0.0, 0.0]
+    for arrive, latency in zip(result.arrive_s, result.latency_s, strict=True):
+        k = int(trace[min(int(arrive / tau), len(trace) - 1), 4])
+        works = c.works[k]
+        at = free[0] = finish(0, max(arrive, free[0]), works[0])
+        if works[1] > 0:
+            for stage in (1, 2):
+                at = free[stage] = finish(stage, max(at, free[stage]), works[stage])
+        expected = at - arrive + c.fixed_s[k]
+        if at < edges[-1] * (1 - 1e-9):
+            assert latency == pytest.approx(expected, rel=1e-6, abs=1e-7)
+
+
+def test_the_same_seed_the_same_run() -> None:
+    control, scenario = carried(2, 0.5, 60.0)
+    one, two = (simulate(SlotPolicy(control), scenario) for _ in range(2))
+    assert np.array_equal(one.trace, two.trace) and np.array_equal(one.latency_s, two.latency_s)
+
+
+def test_no_frame_is_stranded_when_arrivals_stop() -> None:
+    control, scenario = carried(4, 0.5, 100.0, V=10.0, persistence=0.01)
+    times = scenario.arrive_s()
+    early = replace(scenario, arrivals=sp.Arrivals("recorded", times_s=tuple(times[times < 10.0].tolist())))
+    result = simulate(SlotPolicy(control), early)
+    assert len(result.latency_s) and np.isfinite(result.latency_s).all()
+    idle = simulate(SlotPolicy(replace(control, persistence=0.0)), early)
+    assert np.isinf(idle.latency_s).any(), "without persistence frames stay for ever: the test shows nothing"
+
+
+def test_too_much_is_said_before_the_run() -> None:
+    control, scenario = carried(1, 3.0, 50.0)
+    with pytest.raises(InfeasibleError, match="no policy can carry this load"):
+        simulate(SlotPolicy(control), scenario)
+    grown = simulate(SlotPolicy(control), scenario, bound=False)
+    assert grown.certificate is None and max(grown.left) > 0
+
+
+def test_a_deadline_refuses_what_cannot_meet_it() -> None:
+    control, scenario = carried(6, 0.4, 60.0)
+    whole = float(control.profile.seconds("device").sum())
+    result = simulate(SlotPolicy(replace(control, deadline_s=whole * 0.5, cuts=None)), scenario)
+    assert result.sums["refused"] == np.isnan(result.latency_s).sum()
+
+
+def test_what_is_given_is_looked_at() -> None:
+    control, scenario = carried(0, 0.5, 10.0)
+    with pytest.raises(DataError, match="policy is a SlotControl"):
+        simulate(control, scenario)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="physical=False"):
+        simulate(SlotPolicy(control), scenario, start=sp.SlotState())
+    with pytest.raises(DataError, match="cuts is"):
+        SlotPolicy(control, cuts=(99,))
+    text = str(simulate(SlotPolicy(control), scenario))
+    assert "certificate" in text and "p95" in text
