@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import cvxpy as cp
-import numpy as np
 
 if TYPE_CHECKING:
     from splitplan.formulations.slot_continuous import Regime, SlotContinuous
@@ -87,7 +86,7 @@ def radio_busy(problem: SlotContinuous) -> Side:
         drawn = radio.up_w_per_bps * unit(problem) * m
         cost, power = parameter("radio_joule_s") * drawn, drawn
     else:
-        grown = cp.exp(exponent(problem) * m)
+        grown = cp.exp(exponent(problem) * m - parameter("rho"))
         cost, power = parameter("radio_joule_s_a") * grown, parameter("a") * grown
     side = Side(cost - parameter("radio_service_s") * m, 0.0, power, rows)
     if problem.control.timed:
@@ -102,15 +101,14 @@ def radio_finish(problem: SlotContinuous) -> Side:
     rows = [y >= parameter("y_least"), y <= parameter("y_most")]
     side = Side(parameter("radio_base_q") * y, 0.0, 0.0, rows)
     if radio.bandwidth_hz is not None:
-        grown = cp.Variable(name="grown")  # ≥ y·2^(u/(W y))
-        one = cp.Variable(name="one")
-        rows += [one == exponent(problem), cp.ExpCone(one, y, grown)]
-        side.cost = side.cost + parameter("radio_joule_q_a") * (grown - y)
+        grown = cp.Variable(name="grown")  # ≥ y·2^(u/(W y) − R/W)
+        rows.append(cp.ExpCone(exponent(problem) - parameter("rho") * y, y, grown))
+        side.cost = side.cost + parameter("radio_joule_q_a") * grown - parameter("radio_joule_q_least") * y
     if problem.control.power_cap_w is not None:
         if radio.bandwidth_hz is None:
             side.power = radio.up_w_per_bps * unit(problem) * cp.inv_pos(y)
         else:
-            side.power = parameter("a") * cp.exp(exponent(problem) * cp.inv_pos(y))
+            side.power = parameter("a") * cp.exp(exponent(problem) * cp.inv_pos(y) - parameter("rho"))
     if problem.control.timed:
         side.cost = side.cost + parameter("late_b") * y
         side.seconds = parameter("b") * y
@@ -127,12 +125,16 @@ def exponent(problem: SlotContinuous) -> float:
     return unit(problem) * math.log(2) / (problem.control.choices.radio.bandwidth_hz or 1.0)
 
 
-def shannon_w(problem: SlotContinuous) -> float:
-    """A = a R / (2^(R/W) − 1): watts in front of 2^(μ/W) − 1; 0 of an affine radio and on a dead link."""
+def shannon(problem: SlotContinuous) -> tuple[float, float]:
+    """(A, ρ) of the radio's a R (2^(μ/W) − 1)/(2^(R/W) − 1) = A (2^(μ/W) e^−ρ − e^−ρ), ρ = R ln 2 / W: nothing overflows.
+
+    Both are 0 of an affine radio and on a dead link.
+    """
     radio, rate = problem.control.choices.radio, problem.control.state.rate_bps
     if radio.bandwidth_hz is None or rate <= 0:
-        return 0.0
-    return float(radio.up_w_per_bps * rate / np.expm1(rate / radio.bandwidth_hz * math.log(2)))
+        return 0.0, 0.0
+    rho = rate / radio.bandwidth_hz * math.log(2)
+    return float(radio.up_w_per_bps * rate / -math.expm1(-rho)), rho
 
 
 def values(problem: SlotContinuous, cut: int, frames: int, device: Regime, radio: Regime) -> dict[str, float] | None:
@@ -143,8 +145,8 @@ def values(problem: SlotContinuous, cut: int, frames: int, device: Regime, radio
     control, s, p, curve = problem.control, problem.control.state, problem.costs.prices, problem.curve
     tau, scale, u = control.slot_s, control.scale, unit(problem)
     c, beta, _ = control.choices.works[cut] if frames else (0.0, 0.0, 0.0)
-    late, amplitude = frames * p.lateness, shannon_w(problem)
-    base = control.choices.radio.base_w
+    late, (amplitude, rho) = frames * p.lateness, shannon(problem)
+    base, least_w = control.choices.radio.base_w, amplitude * math.exp(-rho)
     most_g, idle = min(curve.high, problem.most_speed), float(control.choices.power_w[0])
     found: dict[str, float] = {
         "c": c,
@@ -152,6 +154,7 @@ def values(problem: SlotContinuous, cut: int, frames: int, device: Regime, radio
         "late_c": scale * late * c,
         "late_b": scale * late * beta / u,
         "a": amplitude,
+        "rho": rho,
     }
     if device == "busy":
         g = min(most_g, s.device_s / tau)
@@ -175,7 +178,13 @@ def values(problem: SlotContinuous, cut: int, frames: int, device: Regime, radio
         least = u / problem.top_rate if problem.top_rate else math.inf
         most = tau * u / s.uplink_bits if s.uplink_bits else max(1e3, 10 * least)
         joule = scale * p.energy * s.uplink_bits / u
-        found |= {"y_least": least, "y_most": most, "radio_base_q": joule * base, "radio_joule_q_a": joule * amplitude}
+        found |= {
+            "y_least": least,
+            "y_most": most,
+            "radio_base_q": joule * base,
+            "radio_joule_q_a": joule * amplitude,
+            "radio_joule_q_least": joule * least_w,
+        }
         empty |= not least <= most
     else:
         empty |= bool(control.timed and frames > 0 and beta > 0)
@@ -184,7 +193,7 @@ def values(problem: SlotContinuous, cut: int, frames: int, device: Regime, radio
         found["time_left"] = max(left, 0.0)
         empty |= left < 0
     if control.power_cap_w is not None:
-        left = control.power_cap_w - (idle if device == "off" else 0.0) - (base - amplitude if radio != "off" else 0.0)
+        left = control.power_cap_w - (idle if device == "off" else 0.0) - (base - least_w if radio != "off" else 0.0)
         found["power_left"] = max(left, 0.0)
         empty |= left < 0
     return None if empty else found

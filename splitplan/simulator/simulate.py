@@ -228,19 +228,17 @@ def simulate(
     if len(arrive) != frames.sum():
         raise DataError(f"{len(arrive)} frames arrive, {frames.sum()} in its slots; please report this", "simulate")
     count = len(arrive) if physical else 0
-    state = first_state(policy, start)
     keep = trace if trace is not None else len(frames) <= MOST_TRACED
     rows = np.zeros((len(frames) if keep else 0, len(kernel.ROW)))
-    latency = np.full(count, np.inf)
-    line, clock = np.zeros(4, np.int64), np.zeros(3)
-    cut, work, done = np.zeros(count, np.int64), np.zeros(count), np.zeros(count)
-    sums = np.zeros(len(kernel.SUMS))
     c = control.choices
-    rooms = (np.zeros(len(c.clock_hz)), np.zeros(len(c.levels)), np.zeros(len(c.levels)), np.zeros(3), np.zeros(3))
+    state, line, clock = loose(first_state(policy, start)), loose(np.zeros(4, np.int64)), loose(np.zeros(3))
+    cut, work, done = loose(np.zeros(count, np.int64)), loose(np.zeros(count)), loose(np.zeros(count))
+    latency, sums, times = loose(np.full(count, np.inf)), loose(np.zeros(len(kernel.SUMS))), loose(arrive)
+    rooms = tuple(loose(np.zeros(n)) for n in (len(c.clock_hz), len(c.levels), len(c.levels), 3, 3))
     for first in range(0, len(frames), CHUNK):
         some = slice(first, first + CHUNK)
         kernel.run(
-            rule, state, frames[some], rates[some], physical, arrive, line, cut, work, done, clock, latency, sums, rows[some], rooms
+            rule, state, loose(frames[some]), loose(rates[some]), physical, times, line, cut, work, done, clock, latency, sums, rows[some], rooms
         )  # fmt: skip
         if progress is not None:
             progress(min(first + CHUNK, len(frames)), len(frames))
@@ -250,20 +248,25 @@ def simulate(
         policy,
         scene,
         physical,
-        dict(zip(kernel.SUMS, sums.tolist(), strict=True)),
+        dict(zip(kernel.SUMS, map(float, sums), strict=True)),
         len(frames),
         (float(left[0]), float(left[1]), float(left[2])),
         arrive,
-        latency,
+        np.asarray(latency),
         rows,
         solution,
         stationary if bound else None,
     )
 
 
+def loose(array: np.ndarray) -> Any:
+    """An array as the loop reads it quickest: as it is where numba compiles the loop, else a list, whose items are plain numbers."""
+    return array if kernel.COMPILED else array.tolist()
+
+
 def rule_of(policy: SlotPolicy) -> kernel.Rule:
     """A policy's numbers for the loop."""
-    return kernel.Rule(**numbers(policy))
+    return kernel.Rule(**{k: loose(v) if isinstance(v, np.ndarray) else v for k, v in numbers(policy).items()})
 
 
 def first_state(policy: SlotPolicy, start: Any = None) -> np.ndarray:

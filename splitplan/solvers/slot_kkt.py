@@ -8,8 +8,8 @@ On a piece α + β g of the power curve, K = n ℓ c + θ c:
 
 and for the radio, K = n ℓ β + θ β, x = μ ln 2 / W,
 
-    busy    affine: as above. Shannon: (p_E τ + ω) A (ln 2 / W) eˣ − r τ = K / μ²; a logarithm when K = 0
-    finish  Shannon, ω = 0: eˣ (x − 1) = (P_base − A)/A + K/(p_E Q A), so x = 1 + W₀(·/e), Lambert's function
+    busy    affine: as above. Shannon: (p_E τ + ω) A (ln 2 / W) e^(x−ρ) − r τ = K / μ²; a logarithm when K = 0
+    finish  Shannon, ω = 0: e^(x−ρ) (x − 1) = (P_base − A e^−ρ)/A + K/(p_E Q A), so x = 1 + W₀(· e^(ρ−1)), Lambert's function
 
 Each cost is convex in its own coordinate (g or 1/g, μ or 1/μ), and so are the limits; prices are found by bisection. At the price
 at which a limit just binds the two sides of the bisection are both optimal, and so is the mixture of them that meets it.
@@ -27,7 +27,7 @@ from scipy.optimize import brentq
 from scipy.special import lambertw
 
 from splitplan.formulations.registry import Ladder
-from splitplan.formulations.slot_program import TINY, shannon_w, unit
+from splitplan.formulations.slot_program import TINY, shannon, unit
 from splitplan.formulations.solution import Found, Termination
 from splitplan.solvers.slot_convex import best
 from splitplan.solvers.slot_enumerate import conflicts
@@ -98,7 +98,7 @@ class Regimes:
         self.idle = float(control.choices.power_w[0])
         air = control.choices.radio
         self.slope, self.base, self.band = air.up_w_per_bps, air.base_w, air.bandwidth_hz
-        self.amplitude = shannon_w(problem)
+        self.amplitude, self.rho = shannon(problem)
         self.u = unit(problem)
         most = min(self.curve.high, problem.most_speed)
         self.speeds = {
@@ -144,7 +144,7 @@ class Regimes:
         """Watts at a rate."""
         if self.band is None:
             return self.slope * rate + self.base
-        return self.amplitude * math.expm1(rate / self.band * math.log(2)) + self.base
+        return self.amplitude * (math.exp(rate / self.band * math.log(2) - self.rho) - math.exp(-self.rho)) + self.base
 
     # -- solving ---------------------------------------------------------------------------------------------
 
@@ -295,7 +295,7 @@ class Regimes:
         return self.shannon_busy(k, omega) if self.radio == "busy" else self.shannon_finish(k, omega)
 
     def shannon_busy(self, k: float, omega: float) -> float:
-        """(p_E τ + ω) A (ln 2/W) 2^(μ/W) = r τ + K/μ²."""
+        """(p_E τ + ω) A (ln 2/W) e^(x−ρ) = r τ + K/μ²."""
         low, high = self.rates
         assert self.band is not None
         per = math.log(2) / self.band
@@ -305,28 +305,30 @@ class Regimes:
         if k == 0:
             if self.tail_service <= 0:
                 return low
-            return min(max(math.log(self.tail_service / front) / per, low), high)
+            return min(max((math.log(self.tail_service / front) + self.rho) / per, low), high)
 
         def slope(rate: float) -> float:
-            return front * math.exp(per * rate) - self.tail_service - k / rate**2
+            return front * math.exp(per * rate - self.rho) - self.tail_service - k / rate**2
 
         return self.root(slope)
 
     def shannon_finish(self, k: float, omega: float) -> float:
-        """p_E Q (P_base + A (eˣ (1 − x) − 1)) + K = ω A x² eˣ W/ln 2, as a function of the rate falling from + to −."""
+        """p_E Q (P_base + A (e^(x−ρ) (1 − x) − e^−ρ)) + K = ω A x² e^(x−ρ) W/ln 2; the left side less the right falls with the rate."""
         low, high = self.rates
         assert self.band is not None
         per, front = math.log(2) / self.band, self.joule * self.bits * self.amplitude
-        rest = self.joule * self.bits * (self.base - self.amplitude) + k
+        rest = self.joule * self.bits * (self.base - self.amplitude * math.exp(-self.rho)) + k
         if omega == 0:
-            if front <= 0:
+            if (
+                front <= 0 or self.rho > 600
+            ):  # beyond what a float's exponent holds the corner is above any rate there is
                 return high
-            x = 1 + float(lambertw(max(rest / front / math.e, -1 / math.e)).real)
+            x = 1 + float(lambertw(max(rest / front * math.exp(self.rho - 1), -1 / math.e)).real)
             return min(max(x / per, low), high)
 
         def slope(rate: float) -> float:
             x = per * rate
-            return math.exp(x) * (omega * self.amplitude * x * x / per - front * (1 - x)) - rest
+            return math.exp(x - self.rho) * (omega * self.amplitude * x * x / per - front * (1 - x)) - rest
 
         return self.root(slope)
 
