@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from splitplan.policies.adaptive import AdaptivePolicy, RateEstimator
     from splitplan.policies.base import Fixed, Moment, Policy, Seen
     from splitplan.policies.baselines import DADS, QDMP, DeviceOnly, Neurosurgeon, Scan, ServerOnly, at_rate
+    from splitplan.policies.slot import SlotPolicy
+    from splitplan.simulator.simulate import simulate
+    from splitplan.simulator.sweep import sweep
     from splitplan.solvers.convex import Convex
     from splitplan.solvers.envelope import split_table
     from splitplan.solvers.highs import Highs, HighsLP
@@ -92,6 +95,9 @@ _WHERE = {
     "splitplan.policies.adaptive": ("AdaptivePolicy", "RateEstimator"),
     "splitplan.policies.base": ("Fixed", "Moment", "Policy", "Seen"),
     "splitplan.policies.baselines": ("DADS", "QDMP", "DeviceOnly", "Neurosurgeon", "Scan", "at_rate", "ServerOnly"),
+    "splitplan.policies.slot": ("SlotPolicy",),
+    "splitplan.simulator.simulate": ("simulate",),
+    "splitplan.simulator.sweep": ("sweep",),
     "splitplan.solvers.convex": ("Convex",),
     "splitplan.solvers.envelope": ("split_table",),
     "splitplan.solvers.highs": ("Highs", "HighsLP"),
@@ -145,6 +151,7 @@ __all__ = [
     "SlotContinuous",
     "SlotControl",
     "SlotPlan",
+    "SlotPolicy",
     "SlotState",
     "Solution",
     "SplitPlan",
@@ -176,7 +183,9 @@ __all__ = [
     "profile",
     "read_graph",
     "relay_table",
+    "simulate",
     "split_table",
+    "sweep",
     "trace",
     "zoo",
     "zoo_example",

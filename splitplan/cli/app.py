@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from splitplan.cli import catalog, demo, doctor, profile, run, solve, table, trace, worker
+from splitplan.cli import catalog, demo, doctor, profile, run, slots, solve, table, trace, worker
 from splitplan.cli.output import MODEL_HELP, say_error
 from splitplan.errors import SplitplanError
 
@@ -67,6 +67,9 @@ for _command in (
     profile.profile,
     solve.solve,
     run.run,
+    slots.bound,
+    slots.simulate,
+    slots.sweep,
     worker.worker,
     demo.demo,
     doctor.doctor,

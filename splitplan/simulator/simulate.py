@@ -20,6 +20,7 @@ from splitplan.simulator import kernel
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 CHUNK = 100_000
 """Slots between two calls of ``progress``."""
@@ -146,6 +147,20 @@ class Result:
         found = pd.DataFrame(self.trace, columns=list(kernel.ROW))
         found.insert(0, "time_s", np.arange(len(found)) * self.policy.control.slot_s)
         return found
+
+    def plot(self) -> Figure:
+        """The run over time: channel, work left, choices, latencies; as far as a trace was kept."""
+        from splitplan.plots.slots import plot_slots
+
+        control = self.policy.control
+        rates = self.scene.slotted(control.slot_s).rate_bps
+        return plot_slots(
+            self.slots_to_frame(),
+            self.frames_to_frame(),
+            rates_bps=rates,
+            slot_s=control.slot_s,
+            title=f"{self.policy.name}, V {control.V:g}",
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the slots (or, without a trace, the frames) as parquet."""

@@ -72,7 +72,7 @@ def refined(control: sp.SlotControl, times: int) -> sp.SlotControl:
 
 def test_the_grid_comes_down_to_it() -> None:
     shrunk = 0
-    for seed in range(40):
+    for seed in range(90):
         choose = Seeded(200 + seed)
         control = slot_control(choose, 3, limits=False, continuous=True)
         if len(control.choices.clock_hz) < 3 or control.V == 0:

@@ -136,7 +136,7 @@ def test_the_same_seed_the_same_run() -> None:
 
 
 def test_no_frame_is_stranded_when_arrivals_stop() -> None:
-    control, scenario = carried(4, 0.5, 100.0, V=10.0, persistence=0.01)
+    control, scenario = carried(4, 0.5, 100.0, V=0.01, persistence=0.01)
     times = scenario.arrive_s()
     early = replace(scenario, arrivals=sp.Arrivals("recorded", times_s=tuple(times[times < 10.0].tolist())))
     result = simulate(SlotPolicy(control), early)

@@ -1,0 +1,255 @@
+"""One control at many weights V: the trade-off between what it costs and how long frames wait, with the certified optimum beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from splitplan.data.scenario import Scenario
+from splitplan.errors import DataError, raise_all
+from splitplan.formulations.slot import SlotControl
+from splitplan.formulations.solution import Solution
+from splitplan.formulations.stationary import RESOURCES, StationaryBound
+from splitplan.models.graph import number_problem, write_whole
+from splitplan.policies.slot import SlotPolicy, numbers
+from splitplan.simulator.simulate import Result, simulate
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+COLUMNS = (
+    "V", "seed", "power_w", "frames_hz", "refused", "mean_latency_s", "p50_latency_s", "p95_latency_s", "p99_latency_s",
+    "penalty", "certificate", "device_s", "uplink_bits", "server_s", *(f"left_{name}" for name in RESOURCES), "slots",
+)  # fmt: skip
+"""Of a curve, a run: the weight and the seed; means over its slots; what was left at its end."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The runs of a sweep.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row a run, see `COLUMNS`.
+    bound : Solution
+        Of the first scenario's `StationaryBound`.
+    name : str
+    """
+
+    table: pd.DataFrame
+    bound: Solution
+    name: str = "joint"
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table."""
+        return self.table
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the table as parquet, or as CSV where the name ends so."""
+        if os.fspath(path).endswith(".csv"):
+            write_whole(path, self.table.to_csv(index=False))
+        else:
+            self.table.to_parquet(path)
+
+    def plot(self) -> Figure:
+        """Power against mean latency, and both against V, with the least power that any policy could have."""
+        from splitplan.plots.slots import plot_curve
+
+        least = self.bound.terms.get("power_w") if self.bound.unit == "J a slot" else None
+        return plot_curve(self.table, least_power_w=least, title=self.name)
+
+    def __str__(self) -> str:
+        return f"{self.name}\n{self.table.to_string(index=False)}\n{self.bound}"
+
+
+def sweep(
+    control: SlotControl,
+    scene: Scenario,
+    V: Sequence[float],
+    *,
+    seeds: Sequence[int] | None = None,
+    physical: bool = True,
+    jobs: int = 1,
+    backend: str | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    policy: Callable[[SlotControl], SlotPolicy] = SlotPolicy,
+    progress: Callable[[int, int], None] | None = None,
+) -> Curve:
+    """Run a control at many weights, and with many seeds of the arrivals.
+
+    Parameters
+    ----------
+    control : SlotControl
+    scene : Scenario
+    V : sequence of float
+    seeds : sequence of int, optional
+        The scenario's own unless given.
+    physical : bool
+        As in `simulate`.
+    jobs : int
+        Runs at once, on this machine's cores or a backend's workers.
+    backend : str, optional
+        Of joblib: ``"dask"`` with a client, ``"ray"`` registered, or another; processes of this machine unless given.
+    folder : path, optional
+        Where each run's row is kept as soon as it is there; what is there already, of the same control and scenario, is not run again.
+    policy : callable
+        Control → policy: one whose knobs are fixed, say.
+    progress : callable, optional
+        Told runs done and all of them.
+
+    Raises
+    ------
+    InfeasibleError
+        No policy can carry the load.
+    """
+    values = list(V)
+    problems = [p for i, v in enumerate(values) if (p := number_problem(f"V[{i}]", v))]
+    if not values:
+        problems.append("V is empty; give at least one weight")
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs == 0:
+        problems.append(f"jobs is {jobs!r}; give a whole number from 1, or -1 for all cores")
+    raise_all(problems, "sweep")
+    bound = StationaryBound(control, scene).solve()  # says at once when no policy can carry the load
+    runs = [(v, seed) for seed in (seeds if seeds is not None else [scene.seed]) for v in values]
+    kept = Kept(folder, control, scene, physical, policy)
+    rows: dict[tuple[float, int], dict[str, float]] = {}
+    todo = []
+    for run in runs:
+        if (row := kept.read(*run)) is not None:
+            rows[run] = row
+        else:
+            todo.append(run)
+    if progress is not None:
+        progress(len(rows), len(runs))
+    for run, row in _rows(control, scene, todo, physical, policy, jobs, backend):
+        kept.write(*run, row)
+        rows[run] = row
+        if progress is not None:
+            progress(len(rows), len(runs))
+    import pandas as pd
+
+    return Curve(pd.DataFrame([rows[run] for run in runs], columns=list(COLUMNS)), bound, policy(control).name)
+
+
+def _rows(
+    control: SlotControl,
+    scene: Scenario,
+    runs: Sequence[tuple[float, int]],
+    physical: bool,
+    policy: Callable[[SlotControl], SlotPolicy],
+    jobs: int,
+    backend: str | None,
+) -> Any:
+    """(run, row) of each run, as they are done."""
+    if jobs == 1 and backend is None:
+        for run in runs:
+            yield run, one(control, scene, *run, physical, policy)
+        return
+    from joblib import Parallel, delayed, parallel_config
+
+    tasks = (delayed(_tagged)(control, scene, *run, physical, policy) for run in runs)
+    settings = {} if backend is None else {"backend": backend}
+    with parallel_config(n_jobs=jobs, **settings):
+        yield from Parallel(return_as="generator_unordered")(tasks)
+
+
+def _tagged(
+    control: SlotControl,
+    scene: Scenario,
+    v: float,
+    seed: int,
+    physical: bool,
+    policy: Callable[[SlotControl], SlotPolicy],
+) -> tuple[tuple[float, int], dict[str, float]]:
+    return (v, seed), one(control, scene, v, seed, physical, policy)
+
+
+def one(
+    control: SlotControl,
+    scene: Scenario,
+    v: float,
+    seed: int,
+    physical: bool,
+    policy: Callable[[SlotControl], SlotPolicy] = SlotPolicy,
+) -> dict[str, float]:
+    """The row of one run."""
+    result = simulate(policy(replace(control, V=v)), replace(scene, seed=seed), physical=physical, trace=False)
+    return row_of(result, v, seed)
+
+
+def row_of(result: Result, v: float, seed: int) -> dict[str, float]:
+    """A run's row, see `COLUMNS`."""
+    n = result.slots
+    found: dict[str, float] = {"V": v, "seed": seed, "power_w": result.power_w, "frames_hz": result.throughput_hz}
+    found |= {"refused": result.sums["refused"], "mean_latency_s": result.mean_latency_s}
+    found |= {f"p{q}_latency_s": result.latency(q / 100) for q in (50, 95, 99)}
+    found |= {"penalty": result.penalty, "certificate": np.nan if result.certificate is None else result.certificate}
+    found |= {name: result.sums[name] / n for name in ("device_s", "uplink_bits", "server_s")}
+    found |= {f"left_{name}": left for name, left in zip(RESOURCES, result.left, strict=True)}
+    return found | {"slots": n}
+
+
+class Kept:
+    """Rows on disk, one file a run; named by what was run, so that another control or scenario never finds them."""
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str] | None,
+        control: SlotControl,
+        scene: Scenario,
+        physical: bool,
+        policy: Callable[[SlotControl], SlotPolicy],
+    ) -> None:
+        self.folder = None if folder is None else Path(folder)
+        if self.folder is None:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise DataError(f"cannot be made: {e}", str(folder)) from e
+        told = {
+            k: v.tolist() if isinstance(v, np.ndarray) else v
+            for k, v in numbers(policy(control)).items()
+            if not k.startswith("v_")
+        }
+        slots = scene.slotted(control.slot_s)
+        told |= {
+            "weights": control.weights,
+            "physical": physical,
+            "arrivals": repr(scene.arrivals),
+            "seconds": scene.seconds(control.slot_s),
+        }
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        digest.update(slots.rate_bps.tobytes())
+        self.name = digest.hexdigest()[:16]
+
+    def path(self, v: float, seed: int) -> Path:
+        """The file of a run."""
+        assert self.folder is not None
+        return self.folder / f"{self.name}-V{v!r}-seed{seed}.json"
+
+    def read(self, v: float, seed: int) -> dict[str, float] | None:
+        """A run's row, if it is there and whole."""
+        if self.folder is None or not (path := self.path(v, seed)).exists():
+            return None
+        try:
+            row = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            raise DataError(f"cannot be read: {e}; delete it, and it is run again", str(path)) from e
+        if not isinstance(row, dict) or set(row) != set(COLUMNS):
+            raise DataError("is not a run's row; delete it, and it is run again", str(path))
+        return {k: float(x) if x is not None else np.nan for k, x in row.items()}
+
+    def write(self, v: float, seed: int, row: dict[str, float]) -> None:
+        """Keep a run's row, whole or not at all."""
+        if self.folder is not None:
+            write_whole(self.path(v, seed), json.dumps({k: None if np.isnan(x) else float(x) for k, x in row.items()}))
