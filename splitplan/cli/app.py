@@ -11,7 +11,8 @@ import typer
 from typer.core import TyperGroup
 
 from splitplan.cli import catalog, demo, doctor, profile, run, slots, solve, table, trace, worker
-from splitplan.cli.output import MODEL_HELP, say_error
+from splitplan.cli.options import MODEL_HELP
+from splitplan.cli.output import say_error
 from splitplan.errors import SplitplanError
 
 

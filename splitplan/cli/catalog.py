@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from splitplan.cli.output import Json, amount, out, print_json, table
+from splitplan.cli.options import Json
+from splitplan.cli.output import amount, out, print_json, table
 
 
 def catalog(json: Json = False) -> None:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from splitplan.cli.output import Json, out, print_json, seconds, table, working
+from splitplan.cli.options import Json
+from splitplan.cli.output import out, print_json, seconds, table, working
 from splitplan.errors import SplitplanError
 
 if TYPE_CHECKING:

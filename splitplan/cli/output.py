@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -21,13 +21,6 @@ from splitplan.errors import DataError, raise_all
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script, nothing else, on stdout.")]
-MODEL_HELP = (
-    "FILE.pt2, zoo:NAME or package.module:factory, where factory() returns (module, example): the module in eval mode, and "
-    "an example input (a tensor, or a tuple or dict of them). Modules are looked for in the current directory too."
-)
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
-SystemOption = Annotated[Path, typer.Option("--system", help="TOML file of the places and links.", metavar="FILE.toml")]
 _UNFOLDED = 1000
 
 

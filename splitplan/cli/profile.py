@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from splitplan.cli.output import Json, ModelArgument, SystemOption, out, print_json, say, seconds, table, working
+from splitplan.cli.options import Json, ModelArgument, SystemOption
+from splitplan.cli.output import out, print_json, say, seconds, table, working
 
 
 def profile(

@@ -7,20 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from splitplan.cli.output import (
-    Json,
-    ModelArgument,
-    SystemOption,
-    amount,
-    check_figure,
-    out,
-    print_json,
-    save_figure,
-    say,
-    seconds,
-    table,
-    working,
-)
+from splitplan.cli.options import Json, ModelArgument, SystemOption
+from splitplan.cli.output import amount, check_figure, out, print_json, save_figure, say, seconds, table, working
 from splitplan.errors import DataError, raise_all
 
 if TYPE_CHECKING:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from splitplan.cli.output import Json, SystemOption, check_figure, out, print_json, save_figure, say, table, working
+from splitplan.cli.options import FigureOption, Json, ProfileArgument, SystemOption, WireOption, read_profile
+from splitplan.cli.output import check_figure, out, print_json, save_figure, say, table, working
 from splitplan.errors import DataError
 
 if TYPE_CHECKING:
     from splitplan.data.scenario import Scenario
     from splitplan.formulations.slot import SlotControl
 
-ProfileArgument = Annotated[Path, typer.Argument(metavar="PROFILE", help="What `splitplan profile -o` wrote.")]
 ChannelOption = Annotated[
     Path, typer.Option("--channel", metavar="FILE", help="The uplink over time: mahimahi, time–rate CSV, G-NetTrack.")
 ]
@@ -26,10 +26,8 @@ SecondsOption = Annotated[
 SeedOption = Annotated[int, typer.Option(help="Of the arrivals.")]
 SlotOption = Annotated[float, typer.Option("--slot-s", help="Length of a slot, seconds.")]
 ModeOption = Annotated[str, typer.Option(help="min-energy, min-latency, max-throughput.")]
-WireOption = Annotated[str, typer.Option(help="Precision on the link: fp32, fp16, int8.")]
 DeadlineOption = Annotated[float | None, typer.Option(help="A frame that cannot be served so quickly is refused.")]
 CapOption = Annotated[float | None, typer.Option(help="Most watts of device and radio together.")]
-FigureOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Where to draw it: .png, .pdf, .svg.")]
 
 
 def bound(
@@ -154,14 +152,10 @@ def sweep(
 
 def read_control(profile: Path, system: Path, **options: object) -> SlotControl:
     """The control that the options mean."""
-    from splitplan.data.profile import Profile
     from splitplan.data.system import System
     from splitplan.formulations.slot import SlotControl
 
-    times = Profile.read(profile)
-    for warning in times.warnings:
-        say(f"warning: {warning}")
-    return SlotControl(times, System.read(system), **options)  # type: ignore[arg-type]  # checked there, with messages
+    return SlotControl(read_profile(profile), System.read(system), **options)  # type: ignore[arg-type]  # checked there, with messages
 
 
 def read_scenario(path: Path, rate_hz: float, arrivals: str, seconds: float | None, seed: int) -> Scenario:

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from splitplan.cli.output import (
+from splitplan.cli.options import (
+    ClockOption,
+    FigureOption,
+    InputBytes,
     Json,
+    PinDevice,
+    PinServer,
+    ProfileArgument,
+    ResultOption,
     SystemOption,
-    amount,
-    check_figure,
-    out,
-    print_json,
-    save_figure,
-    say,
-    seconds,
-    table,
-    working,
+    WireOption,
+    read_split,
 )
-from splitplan.cli.solve import read_objective
+from splitplan.cli.output import amount, check_figure, out, print_json, save_figure, say, seconds, table, working
 from splitplan.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,50 +32,41 @@ group = typer.Typer(
 )
 
 TableArgument = Annotated[Path, typer.Argument(metavar="TABLE.json", help="What `splitplan table build -o` wrote.")]
-FigureOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Where to draw cost against rate: .png, .pdf, .svg.")
-]
 
 
 @group.command()
 def build(
-    profile: Annotated[Path, typer.Argument(metavar="PROFILE", help="What `splitplan profile -o` wrote.")],
+    profile: ProfileArgument,
     system: SystemOption,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="TABLE.json", help="Where to write the table.")],
     objective: Annotated[
         str, typer.Option(help="latency, energy, period; or weights, as latency=1,energy=0.5.")
     ] = "latency",
-    pin_device: Annotated[list[str] | None, typer.Option(metavar="LAYER", help="Must stay. May be repeated.")] = None,
-    pin_server: Annotated[list[str] | None, typer.Option(metavar="LAYER", help="Must go. May be repeated.")] = None,
-    wire: Annotated[str, typer.Option(help="Precision on the link: fp32, fp16, int8.")] = "fp32",
-    result: Annotated[str, typer.Option(help="Where the result must be: device, server, anywhere.")] = "device",
-    input_bytes: Annotated[float | None, typer.Option(help="Bytes of the raw input on the wire.")] = None,
-    clock_hz: Annotated[float | None, typer.Option(help="The device's clock.", show_default="its top clock")] = None,
+    pin_device: PinDevice = None,
+    pin_server: PinServer = None,
+    wire: WireOption = "fp32",
+    result: ResultOption = "device",
+    input_bytes: InputBytes = None,
+    clock_hz: ClockOption = None,
     figure: FigureOption = None,
     json: Json = False,
 ) -> None:
     """Find every cut that is best at some uplink rate. The system's own uplink rate plays no part."""
-    from splitplan.data.profile import Profile
-    from splitplan.data.system import System
-    from splitplan.formulations.split import SplitPoint
     from splitplan.solvers.envelope import split_table
 
     check_figure(figure)
-    times = Profile.read(profile)
-    for warning in times.warnings:
-        say(f"warning: {warning}")
-    problem = SplitPoint(
-        times,
-        System.read(system),
-        objective=read_objective(objective),
-        pin_device=tuple(pin_device or ()),
-        pin_server=tuple(pin_server or ()),
-        wire=wire,  # type: ignore[arg-type]  # checked by SplitPoint, with a message that lists what may be given
-        result=result,  # type: ignore[arg-type]
+    problem = read_split(
+        profile,
+        system,
+        objective,
+        pin_device,
+        pin_server,
+        wire=wire,
+        result=result,
         input_bytes=input_bytes,
         clock_hz=clock_hz,
     )
-    with working(f"finding every best cut of {times.graph.name}"):
+    with working(f"finding every best cut of {problem.profile.graph.name}"):
         made = split_table(problem)
     made.save(output)
     if figure is not None:

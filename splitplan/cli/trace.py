@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from splitplan.cli.output import Json, ModelArgument, amount, out, print_json, say, table, working
+from splitplan.cli.options import Json, ModelArgument
+from splitplan.cli.output import amount, out, print_json, say, table, working
 
 if TYPE_CHECKING:
     from splitplan.models.graph import LayerGraph

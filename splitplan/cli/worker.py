@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from splitplan.cli.output import MODEL_HELP, say
+from splitplan.cli.options import MODEL_HELP
+from splitplan.cli.output import say
 from splitplan.cli.trace import GranularityName
 
 

@@ -73,12 +73,11 @@ class CutSet:
         """The plan of a cut."""
         if not -len(self) <= cut < len(self):
             raise DataError(f"cut {cut} of a set of {len(self)}; give 0 to {len(self) - 1}", "plan")
-        far = self.on_server[cut]
-        return SplitPlan(
+        return SplitPlan.from_mask(
             self.model,
             self.fingerprint,
-            tuple(n for n, x in zip(self.layers, far, strict=True) if not x),
-            tuple(n for n, x in zip(self.layers, far, strict=True) if x),
+            self.layers,
+            self.on_server[cut],
             wire=self.wire,
             result=self.result,
             clock_hz=self.clock_hz,

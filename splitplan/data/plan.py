@@ -12,6 +12,7 @@ from splitplan.errors import DataError, FingerprintError, did_you_mean, raise_al
 from splitplan.models.graph import LayerGraph, number_problem
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 Wire = Literal["fp32", "fp16", "int8"]
@@ -138,6 +139,16 @@ class SplitPlan(Stored):
             tuple(n for n in names if n not in far),
             tuple(n for n in names if n in far),
             **options,
+        )
+
+    @classmethod
+    def from_mask(
+        cls, model: str, fingerprint: str, layers: tuple[str, ...], on_server: np.ndarray, **options: Any
+    ) -> SplitPlan:
+        """The plan of a placement, array of bool, shape (layers,); the layers in topological order."""
+        near = tuple(name for name, far in zip(layers, on_server, strict=True) if not far)
+        return cls(
+            model, fingerprint, near, tuple(n for n, far in zip(layers, on_server, strict=True) if far), **options
         )
 
     def check(self, graph: LayerGraph) -> None:

@@ -142,7 +142,7 @@ class SplitTable(RateTable):
     def plan(self, cut: int, rate_bps: float | None = None) -> SplitPlan:
         """The plan of a cut; with a rate, also what is predicted of it there."""
         self._known(cut)
-        far, predicted = self.on_server[cut], {}
+        predicted = {}
         if rate_bps is not None:
             self._decide(rate_bps)
             p = {k: float(v) for k, v in self._pieces(cut, rate_bps).items()}
@@ -150,11 +150,11 @@ class SplitTable(RateTable):
             predicted["latency_s"] = p["device_s"] + p["up_s"] + p["server_s"] + p["down_s"]
             predicted["period_s"] = max(p[k] for k in ("device_s", "uplink_s", "server_s", "downlink_s"))
             predicted = {k: v for k, v in predicted.items() if math.isfinite(v)}
-        return SplitPlan(
+        return SplitPlan.from_mask(
             self.model,
             self.fingerprint,
-            tuple(n for n, x in zip(self.layers, far, strict=True) if not x),
-            tuple(n for n, x in zip(self.layers, far, strict=True) if x),
+            self.layers,
+            self.on_server[cut],
             wire=self.wire,
             result=self.result,
             clock_hz=self.clock_hz,

@@ -131,7 +131,7 @@ def sweep(
     if progress is not None:
         progress(len(rows), len(runs))
     for run, row in _rows(control, scene, todo, physical, policy, jobs, backend):
-        kept.write(*run, row)
+        kept.write(run[0], run[1], row)
         rows[run] = row
         if progress is not None:
             progress(len(rows), len(runs))

@@ -534,7 +534,7 @@ def test_amount() -> None:
 
 
 def test_objective_weights() -> None:
-    from splitplan.cli.solve import read_objective
+    from splitplan.cli.options import read_objective
 
     assert read_objective("latency=1, energy=0.5") == {"latency": 1.0, "energy": 0.5}
     with pytest.raises(DataError, match=r"'x=' is no weight"):

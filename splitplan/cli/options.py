@@ -1,0 +1,75 @@
+"""Options that several commands have, each written once; and the split that they mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from splitplan.cli.output import say
+from splitplan.errors import DataError
+
+if TYPE_CHECKING:
+    from splitplan.data.profile import Profile
+    from splitplan.formulations.split import SplitPoint
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script, nothing else, on stdout.")]
+MODEL_HELP = (
+    "FILE.pt2, zoo:NAME or package.module:factory, where factory() returns (module, example): the module in eval mode, and "
+    "an example input (a tensor, or a tuple or dict of them). Modules are looked for in the current directory too."
+)
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+ProfileArgument = Annotated[Path, typer.Argument(metavar="PROFILE", help="What `splitplan profile -o` wrote.")]
+SystemOption = Annotated[Path, typer.Option("--system", help="TOML file of the places and links.", metavar="FILE.toml")]
+PinDevice = Annotated[list[str] | None, typer.Option(metavar="LAYER", help="Must stay. May be repeated.")]
+PinServer = Annotated[list[str] | None, typer.Option(metavar="LAYER", help="Must go. May be repeated.")]
+WireOption = Annotated[str, typer.Option(help="Precision on the link: fp32, fp16, int8.")]
+ResultOption = Annotated[str, typer.Option(help="Where the result must be: device, server, anywhere.")]
+InputBytes = Annotated[float | None, typer.Option(help="Bytes of the raw input on the wire.")]
+ClockOption = Annotated[float | None, typer.Option(help="The device's clock.", show_default="its top clock")]
+FigureOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Where to draw it: .png, .pdf, .svg.")]
+
+
+def read_profile(path: Path) -> Profile:
+    """A profile; its warnings are said."""
+    from splitplan.data.profile import Profile
+
+    times = Profile.read(path)
+    for warning in times.warnings:
+        say(f"warning: {warning}")
+    return times
+
+
+def read_split(
+    profile: Path, system: Path, objective: str, pin_device: Any, pin_server: Any, **options: Any
+) -> SplitPoint:
+    """The split that the options of a command mean; `SplitPoint` checks them, with messages that list what may be given."""
+    from splitplan.data.system import System
+    from splitplan.formulations.split import SplitPoint
+
+    return SplitPoint(
+        read_profile(profile),
+        System.read(system),
+        objective=read_objective(objective),
+        pin_device=tuple(pin_device or ()),
+        pin_server=tuple(pin_server or ()),
+        **options,
+    )
+
+
+def read_objective(text: str) -> str | dict[str, float]:
+    """``latency``, or ``latency=1,energy=0.5`` as weights."""
+    if "=" not in text:
+        return text
+    weights: dict[str, float] = {}
+    problems = []
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        try:
+            weights[name.strip()] = float(value)
+        except ValueError:
+            problems.append(f"{part!r} is no weight; give name=number, as latency=1,energy=0.5")
+    if problems:
+        raise DataError(problems, "--objective")
+    return weights
