@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from splitplan.formulations.slot_continuous import Regime, SlotContinuous
     from splitplan.solvers.convex import Convex
 
-    Choice = tuple[int, int, float, float]
+Choice = tuple[int, int, float, float]
+"""Cut, frames, speed, rate."""
 
 REGIMES: tuple[tuple[Regime, Regime], ...] = tuple(
     itertools.product(("off", "busy", "finish"), ("off", "busy", "finish"))

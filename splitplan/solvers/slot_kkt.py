@@ -29,11 +29,12 @@ from scipy.special import lambertw
 from splitplan.formulations.registry import Ladder
 from splitplan.formulations.slot_program import TINY, shannon, unit
 from splitplan.formulations.solution import Found, Termination
-from splitplan.solvers.slot_convex import best
+from splitplan.solvers.slot_convex import REGIMES, candidates, settled
 from splitplan.solvers.slot_enumerate import conflicts
 
 if TYPE_CHECKING:
     from splitplan.formulations.slot_continuous import Regime, SlotContinuous
+    from splitplan.solvers.slot_convex import Choice
 
 STEPS = 100
 """Halvings of a price's range, on a logarithmic scale: to the last bits."""
@@ -56,9 +57,24 @@ class SlotKKT:
         return None
 
     def solve(self, problem: SlotContinuous, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
-        """Some microseconds for each candidate without limits, some hundreds with one that binds."""
+        """Some microseconds for each candidate without limits, some hundreds with one that binds: those last, while they can win."""
         start = time.perf_counter()
-        answer = best(problem, lambda k, n, device, radio: Regimes(problem, k, n, device, radio).solve())
+        free: list[tuple[float, int, tuple[int, int], Regimes]] = []
+        for k, n in candidates(problem):
+            for device, radio in REGIMES:
+                program = Regimes(problem, k, n, device, radio)
+                if not program.empty:
+                    # Without the limits: a lower bound of what it can be with them.
+                    free.append((problem.score(k, n, *program.at(0.0, 0.0))["objective"], len(free), (k, n), program))
+        answer: tuple[Choice, float] | None = None
+        for least, _, (k, n), program in sorted(free, key=lambda item: item[:2]):
+            if answer is not None and least >= answer[1]:
+                break
+            if (point := program.solve()) is not None:
+                choice = (k, n, *settled(problem, point))
+                value = problem.score(*choice)["objective"]
+                if math.isfinite(value) and (answer is None or value < answer[1]):
+                    answer = choice, value
         taken = time.perf_counter() - start
         if answer is None:
             return Found(None, Termination.INFEASIBLE, conflicts=conflicts(problem.control), solver_version="splitplan")
