@@ -138,6 +138,11 @@ class SlotContinuous(Formulation):
         return self.control.state.rate_bps * self.control.rate_levels[-1]
 
     @property
+    def least_rate(self) -> float:
+        """The smallest rate that is not silence, bit/s: that of the lowest level, and at most a thousandth of what the uplink carries."""
+        return self.control.state.rate_bps * min(1e-3, self.control.rate_levels[0])
+
+    @property
     def most_speed(self) -> float:
         """The fastest speed that the thermal limit allows; 0 when none."""
         limit, curve = self.control.most_power_w, self.curve

@@ -14,9 +14,6 @@ import cvxpy as cp
 if TYPE_CHECKING:
     from splitplan.formulations.slot_continuous import Regime, SlotContinuous
 
-TINY = 1e-9
-"""Least speed and rate of a variable whose reciprocal is taken."""
-
 
 @dataclass
 class Side:
@@ -81,12 +78,13 @@ def device_finish(problem: SlotContinuous) -> Side:
 def radio_busy(problem: SlotContinuous) -> Side:
     """(3), in m = μ/u."""
     m, radio = cp.Variable(name="m"), problem.control.choices.radio
-    rows = [m >= TINY, m <= parameter("m_most")]
+    rows = [m >= parameter("m_least"), m <= parameter("m_most")]
     if radio.bandwidth_hz is None:
         drawn = radio.up_w_per_bps * unit(problem) * m
         cost, power = parameter("radio_joule_s") * drawn, drawn
     else:
-        grown = cp.exp(exponent(problem) * m - parameter("rho"))
+        grown = cp.Variable(name="grown")  # a variable, because a parameter times what holds another is not DPP
+        rows.append(grown >= cp.exp(exponent(problem) * m - parameter("rho")))
         cost, power = parameter("radio_joule_s_a") * grown, parameter("a") * grown
     side = Side(cost - parameter("radio_service_s") * m, 0.0, power, rows)
     if problem.control.timed:
@@ -108,7 +106,9 @@ def radio_finish(problem: SlotContinuous) -> Side:
         if radio.bandwidth_hz is None:
             side.power = radio.up_w_per_bps * unit(problem) * cp.inv_pos(y)
         else:
-            side.power = parameter("a") * cp.exp(exponent(problem) * cp.inv_pos(y) - parameter("rho"))
+            most = cp.Variable(name="most")
+            rows.append(most >= cp.exp(exponent(problem) * cp.inv_pos(y) - parameter("rho")))
+            side.power = parameter("a") * most
     if problem.control.timed:
         side.cost = side.cost + parameter("late_b") * y
         side.seconds = parameter("b") * y
@@ -171,12 +171,18 @@ def values(problem: SlotContinuous, cut: int, frames: int, device: Regime, radio
     if radio == "busy":
         m = min(problem.top_rate, s.uplink_bits / tau) / u
         joule = scale * p.energy * tau
-        found |= {"m_most": m, "radio_joule_s": joule, "radio_joule_s_a": joule * amplitude}
+        found |= {
+            "m_least": problem.least_rate / u,
+            "m_most": m,
+            "radio_joule_s": joule,
+            "radio_joule_s_a": joule * amplitude,
+        }
         found |= {"radio_service_s": scale * p.uplink_served * tau * u}
-        empty |= m <= TINY
+        empty |= m <= 0 or m < problem.least_rate / u
     elif radio == "finish":
         least = u / problem.top_rate if problem.top_rate else math.inf
-        most = tau * u / s.uplink_bits if s.uplink_bits else max(1e3, 10 * least)
+        most = u / problem.least_rate if problem.least_rate else math.inf
+        most = min(most, tau * u / s.uplink_bits) if s.uplink_bits else most
         joule = scale * p.energy * s.uplink_bits / u
         found |= {
             "y_least": least,
@@ -185,7 +191,7 @@ def values(problem: SlotContinuous, cut: int, frames: int, device: Regime, radio
             "radio_joule_q_a": joule * amplitude,
             "radio_joule_q_least": joule * least_w,
         }
-        empty |= not least <= most
+        empty |= not (least < math.inf and least <= most)
     else:
         empty |= bool(control.timed and frames > 0 and beta > 0)
     if control.deadline_s is not None:

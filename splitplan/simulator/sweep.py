@@ -98,7 +98,8 @@ def sweep(
     jobs : int
         Runs at once, on this machine's cores or a backend's workers.
     backend : str, optional
-        Of joblib: ``"dask"`` with a client, ``"ray"`` registered, or another; processes of this machine unless given.
+        Of joblib: ``"dask"`` with a client, ``"ray"`` registered, or another; processes of this machine unless given. Not threads:
+        HiGHS, which solves the bounds, runs once a process.
     folder : path, optional
         Where each run's row is kept as soon as it is there; what is there already, of the same control and scenario, is not run again.
     policy : callable
@@ -247,9 +248,9 @@ class Kept:
             raise DataError(f"cannot be read: {e}; delete it, and it is run again", str(path)) from e
         if not isinstance(row, dict) or set(row) != set(COLUMNS):
             raise DataError("is not a run's row; delete it, and it is run again", str(path))
-        return {k: float(x) if x is not None else np.nan for k, x in row.items()}
+        return {k: x if x is not None else np.nan for k, x in row.items()}
 
     def write(self, v: float, seed: int, row: dict[str, float]) -> None:
         """Keep a run's row, whole or not at all."""
         if self.folder is not None:
-            write_whole(self.path(v, seed), json.dumps({k: None if np.isnan(x) else float(x) for k, x in row.items()}))
+            write_whole(self.path(v, seed), json.dumps({k: None if np.isnan(x) else x for k, x in row.items()}))

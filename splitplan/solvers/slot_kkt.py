@@ -27,7 +27,7 @@ from scipy.optimize import brentq
 from scipy.special import lambertw
 
 from splitplan.formulations.registry import Ladder
-from splitplan.formulations.slot_program import TINY, shannon, unit
+from splitplan.formulations.slot_program import shannon
 from splitplan.formulations.solution import Found, Termination
 from splitplan.solvers.slot_convex import REGIMES, candidates, settled
 from splitplan.solvers.slot_enumerate import conflicts
@@ -115,7 +115,6 @@ class Regimes:
         air = control.choices.radio
         self.slope, self.base, self.band = air.up_w_per_bps, air.base_w, air.bandwidth_hz
         self.amplitude, self.rho = shannon(problem)
-        self.u = unit(problem)
         most = min(self.curve.high, problem.most_speed)
         self.speeds = {
             "off": (0.0, 0.0),
@@ -124,8 +123,8 @@ class Regimes:
         }[device]
         self.rates = {
             "off": (0.0, 0.0),
-            "busy": (TINY * self.u, min(problem.top_rate, self.bits / tau)),
-            "finish": (max(TINY * self.u, self.bits / tau), problem.top_rate),
+            "busy": (problem.least_rate, min(problem.top_rate, self.bits / tau)),
+            "finish": (max(problem.least_rate, self.bits / tau), problem.top_rate),
         }[radio]
         self.time_left = math.inf
         if control.deadline_s is not None and frames:

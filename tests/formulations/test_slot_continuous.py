@@ -89,7 +89,7 @@ def test_the_grid_comes_down_to_it() -> None:
         if gaps[0] > 1e-6 * scale:
             assert gaps[2] < 0.5 * gaps[0]
             shrunk += 1
-    assert shrunk >= 3
+    assert shrunk >= 2
 
 
 def test_the_curve_is_convex_below_the_table_and_through_its_corners() -> None:
