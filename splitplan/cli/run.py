@@ -76,6 +76,7 @@ def run(
     """
     from splitplan.data.system import System
     from splitplan.executor.conditions import not_emulated, offloads
+    from splitplan.policies.base import check_plans
 
     # What costs nothing comes first: torch alone takes seconds to load, a model may take minutes to trace.
     addresses = read_hosts(hosts or [], keys)
@@ -93,8 +94,7 @@ def run(
         from splitplan.models.load import load_model
 
         traced = load_model(model, progress=lambda now: tell(f"loading {model}: {now}"))
-        for p in policy.plans:
-            p.check(traced.graph)
+        check_plans(policy, traced.graph, where)
         if scene is not None:
             depth = max(depth, SCENE_DEPTH)
         with deploy(
@@ -132,13 +132,19 @@ SCENE_DEPTH = 8
 def read_policy(plan: Path | None, split_table: Path | None) -> Policy:
     """What chooses the cut: the one plan, or the table's policy."""
     from splitplan.data.plan import SplitPlan
+    from splitplan.data.relay_table import RelayTable
     from splitplan.data.split_table import SplitTable
+    from splitplan.models.graph import read_json
     from splitplan.policies.adaptive import AdaptivePolicy
     from splitplan.policies.base import Fixed
 
     if plan is not None and split_table is None:
         return Fixed(SplitPlan.read(plan))
     if split_table is not None and plan is None:
+        if read_json(split_table).get("kind") == RelayTable.stamp()["kind"]:
+            raise DataError(
+                "is a relay's table; plans for more than two places are not run yet, only solved", str(split_table)
+            )
         return AdaptivePolicy(SplitTable.read(split_table))
     raise DataError("give --plan FILE.json or --table TABLE.json, one of the two", "run")
 
@@ -157,7 +163,10 @@ def read_scene(path: Path | None, frames: int, rate_hz: float | None, emulate: b
     rate_hz = 2.0 if rate_hz is None else rate_hz
     if emulate is False:
         raise DataError("a real link follows no channel; with --hosts give --emulate, or leave --channel out", "run")
-    return Scenario(periodic(rate_hz), channel(path), (frames - 0.5) / rate_hz if rate_hz > 0 else 1.0, repeat=True)
+    read, seconds = channel(path), (frames - 0.5) / rate_hz if rate_hz > 0 else 1.0
+    if seconds > read.duration_s and len(read.rates_bps) > 1:
+        say(f"note: {frames} frames take {seconds:g} s, the channel lasts {read.duration_s:g} s and begins again")
+    return Scenario(periodic(rate_hz), read, seconds, repeat=True)
 
 
 def read_hosts(pairs: list[str], keys: Path | None) -> dict[str, str]:

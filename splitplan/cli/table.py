@@ -172,6 +172,8 @@ def _show(read: SplitTable | RelayTable, path: Path) -> None:
     columns = ("cut", "from", "to", "plan", *names)
     title = f"{read.model}: least {read.measure} at every {read.over} (wire {read.wire})"
     out().print(table(title, columns, rows, numeric=columns[:3] + columns[4:]))
+    for line in read.facts():
+        out().print(line, markup=False)
     for place, device in read.places.items():
         out().print(f"{place}: {device}", markup=False)
     out().print("; ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in read.about.items()), markup=False)

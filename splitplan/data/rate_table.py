@@ -136,7 +136,9 @@ class RateTable(Stored):
 
     def _decide(self, given: Any) -> Any:
         try:
-            rates = np.asarray(given if not isinstance(given, (str, bytes)) else None, float)
+            if given is None or np.asarray(given).dtype.kind in "US":
+                raise TypeError("no number")
+            rates = np.asarray(given, float)
         except (TypeError, ValueError, OverflowError) as e:
             raise DataError(f"rate_bps is {given!r}; give bit/s as a number or an array of numbers", "decide") from e
         worst = rates.min(initial=math.inf)  # NaN if any is
@@ -168,7 +170,11 @@ class RateTable(Stored):
         cut : int or array of int, optional
             Broadcast with the rates.
         """
-        value = self._cost(self.decide(rate_bps) if cut is None else cut, rate_bps)
+        best = self.decide(rate_bps)  # looks at the rates too
+        if cut is not None:
+            for number in np.unique(cut).tolist():
+                self._known(number)
+        value = self._cost(best if cut is None else cut, rate_bps)
         return value if np.ndim(value) else float(value)
 
     def _cost(self, cut: Any, rate_bps: Any) -> Any:
@@ -184,10 +190,10 @@ class RateTable(Stored):
         """Raise unless there is a cut of this number."""
         if not isinstance(cut, (int, np.integer)):
             raise DataError(
-                f"cut {cut!r} is no whole number; give 0 to {len(self) - 1}, as decide(rate_bps) returns", "plan"
+                f"cut {cut!r} is no whole number; give 0 to {len(self) - 1}, as decide(rate_bps) returns", self._where
             )
-        if not -len(self) <= cut < len(self):
-            raise DataError(f"cut {cut} of a table of {len(self)}; give 0 to {len(self) - 1}", "plan")
+        if not 0 <= cut < len(self):
+            raise DataError(f"cut {cut} of a table of {len(self)}; give 0 to {len(self) - 1}", self._where)
 
     @property
     def spans(self) -> list[tuple[float, float]]:
@@ -204,6 +210,10 @@ class RateTable(Stored):
         """The plan of a cut; with a rate, also what is predicted of it there."""
         raise NotImplementedError
 
+    def facts(self) -> list[str]:
+        """What the table holds for, beside model, devices and wire: a line each, for people."""
+        raise NotImplementedError
+
     def to_frame(self) -> pd.DataFrame:
         """One row a cut: the rates at which it is best (``from_bps``, ``to_bps``), and what it adds up to (``…_s``, ``…_bytes``)."""
         raise NotImplementedError
@@ -214,13 +224,15 @@ class RateTable(Stored):
         Parameters
         ----------
         rates_bps : sequence of float, optional
-            Ascending; a decade beyond the outermost breakpoints, within 0.1 Mbit/s to 1 Gbit/s unless given.
+            Ascending. Unless given: a decade beyond the outermost breakpoints, as far as that is within 0.1 Mbit/s to 1 Gbit/s,
+            and at least twice as far as they are.
         """
         from splitplan.plots.table import plot_envelope
 
         if rates_bps is None:
             low, high = (float(self.breaks_bps[0]), float(self.breaks_bps[-1])) if len(self) > 1 else (1e6, 1e8)
-            rates = np.geomspace(min(max(low / 10, 1e5), low), max(min(high * 10, 1e9), high), 600)
+            # A decade more on either side where that is a rate that links have; else enough to see the outermost cuts.
+            rates = np.geomspace(min(max(low / 10, 1e5), low / 2), max(min(high * 10, 1e9), high * 2), 600)
         else:
             rates = np.asarray(rates_bps, float)
         best = self.decide(rates)
@@ -266,6 +278,7 @@ class RateTable(Stored):
             body["layers"] = tuple(str(name) for name in body["layers"])
             body |= cls._placed(body, cuts)
             totals = np.array([cut["totals"] for cut in cuts], float).reshape(len(cuts), -1)
+            raise_all([] if cuts else ["it holds no cut; build it again"], where)
             table = cls(totals=totals, **body)  # type: ignore[call-arg]  # the same
         except DataError as e:
             raise DataError(e.problems, where) from e

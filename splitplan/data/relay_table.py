@@ -182,6 +182,16 @@ class RelayTable(RateTable):
 
     # -- seeing ------------------------------------------------------------------------------------------
 
+    def facts(self) -> list[str]:
+        """Where the result is, and what is held of each link: a line each, for people."""
+        rates = [
+            f"{a} → {b}: "
+            + (f"{link['rate_up_bps'] / 1e6:g} Mbit/s up, " if (a, b) != self.link else "any rate up, ")
+            + f"{link['rate_down_bps'] / 1e6:g} down"
+            for (a, b), link in zip(self._pairs, self.links, strict=True)
+        ]
+        return [f"result at {self.result}", *rates]
+
     def to_frame(self) -> pd.DataFrame:
         """One row a cut: the rates at which it is best, layers and seconds at each place, bytes over each link."""
         import pandas as pd

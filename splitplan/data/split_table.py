@@ -176,6 +176,14 @@ class SplitTable(RateTable):
 
     # -- seeing ------------------------------------------------------------------------------------------
 
+    def facts(self) -> list[str]:
+        """Pins, where the result is, and what is held of the link: a line each, for people."""
+        link, ms = self.link, {way: 1e3 * self.link[f"{way}_delay_s"] for way in ("up", "down")}
+        lines = [f"pinned to the {side}: {', '.join(layers)}" for side, layers in self.pins.items() if layers]
+        lines += [f"input of {self.input_bytes:g} bytes"] if self.input_bytes is not None else []
+        held = f"downlink {link['rate_down_bps'] / 1e6:g} Mbit/s; delays {ms['up']:g} ms up, {ms['down']:g} ms down"
+        return [*lines, f"result at {self.result}; {held}"]
+
     def to_frame(self) -> pd.DataFrame:
         """One row a cut: the rates at which it is best, where it cuts, and what it adds up to."""
         import pandas as pd

@@ -119,7 +119,12 @@ class Report:
         last = last.assign(submitted_s=last["submitted_s"] - last["submitted_s"].min() + scene.arrive_s()[0])
         labels = {k: plan.label for k, plan in enumerate(self.plans)}
         return plot_run(
-            last, labels, times_s=scene.channel.times_s, rates_bps=scene.channel.rates_bps, title=self.title
+            last,
+            labels,
+            times_s=scene.channel.times_s,
+            rates_bps=scene.channel.rates_bps,
+            end_s=scene.seconds(),
+            title=self.title,
         )
 
     def to_frame(self) -> pd.DataFrame:

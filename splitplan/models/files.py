@@ -28,7 +28,7 @@ def _what(path: str | os.PathLike[str]) -> str:
     except OSError:
         return ""
     if start.startswith(b"PK\x03\x04"):
-        return "a traced model (.pt2), or another zip file; read it with splitplan.load_traced"
+        return "a traced model (.pt2), or another zip file; read it with splitplan.load_traced, or on the command line run `splitplan profile` on it first"
     if start.startswith(b"PAR1"):
         return "a profile in parquet, which is known by its name; call it .parquet and read it with Profile.read"
     text = start.decode("utf-8", errors="replace")

@@ -53,6 +53,7 @@ def plot_run(
     *,
     times_s: np.ndarray | None = None,
     rates_bps: np.ndarray | None = None,
+    end_s: float | None = None,
     title: str = "",
 ) -> Figure:
     """Draw a run frame by frame: the channel, the cut that each frame ran by, its latency.
@@ -65,6 +66,8 @@ def plot_run(
         Of the cuts.
     times_s, rates_bps : array of float, optional
         The channel's.
+    end_s : float, optional
+        When the scenario ended; the last frame's arrival unless given.
     title : str
 
     Returns
@@ -77,7 +80,7 @@ def plot_run(
     have = times_s is not None and rates_bps is not None
     figure = new_figure(WIDTH, 4.6 if have else 3.4)
     axes = list(figure.subplots(3 if have else 2, 1, sharex=True, height_ratios=[1, 0.9, 1.4][-(3 if have else 2) :]))
-    at, end = frames["submitted_s"].to_numpy(float), float(frames["submitted_s"].max())
+    at, end = frames["submitted_s"].to_numpy(float), max(float(frames["submitted_s"].max()), end_s or 0.0)
     if times_s is not None and rates_bps is not None:
         _rate(axes[0], np.asarray(times_s, float), np.asarray(rates_bps, float), end)
     *_, middle, below = axes
@@ -114,8 +117,10 @@ def _rate(ax: Axes, times: np.ndarray, rates: np.ndarray, end_s: float | None = 
     rounds = 1 if end_s is None else int(np.ceil(end_s / times[-1])) or 1
     shifted = np.concatenate([times[:-1] + k * times[-1] for k in range(rounds)] + [[rounds * times[-1]]])
     ax.stairs(np.tile(rates, rounds) / 1e6, shifted, color=UP, linewidth=1.0, baseline=0, fill=True, alpha=0.55)
+    top = rates.max()
     if end_s is not None:
-        ax.set_xlim(0, end_s)
-    ax.set_ylim(bottom=0)
+        ax.set_xlim(-0.01 * end_s, 1.01 * end_s)
+        top = np.tile(rates, rounds)[shifted[:-1] < end_s].max()
+    ax.set_ylim(0, 1.08 * top / 1e6 or 1.0)
     ax.set_ylabel("uplink (Mbit/s)", fontsize=8)
     tidy(ax)

@@ -88,7 +88,8 @@ class AdaptivePolicy:
     The cut is changed when staying costs more than ``1 + margin`` times the best one at the estimated rate: so it is never worse than that by the
     estimate, and does not flutter at a breakpoint. A cut that sends nothing learns nothing of the link, so after ``probe_s``
     without a transfer one frame goes by the cut that sends least; what that frame costs more is the price of knowing.
-    A transfer that hangs is not waited for: bits over the time it has had so far bound the rate from above.
+    A transfer that hangs is not waited for: bits over the time it has had so far bound the rate from above; and when it has had more
+    than a frame takes that stays here, frames stay here, since whatever they sent would wait behind it.
 
     Parameters
     ----------
@@ -135,14 +136,14 @@ class AdaptivePolicy:
         sending = self.table.sends.nonzero()[0]
         return int(sending[0]) if len(sending) else None
 
-    def _rate(self, now: Moment) -> float | None:
-        """The estimate, or less when a transfer that is under way has taken twice as long as it would at the estimate.
+    def _rate(self, now: Moment) -> tuple[float | None, float]:
+        """The estimate, or less when a transfer that is under way has taken twice as long as it would at the estimate; and for how long it hangs.
 
         Twice, because all that is known is when it began: what the server and the way back take is taken off as the table has it.
         """
         rate, cut = self.estimator.rate_bps, now.waits_cut
         if cut is None or now.waits_since_s is None:
-            return rate
+            return rate, 0.0
         link = self.table.link
         _, server_s, up_bits, down_bits, ups, downs = self.table.totals[cut]
         bits = float(up_bits + 8 * link["header_bytes"] * ups)
@@ -151,12 +152,12 @@ class AdaptivePolicy:
         begun = max(now.waits_since_s, self.estimator.last_s)
         on_link = now.time_s - begun - float(link["up_delay_s"] + server_s * max(1, now.under_way) + back_s)
         if on_link <= 0 or (rate is not None and bits >= on_link * rate / 2):
-            return rate
-        return bits / on_link
+            return rate, 0.0
+        return bits / on_link, on_link
 
     def decide(self, now: Moment) -> int:
         """The cut for the next frame."""
-        table, rate = self.table, self._rate(now)
+        table, (rate, hangs_s) = self.table, self._rate(now)
         if rate is None and self.start_bps is not None:
             rate = self.start_bps
         if not rate:  # unknown or dead: what sends least, until a transfer says more
@@ -167,6 +168,8 @@ class AdaptivePolicy:
             best != self._current and table.cost(rate, self._current) > (1 + self.margin) * table.cost(rate, best)
         ):
             self._current = best
+        if hangs_s > table.totals[0, 0] and not table.sends[0]:
+            return 0  # for as long as it hangs: nothing was learnt of the link
         # One probe at a time: the next frames do not wait for what it finds.
         heard = max(self.estimator.last_s, self._probed_s)
         stale = now.time_s - heard > self.probe_s or (rate is None and heard == -math.inf)

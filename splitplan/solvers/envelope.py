@@ -73,7 +73,7 @@ def split_table(
             return _period_table(problem, far, {"milps_solved": float(solved), "gap": worst})
     if problem.linear_objective is None:
         raise SolverError(
-            f"a table of {' + '.join(problem.weights)} is not known; give latency, energy, weights of these two, or the period alone"
+            f"a table of {' + '.join(problem.weights)} is not known; give latency, energy, upload, weights of them, or the period alone"
         )
     return _linear_table(problem, compressed)
 

@@ -44,7 +44,8 @@ def relay_table(problem: RelaySplit, link: tuple[str, str]) -> RelayTable:
         known = [f"{a} → {b}" for a, b in pairs]
         named = " → ".join(map(str, link)) if isinstance(link, (tuple, list)) else link
         raise DataError(
-            f"link {named!r} is not on the path; links: {', '.join(known)}{did_you_mean(named, known)}", "relay_table"
+            f"link {named!r} is not on the path; give a pair of places, as {pairs[0]!r}; links: {', '.join(known)}{did_you_mean(named, known)}",
+            "relay_table",
         )
     arc = pairs.index((link[0], link[1]))
     fixed, per_lambda = problem.price_by_lambda(arc)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -15,8 +17,8 @@ from splitplan.solvers.envelope import split_table
 
 
 @pytest.fixture(scope="module")
-def table() -> SplitTable:
-    """A chain whose tensors shrink: device only, after b, after a, server only, from slow to fast links."""
+def problem() -> sp.SplitPoint:
+    """A chain whose tensors shrink."""
     tensors = (
         sp.Tensor("x", "input", ("a",), 1e6),
         sp.Tensor("y", "a", ("b",), 4e5),
@@ -28,7 +30,13 @@ def table() -> SplitTable:
         graph, {"device": {"a": 0.1, "b": 0.2, "c": 0.6}, "server": {"a": 0.01, "b": 0.02, "c": 0.06}}
     )
     link = sp.Link("x", rate_up_bps=1e7, rate_down_bps=1e9, rtt_s=0.02)
-    found = split_table(sp.SplitPoint(profile, sp.System(device=sp.Device("d"), server=sp.Device("s"), link=link)))
+    return sp.SplitPoint(profile, sp.System(device=sp.Device("d"), server=sp.Device("s"), link=link))
+
+
+@pytest.fixture(scope="module")
+def table(problem: sp.SplitPoint) -> SplitTable:
+    """Device only, after b, after a, server only, from slow to fast links."""
+    found = split_table(problem)
     assert len(found) == 4
     return found
 
@@ -141,7 +149,8 @@ def test_a_transfer_that_hangs_bounds_the_rate(table: SplitTable) -> None:
     pieces = table._pieces(last, 1.0)
     bits, rest = 8 * float(pieces["up_bytes"]), table.link["up_delay_s"] + float(pieces["server_s"] + pieces["down_s"])
     for rate in (*(table.breaks_bps * 1.01), *(table.breaks_bps * 0.99)):
-        assert policy.decide(Moment(5.0 + rest + bits / rate, 1, 5.0, last)) == table.decide(float(rate))
+        here = bits / rate > table.totals[0, 0]  # it hangs longer than a frame takes on the device: what is sent would wait behind it
+        assert policy.decide(Moment(5.0 + rest + bits / rate, 1, 5.0, last)) == (0 if here else table.decide(float(rate)))
         policy.restart()
     # Frames that wait for the server are no slow link.
     assert policy.decide(Moment(5.0 + rest, 1, 5.0, last)) == last
@@ -151,6 +160,17 @@ def test_a_transfer_that_hangs_bounds_the_rate(table: SplitTable) -> None:
     assert policy.decide(Moment(100.0, 1, 5.0, last)) == last
     # Less than twice the time at the estimate is chance.
     assert policy.decide(Moment(100.0 + rest + 1.9 * bits / 1e9, 1, 100.0, last)) == last
+
+
+def test_behind_a_transfer_that_hangs_nothing_is_sent(table: SplitTable, problem: sp.SplitPoint) -> None:
+    """A period table's cut that sends little has the least period at any rate but the lowest; behind a dead link it is no use."""
+    flow = split_table(replace(problem, objective="period"))
+    policy, last = AdaptivePolicy(flow, start_bps=1e9), len(flow) - 1
+    assert not flow.sends[0] and policy.decide(Moment(0.0)) == last
+    here = float(flow.totals[0, 0])
+    assert policy.decide(Moment(2.0 + 3 * here, 1, 2.0, last)) == 0
+    policy.observe(Seen(2.0 + 3 * here, last, flow._pieces(last, 1.0)["up_bytes"], 0.02))
+    assert policy.decide(Moment(2.1 + 3 * here)) == last, "it was the link, and it is back"
 
 
 def test_a_first_transfer_that_is_lost_is_a_dead_link_and_no_accident(table: SplitTable) -> None:
