@@ -157,7 +157,7 @@ def plot_policies(
     others = [name for name in values if name != best]
     if best:
         ax.plot(
-            np.asarray(rates_bps) / 1e6, values[best], color="#F0C24B", linewidth=5, label=best, solid_capstyle="round"
+            np.asarray(rates_bps) / 1e6, values[best], color="#D0D0D0", linewidth=6, label=best, solid_capstyle="round"
         )
     for i, name in enumerate(others):
         shade = INK if not i else SHADES[i % len(SHADES)]
