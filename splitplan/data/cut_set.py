@@ -28,8 +28,8 @@ class CutSet:
     works : array of float, shape (cuts, 3)
         Seconds on the device, bits on the uplink (framing and header included), seconds on the server.
     kept : {"hull", "pareto"}
-        ``hull``: best for some weights, enough for sums; ``pareto``: no other cut is as small in all three and in what comes back,
-        enough for limits too.
+        ``hull``: best for some weights, enough for sums; ``pareto``: no other cut is smaller in works, in what comes back and in
+        messages, enough for limits too.
     result_bits : array of float, shape (cuts,)
         Bits of the result that come back down (framing and header included).
     wire, result, clock_hz

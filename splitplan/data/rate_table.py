@@ -149,8 +149,8 @@ class RateTable(Stored):
             raise DataError(f"{what} is {float(rates.ravel()[where[0]])}; give bit/s from 0 up{more}", "decide")
         if worst == 0 and self.sends[0]:
             raise DataError(
-                "rate_bps is 0, and every cut of this table sends something (pins or the result's place ask for it): no cut works "
-                "over a dead link",
+                "rate_bps is 0, and every cut of this table sends something: none of them works over a dead link (pins or the result's place "
+                "may ask for it, or a cut that stays is best at no rate; DeviceOnly().plan(problem) is one if pins allow)",
                 "decide",
             )
         found = np.searchsorted(self.breaks_bps, rates, side="left")
@@ -296,7 +296,7 @@ class RateTable(Stored):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and dicts, with the schema's version and a digest of them."""
-        body = {**self.stamp(), **self._body()}
+        body = json.loads(json.dumps({**self.stamp(), **self._body()}, default=plain))
         return {**body, "digest": _digest(body)}
 
     def _body(self) -> dict[str, Any]:
@@ -314,7 +314,23 @@ class RateTable(Stored):
 
 
 def _digest(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+    """Of what is said, not of how: 30.0 and 30 are one number, as tools that save a file anew write them."""
+    return hashlib.sha256(json.dumps(_one_way(body), sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def _one_way(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _one_way(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_one_way(v) for v in value]
+    return float(value).hex() if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def plain(value: Any) -> Any:
+    """A number of NumPy's as JSON's encoder asks for it."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} is no number")
 
 
 def describe_place(system: System, place: str) -> str:

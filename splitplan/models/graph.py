@@ -320,7 +320,7 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a JSON object; a missing, unreadable or damaged file is a `DataError` that says which."""
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
     except OSError as e:
         raise DataError(f"cannot be read: {e.strerror}", str(path)) from e
     except (json.JSONDecodeError, UnicodeDecodeError) as e:

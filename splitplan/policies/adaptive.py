@@ -85,8 +85,8 @@ class RateEstimator:
 class AdaptivePolicy:
     """The table's best cut at the estimated rate, changed only when that pays.
 
-    The cut is changed when staying costs more than ``1 + margin`` times the best one at the estimated rate: so it is never worse than that by the
-    estimate, and does not flutter at a breakpoint. A cut that sends nothing learns nothing of the link, so after ``probe_s``
+    The cut is changed when staying costs more than ``1 + margin`` times the best one at the estimated rate: so, but for probes and behind a
+    transfer that hangs, it is never worse than that by the estimate, and does not flutter at a breakpoint. A cut that sends nothing learns nothing of the link, so after ``probe_s``
     without a transfer one frame goes by the cut that sends least; what that frame costs more is the price of knowing.
     A transfer that hangs is not waited for: bits over the time it has had so far bound the rate from above; and when it has had more
     than a frame takes that stays here, frames stay here, since whatever they sent would wait behind it.
@@ -142,6 +142,7 @@ class AdaptivePolicy:
         Twice, because all that is known is when it began: what the server and the way back take is taken off as the table has it.
         """
         rate, cut = self.estimator.rate_bps, now.waits_cut
+        rate = self.start_bps if rate is None else rate
         if cut is None or now.waits_since_s is None:
             return rate, 0.0
         link = self.table.link
@@ -153,13 +154,12 @@ class AdaptivePolicy:
         on_link = now.time_s - begun - float(link["up_delay_s"] + server_s * max(1, now.under_way) + back_s)
         if on_link <= 0 or (rate is not None and bits >= on_link * rate / 2):
             return rate, 0.0
-        return bits / on_link, on_link
+        bound = bits / on_link
+        return (None if rate is None else min(rate, bound)), on_link  # a bound alone is no estimate
 
     def decide(self, now: Moment) -> int:
         """The cut for the next frame."""
         table, (rate, hangs_s) = self.table, self._rate(now)
-        if rate is None and self.start_bps is not None:
-            rate = self.start_bps
         if not rate:  # unknown or dead: what sends least, until a transfer says more
             best = self._current = 0
         else:

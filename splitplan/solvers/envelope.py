@@ -1,7 +1,7 @@
 """Every rate at once: the lower envelope of all cuts' costs, each a line in λ = 1 / uplink rate.
 
 `envelope` finds it by the recursion of Eisner and Severance (JACM 23, 1976): where two known lines meet, a minimum cut either
-is no better, which proves the two neighbours, or is a new line between them. 2H − 1 cuts for H lines.
+is no better, which proves the two neighbours, or is a new line between them. About 2H cuts for H lines.
 """
 
 from __future__ import annotations

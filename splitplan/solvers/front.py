@@ -107,7 +107,8 @@ def epsilon_front(problem: SplitPoint, gap: float, time_limit_s: float) -> tuple
             quick = replace(base, upload_limit_bytes=limit).solve("highs", gap=gap, time_limit_s=time_limit_s)
         except InfeasibleError:
             break
-        within = quick.terms["period_s"] * (1 + SAME)
+        # A period of 0 cannot be a limit: then anything that is nothing beside what all layers take.
+        within = quick.terms["period_s"] * (1 + SAME) or 1e-12 * alone
         small = replace(base, objective="upload", upload_limit_bytes=limit, period_limit_s=within).solve(
             "highs", gap=gap, time_limit_s=time_limit_s
         )

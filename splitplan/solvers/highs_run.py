@@ -137,6 +137,7 @@ class Engine:
         if hot:
             self.option("presolve", "off")
             self.option("solver", "simplex")
+        self.hot = hot
         self.columns = arrays.columns
         self.integer = bool(arrays.whole.any()) and not relax
         self._pass(arrays, relax)
@@ -216,6 +217,15 @@ class Engine:
             if interrupted or self.highs.getModelStatus() != highspy.HighsModelStatus.kSolveError:
                 break
         return self._outcome(interrupted, time.perf_counter() - started)
+
+    def run_plain(self, time_limit_s: float | None = None, interruptible: bool = True) -> Outcome:
+        """Solve what is loaded from the beginning, without presolve."""
+        self.highs.clearSolver()
+        self.option("presolve", "off")
+        try:
+            return self.run(time_limit_s, interruptible)
+        finally:
+            self.option("presolve", "choose")
 
     def _run_watched(self) -> bool:
         """Run in a thread of highspy's (it lets go of the interpreter) while this one waits for Ctrl-C."""

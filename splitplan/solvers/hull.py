@@ -4,6 +4,8 @@ Outer approximation in the weights: the value g(w) = min over the cuts found is 
 linear on the cells of a subdivision of the weight simplex. A minimum cut at each corner of the subdivision either shows g = f
 there, or finds a cut that improves g. When they agree at all corners they agree everywhere: on a cell f is concave, and at
 least the interpolation of its values at the corners, which is g.
+
+The corners are Qhull's, in double precision. Works that span more than some six powers of ten can lose it a corner, and so a cut.
 """
 
 from __future__ import annotations
@@ -81,6 +83,14 @@ def result_bits(problem: SplitPoint, far: np.ndarray) -> np.ndarray:
     return found
 
 
+def all_columns(problem: SplitPoint, far: np.ndarray) -> np.ndarray:
+    """What a placement can cost by: its three works, bits of the result, messages up and down; shape (placements, 6)."""
+    totals = problem.costs.totals(far)
+    return np.column_stack(
+        [works_of(problem, far), result_bits(problem, far), totals.up_messages, totals.down_messages]
+    )
+
+
 def hull_cuts(problem: SplitPoint) -> np.ndarray:
     """Placements of the vertices, shape (cuts, layers)."""
     ones = problem.costs.uplink_bits + Linear(device_s=1.0, server_s=1.0)
@@ -151,13 +161,13 @@ def _needed(keys: np.ndarray) -> np.ndarray:
 
 
 def pareto_cuts(problem: SplitPoint, cap: int) -> np.ndarray:
-    """Placements of which no other is as small in all three works and in what comes back, shape (cuts, layers)."""
-    kept, key = np.zeros((0, len(problem.profile.graph)), bool), np.zeros((0, 4))
+    """Placements of which no other is smaller, beyond rounding, in works, in what comes back and in messages; shape (cuts, layers)."""
+    kept, key = np.zeros((0, len(problem.profile.graph)), bool), np.zeros((0, 6))
     try:
         for far in cuts_by_block(problem, cap):
             kept, key = (
                 np.concatenate([kept, far]),
-                np.concatenate([key, np.column_stack([works_of(problem, far), result_bits(problem, far)])]),
+                np.concatenate([key, all_columns(problem, far)]),
             )
             chosen = _undominated(key)
             kept, key = kept[chosen], key[chosen]
@@ -169,10 +179,11 @@ def pareto_cuts(problem: SplitPoint, cap: int) -> np.ndarray:
 def _undominated(key: np.ndarray) -> np.ndarray:
     """Rows of which no other is at least as small in every column; of equal ones the first."""
     order = np.lexsort(key.T[::-1])
+    room = 1e-12 * key.max(axis=0, initial=0.0)  # the same sum differs by a rounding from batch to batch
     kept: list[int] = []
     front = np.zeros((0, key.shape[1]))
     for i in order:
-        if not (front <= key[i]).all(axis=1).any():
+        if not (front <= key[i] + room).all(axis=1).any():
             kept.append(int(i))
             front = np.concatenate([front, key[i : i + 1]])
     return np.array(kept, int)

@@ -16,7 +16,7 @@ def relay_table(problem: RelaySplit, link: tuple[str, str]) -> RelayTable:
     """Every placement that is best at some uplink rate of one link, and the rates at which the best one changes.
 
     A placement's cost is a line in λ = 1 / rate, since each tensor crosses the link at most once; the envelope of all lines
-    takes 2H − 1 cuts for H of them (`envelope`). The link's own uplink rate plays no part; all other rates are the table's
+    takes about 2H cuts for H of them (`envelope`). The link's own uplink rate plays no part; all other rates are the table's
     for good.
 
     Parameters

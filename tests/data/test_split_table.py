@@ -144,3 +144,34 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) * 1024 < 60e6
+
+
+def test_a_file_that_a_tool_saved_anew_is_the_same(table: SplitTable, tmp_path: Path) -> None:
+    """Other tools write 30.0 as 30, in another order, with a mark at the beginning."""
+
+    def short(value: object) -> object:
+        if isinstance(value, dict):
+            return {k: short(v) for k, v in reversed(value.items())}
+        if isinstance(value, list):
+            return [short(v) for v in value]
+        return int(value) if isinstance(value, float) and value == int(value) else value
+
+    path = tmp_path / "x.split.json"
+    path.write_text(json.dumps(short(table.to_dict()), indent=2), encoding="utf-8-sig")
+    assert SplitTable.read(path).to_dict() == json.loads(json.dumps(table.to_dict()))
+
+
+def test_numbers_of_numpy_are_saved(problem: sp.SplitPoint, tmp_path: Path) -> None:
+    link = replace(problem.system.link, header_bytes=np.float32(200), rtt_s=np.float64(0.01))
+    odd = replace(problem, system=problem.system.with_link(link), input_bytes=np.int64(5000))  # type: ignore[arg-type]
+    made = sp.split_table(odd)
+    made.save(tmp_path / "x.json")
+    assert SplitTable.read(tmp_path / "x.json").input_bytes == 5000
+
+
+def test_costs_look_at_rates_and_cuts(table: SplitTable) -> None:
+    for rate, cut in ((-1.0, 0), (float("nan"), 0), (1e6, -1), (1e6, 99), (1e6, 0.5)):
+        with pytest.raises(DataError):
+            table.cost(rate, cut)
+    with pytest.raises(DataError, match="cut -1 of a table"):
+        table.plan(-1)

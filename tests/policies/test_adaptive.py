@@ -149,8 +149,12 @@ def test_a_transfer_that_hangs_bounds_the_rate(table: SplitTable) -> None:
     pieces = table._pieces(last, 1.0)
     bits, rest = 8 * float(pieces["up_bytes"]), table.link["up_delay_s"] + float(pieces["server_s"] + pieces["down_s"])
     for rate in (*(table.breaks_bps * 1.01), *(table.breaks_bps * 0.99)):
-        here = bits / rate > table.totals[0, 0]  # it hangs longer than a frame takes on the device: what is sent would wait behind it
-        assert policy.decide(Moment(5.0 + rest + bits / rate, 1, 5.0, last)) == (0 if here else table.decide(float(rate)))
+        here = (
+            bits / rate > table.totals[0, 0]
+        )  # it hangs longer than a frame takes on the device: what is sent would wait behind it
+        assert policy.decide(Moment(5.0 + rest + bits / rate, 1, 5.0, last)) == (
+            0 if here else table.decide(float(rate))
+        )
         policy.restart()
     # Frames that wait for the server are no slow link.
     assert policy.decide(Moment(5.0 + rest, 1, 5.0, last)) == last
@@ -209,3 +213,17 @@ def test_small_transfers_do_not_hide_a_good_link() -> None:
     assert estimator.rate_bps is not None and estimator.rate_bps > 5e7
     estimator.update(8e6, 1.0, 40.0)
     assert estimator.rate_bps == pytest.approx(8e6, rel=0.01)
+
+
+def test_a_bound_is_no_estimate(table: SplitTable) -> None:
+    """While the first transfer is young it bounds the rate from far above: what was believed, or nothing, stays."""
+    slow = float(table.breaks_bps[0] * 1.5)
+    policy = AdaptivePolicy(table, start_bps=slow)
+    first = policy.decide(Moment(0.0))
+    assert first == table.decide(slow)
+    rest = table.link["up_delay_s"] + float(table._pieces(first, 1.0)["server_s"] + table._pieces(first, 1.0)["down_s"])
+    for on_link in (1e-4, 1e-2, 0.1):
+        assert policy.decide(Moment(rest + on_link, 1, 0.0, first)) == first
+    blank = AdaptivePolicy(table)
+    probe = blank.decide(Moment(0.0))
+    assert blank.decide(Moment(rest + 1e-4, 1, 0.0, probe)) == 0

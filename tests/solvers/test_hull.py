@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import splitplan as sp
 from splitplan.errors import DataError, SolverError
 from splitplan.solvers.front import TooMany, bits_and_busy, pareto, period_front
 from splitplan.solvers.hull import cut_set, works_of
@@ -77,3 +78,23 @@ def test_a_set_is_plain_data_and_refuses_what_is_no_weight() -> None:
     with pytest.raises(SolverError, match="'hull' or 'pareto'"):
         cut_set(free(3), keep="all")
     assert list(found.to_frame().columns) and len(found.to_frame()) == len(found)
+
+
+def test_a_message_of_nothing_has_its_delay() -> None:
+    """Works and results of 0 on both sides: only the message tells the quick cut from the slow one."""
+    tensors = (sp.Tensor("x", "input", ("a",), 0.0), sp.Tensor("o", "a", (), 4.0, is_output=True))
+    graph = sp.LayerGraph("small", (sp.Layer("a"),), tensors)
+    profile = sp.Profile.given(graph, {"device": {"a": 0.01}, "server": {"a": 0.0}})
+    system = sp.System(device=sp.Device("d"), server=sp.Device("s"), link=sp.Link("w", 1e7, 1e7, 0.1))
+    p = sp.SplitPoint(profile, system, result="anywhere", deadline_s=0.05)
+    assert sorted(cut_set(p, keep="pareto").on_server[:, 0].tolist()) == [False, True]
+
+
+def test_no_cut_is_kept_that_another_undercuts_beyond_rounding() -> None:
+    for seed in range(0, 120, 3):
+        found = cut_set(free(seed, 11, "latency"), keep="pareto")
+        key = np.column_stack([found.works, found.result_bits])
+        room = 1e-9 * key.max(axis=0, initial=0.0)
+        for i, row in enumerate(key):
+            others = np.delete(key, i, axis=0)
+            assert not ((others <= row).all(axis=1) & (others < row - room).any(axis=1)).any()

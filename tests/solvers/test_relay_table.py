@@ -158,7 +158,10 @@ def test_a_table_of_something_else(table: sp.RelayTable, problem: sp.RelaySplit)
 def test_what_cannot_be_a_table(problem: sp.RelaySplit) -> None:
     with pytest.raises(DataError, match="give a splitplan.RelaySplit"):
         sp.relay_table("resnet50", ("edge", "cloud"))  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="link 'device → cloud' is not on the path; give a pair of places.*links: device → edge, edge → cloud"):
+    with pytest.raises(
+        DataError,
+        match="link 'device → cloud' is not on the path; give a pair of places.*links: device → edge, edge → cloud",
+    ):
         sp.relay_table(problem, ("device", "cloud"))
     with pytest.raises(DataError, match="link 'edge' is not on the path"):
         sp.relay_table(problem, "edge")  # type: ignore[arg-type]
