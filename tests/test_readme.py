@@ -79,6 +79,12 @@ def test_the_page_on_links_that_move_runs(tmp_path: Path) -> None:
     assert "split table of" in shown and "response" in shown and "ishikawa" in shown
 
 
+def test_the_page_on_slots_runs(tmp_path: Path) -> None:
+    code = "\n".join(blocks((ROOT / "docs" / "slots.md").read_text(encoding="utf-8"), "python"))
+    shown = python(code.replace("slots=6000", "slots=600"), tmp_path)
+    assert "StationaryBound" in shown and "certificate" in shown
+
+
 def test_the_system_file_and_the_commands(tmp_path: Path) -> None:
     (tmp_path / "system.toml").write_text(SYSTEM, encoding="utf-8")
     system = sp.System.read(tmp_path / "system.toml")
