@@ -15,7 +15,7 @@ import benchmarks
 from benchmarks import results
 from benchmarks.registry import ALL, measure
 
-NO_BENCHMARK = {"__main__", "registry", "results", "instances"}
+NO_BENCHMARK = {"__main__", "registry", "results", "instances", "slot_instances"}
 
 
 def load() -> None:

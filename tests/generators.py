@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 import splitplan as sp
-from benchmarks import instances
+from benchmarks import instances, slot_instances
 
 
 class Drawn:
@@ -66,5 +66,5 @@ def allocations(
 def slot_problems(draw: st.DrawFn, most: int = 6, limits: bool = True, continuous: bool = False) -> sp.SlotControl:
     """A SlotControl in some state."""
     choose = Drawn(draw)
-    control = instances.slot_control(choose, draw(st.integers(1, most)), limits=limits, continuous=continuous)
-    return control.at(instances.slot_state(choose, control))
+    control = slot_instances.slot_control(choose, draw(st.integers(1, most)), limits=limits, continuous=continuous)
+    return control.at(slot_instances.slot_state(choose, control))

@@ -119,7 +119,7 @@ def solve(profile: Profile, system: System, folder: Path) -> SplitPoint:
     """The problem; its solution is saved, shown and drawn."""
     from splitplan.cli.solve import show_solution
     from splitplan.formulations.split import SplitPoint
-    from splitplan.models.graph import write_whole
+    from splitplan.models.files import write_whole
     from splitplan.plots.graph import plot_graph
 
     problem = SplitPoint(profile, system, objective="latency")
@@ -139,7 +139,7 @@ def run_plans(traced: Traced, problem: SplitPoint, sizes: Sizes, folder: Path) -
     from splitplan.cli.run import feed, show_report
     from splitplan.data.plan import SplitPlan
     from splitplan.executor.deploy import deploy
-    from splitplan.models.graph import write_whole
+    from splitplan.models.files import write_whole
 
     layers = len(traced.graph)
     plans = {

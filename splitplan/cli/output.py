@@ -119,7 +119,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure in the format that its suffix names; whole or not at all."""
     import io
 
-    from splitplan.models.graph import write_whole
+    from splitplan.models.files import write_whole
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix.removeprefix(".") or "png", dpi=200, bbox_inches="tight")

@@ -134,7 +134,7 @@ def read_policy(plan: Path | None, split_table: Path | None) -> Policy:
     from splitplan.data.plan import SplitPlan
     from splitplan.data.relay_table import RelayTable
     from splitplan.data.split_table import SplitTable
-    from splitplan.models.graph import read_json
+    from splitplan.models.files import read_json
     from splitplan.policies.adaptive import AdaptivePolicy
     from splitplan.policies.base import Fixed
 

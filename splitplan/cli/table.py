@@ -148,7 +148,7 @@ def read_table(path: Path) -> SplitTable | RelayTable:
     """What a file holds, for two places or for a relay."""
     from splitplan.data.relay_table import RelayTable
     from splitplan.data.split_table import SplitTable
-    from splitplan.models.graph import read_json
+    from splitplan.models.files import read_json
 
     data = read_json(path)
     kind = RelayTable if data.get("kind") == RelayTable.stamp()["kind"] else SplitTable

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from splitplan.errors import DataError, raise_all
-from splitplan.models.graph import number_problem, write_whole
+from splitplan.models.files import write_whole
+from splitplan.models.graph import number_problem
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,8 +21,8 @@ from splitplan.data.profile_table import COLUMNS as COLUMNS
 from splitplan.data.profile_table import checked, first_lines, from_csv
 from splitplan.data.system import System
 from splitplan.errors import DataError, MissingPackageError
-from splitplan.models.files import is_instead
-from splitplan.models.graph import INPUT, LayerGraph, check_schema, write_whole
+from splitplan.models.files import check_schema, is_instead, write_whole
+from splitplan.models.graph import INPUT, LayerGraph
 
 SCHEMA = 1
 NOISE_SHARE = 0.8

@@ -277,8 +277,8 @@ class RateTable(Stored):
             raise_all([f"{name} is missing; build the table again" for name in known if name not in body], where)
             body["layers"] = tuple(str(name) for name in body["layers"])
             body |= cls._placed(body, cuts)
-            totals = np.array([cut["totals"] for cut in cuts], float).reshape(len(cuts), -1)
             raise_all([] if cuts else ["it holds no cut; build it again"], where)
+            totals = np.array([cut["totals"] for cut in cuts], float).reshape(len(cuts), -1)
             table = cls(totals=totals, **body)  # type: ignore[call-arg]  # the same
         except DataError as e:
             raise DataError(e.problems, where) from e

@@ -102,10 +102,13 @@ class Slotted:
         Frames that arrive in each slot.
     rate_bps : array of float, shape (slots,)
         What the uplink can carry in each.
+    arrive_s : array of float, shape (all frames,)
+        When each frame arrives, ascending.
     """
 
     frames: np.ndarray
     rate_bps: np.ndarray
+    arrive_s: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -182,5 +185,6 @@ class Scenario:
         duration = self.seconds(slot_s)
         self._check_channel(duration)
         count = self.slots or max(1, round(np.ceil(duration / slot_s - 1e-9)))
-        at = np.minimum((self.arrive_s(slot_s) / slot_s).astype(int), count - 1)
-        return Slotted(np.bincount(at, minlength=count), self.channel.mean_rate(slot_s, count))
+        arrive = self.arrive_s(slot_s)
+        at = np.minimum((arrive / slot_s).astype(int), count - 1)
+        return Slotted(np.bincount(at, minlength=count), self.channel.mean_rate(slot_s, count), arrive)

@@ -10,6 +10,9 @@ from splitplan.data.stored import Stored
 from splitplan.errors import raise_all
 from splitplan.models.graph import number_problem
 
+ON = 1.0
+"""Stands for the clock, in Hz, of a device whose clock is not ours to choose, while it computes."""
+
 
 @dataclass(frozen=True)
 class SlotState:
@@ -71,7 +74,7 @@ class SlotPlan(Stored):
     frames : int
         How many of them are admitted; the others are refused.
     clock_hz : float
-        The device's clock; 0: it computes nothing.
+        The device's clock; 0: it computes nothing; `ON`: it computes at a clock that is not ours to choose.
     rate_bps : float
         Rate at which it sends; 0: it sends nothing.
     predicted : dict of str to float
@@ -95,7 +98,7 @@ class SlotPlan(Stored):
         raise_all(problems, "plan of a slot")
 
     def __str__(self) -> str:
-        clock = f"{self.clock_hz / 1e6:.6g} MHz" if self.clock_hz else "off"
+        clock = {0.0: "off", ON: "on"}.get(self.clock_hz, f"{self.clock_hz / 1e6:.6g} MHz")
         rate = f"{self.rate_bps / 1e6:.4g} Mbit/s" if self.rate_bps else "silent"
         return f"cut {self.cut}, {self.frames} frames admitted, clock {clock}, uplink {rate}"
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any, ClassVar, Self
 
 from splitplan.errors import DataError
-from splitplan.models.graph import check_schema, read_json, write_whole
+from splitplan.models.files import check_schema, read_json, write_whole
 
 
 class Stored:

@@ -14,7 +14,7 @@ from splitplan.data.catalog import link as catalog_link
 from splitplan.data.device import Device, unknown_fields
 from splitplan.data.link import Link, Radio
 from splitplan.errors import DataError, SplitplanError, raise_all
-from splitplan.models.graph import write_whole
+from splitplan.models.files import write_whole
 
 SKELETON = """\
 [places.device]              # `from` takes a catalogue entry; or give name = "…" and the fields of splitplan.Device

@@ -13,7 +13,8 @@ import numpy as np
 from splitplan.data.device import unknown_fields
 from splitplan.data.plan import SplitPlan
 from splitplan.errors import DataError, raise_all
-from splitplan.models.graph import check_schema, number_problem, read_json, write_whole
+from splitplan.models.files import check_schema, read_json, write_whole
+from splitplan.models.graph import number_problem
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 import zmq
 
 from splitplan.errors import HandshakeError
-from splitplan.models.graph import write_whole
+from splitplan.models.files import write_whole
 
 _PUBLIC, _SECRET = "splitplan public key", "splitplan secret key"
 _MEND = "splitplan worker --keys {directory}"

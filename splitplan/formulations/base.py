@@ -15,7 +15,7 @@ from splitplan.errors import AuditError, DataError, InfeasibleError, NoSolutionE
 from splitplan.formulations import registry
 from splitplan.formulations.registry import Solver
 from splitplan.formulations.solution import Alternative, Audit, Found, Rung, Solution, Status, Termination, relative_gap
-from splitplan.models.graph import write_whole
+from splitplan.models.files import write_whole
 
 TOLERANCE = 1e-9
 """Relative tolerance of every comparison of a plan with a limit, and of an objective with a bound."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,10 +18,9 @@ from splitplan.errors import DataError, SolverError, raise_all
 from splitplan.formulations import registry
 from splitplan.formulations.base import TOLERANCE, Formulation
 from splitplan.formulations.scaled import SCALE
-from splitplan.formulations.slot_checks import MODES, problems
+from splitplan.formulations.slot_checks import MODES, cut_problems, hull_loses, problems
 from splitplan.formulations.slot_costs import Choices, Prices, SlotCosts
 from splitplan.formulations.split import SplitPoint
-from splitplan.models.graph import INPUT
 
 if TYPE_CHECKING:
     import pyomo.environ as pyo
@@ -131,47 +130,18 @@ class SlotControl(Formulation):
             )
         set_(self, "rate_levels", tuple(self.rate_levels))
         raise_all(problems(self), f"SlotControl for {self.profile.graph.name!r}")
-        split = SplitPoint(
-            self.profile,
-            self.system,
-            wire=self.wire,
-            result=self.result,
-            input_bytes=self.input_bytes,
-            pin_device=self.pin_device,
-            pin_server=self.pin_server,
-        )
         if self.cuts is None:
-            find = registry.load("splitplan.choices", "cuts")
-            cuts = find(split, keep="hull" if self.deadline_s is None else "pareto")
-            set_(self, "cuts", find(split, keep="pareto") if self._hull_problems(cuts) else cuts)
+            keep = "pareto" if hull_loses(self) else "hull"
+            set_(self, "cuts", registry.load("splitplan.choices", "cuts")(self.split, keep=keep))
         assert self.cuts is not None
-        raise_all(self._cut_problems(self.cuts), f"SlotControl for {self.profile.graph.name!r}")
+        raise_all(cut_problems(self, self.cuts), f"SlotControl for {self.profile.graph.name!r}")
         set_(self, "choices", Choices.of(self.cuts, self.profile, self.system, self.rate_levels))
 
-    def _cut_problems(self, cuts: CutSet) -> list[str]:
-        """Why a set of cuts is not one for this problem, or may not hold an optimum."""
-        found = []
-        if cuts.fingerprint != self.profile.graph.fingerprint:
-            found.append("cuts are of another model: leave them out, or make them of this one by splitplan.cut_set")
-        if (cuts.wire, cuts.result) != (self.wire, self.result):
-            found.append(f"cuts were made for wire {cuts.wire}, result {cuts.result}: make them for this problem's")
-        return found + [f'{p}: give cut_set(…, keep="pareto"), or leave cuts out' for p in self._hull_problems(cuts)]
-
-    def _hull_problems(self, cuts: CutSet) -> list[str]:
-        """Why the hull's cuts would not do."""
-        found = []
-        if cuts.kept == "hull" and self.deadline_s is not None:
-            found.append(
-                "deadline_s with the hull's cuts would lose optima (a cut that is best for no weights may be the only one in time)"
-            )
-        if cuts.kept == "hull" and any(
-            t.producer == INPUT or len(self.profile.graph.outputs) > 1 for t in self.profile.graph.outputs
-        ):
-            found.append(
-                "the model has several outputs, so cuts bring back results of several sizes, which the hull of device, uplink and "
-                "server work does not see"
-            )
-        return found
+    @property
+    def split(self) -> SplitPoint:
+        """The split whose cuts these are: the same model, places, wire, result, input and pins."""
+        same = ("wire", "result", "input_bytes", "pin_device", "pin_server")
+        return SplitPoint(self.profile, self.system, **{name: getattr(self, name) for name in same})
 
     # -- what it is, for solvers -----------------------------------------------------------------------
 
@@ -184,7 +154,7 @@ class SlotControl(Formulation):
     @cached_property
     def units(self) -> dict[str, float]:
         """What counts as a second in each queue: bits at the link's nominal rate, joules at the top power, frames of the longest head."""
-        longest = float(self.choices.works.sum(axis=0)[0] and self.choices.works[:, 0].max()) or self.slot_s
+        longest = float(self.choices.works[:, 0].max()) or self.slot_s
         return {
             "uplink": self.system.link.rate_up_bps,
             "energy": float(self.choices.power_w.max()) or 1.0,
@@ -423,8 +393,6 @@ class SlotControl(Formulation):
     @property
     def slot_parameters(self) -> tuple[str, ...]:
         """The fields of `SlotState`."""
-        from dataclasses import fields
-
         return tuple(f.name for f in fields(SlotState))
 
     def with_slot(self, **slot: Any) -> SlotControl:

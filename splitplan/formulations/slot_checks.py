@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from splitplan.data.cut_set import CutSet
 from splitplan.data.slot import SlotState, Thermal
 from splitplan.errors import DataError, did_you_mean
 from splitplan.formulations.split_checks import check_objective, check_places
@@ -91,3 +92,29 @@ def _state(control: SlotControl) -> list[str]:
     if not isinstance(control.thermal, Thermal):
         return [f"thermal is {control.thermal!r}; give a splitplan.Thermal"]
     return []
+
+
+def hull_loses(control: SlotControl) -> list[str]:
+    """Why the hull's cuts would not do for a problem; empty when they do."""
+    found = []
+    if control.deadline_s is not None:
+        found.append(
+            "deadline_s with the hull's cuts would lose optima (a cut that is best for no weights may be the only one in time)"
+        )
+    if len(control.profile.graph.outputs) > 1:
+        found.append(
+            "the model has several outputs, so cuts bring back results of several sizes, which the hull of device, uplink and "
+            "server work does not see"
+        )
+    return found
+
+
+def cut_problems(control: SlotControl, cuts: CutSet) -> list[str]:
+    """Why a set of cuts is not one for this problem, or may not hold an optimum."""
+    found = []
+    if cuts.fingerprint != control.profile.graph.fingerprint:
+        found.append("cuts are of another model: leave them out, or make them of this one by splitplan.cut_set")
+    if (cuts.wire, cuts.result) != (control.wire, control.result):
+        found.append(f"cuts were made for wire {cuts.wire}, result {cuts.result}: make them for this problem's")
+    lost = hull_loses(control) if cuts.kept == "hull" else []
+    return found + [f'{why}: give cut_set(…, keep="pareto"), or leave cuts out' for why in lost]

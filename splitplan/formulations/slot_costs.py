@@ -14,6 +14,7 @@ import numpy as np
 from splitplan.data.cut_set import CutSet
 from splitplan.data.link import Radio
 from splitplan.data.profile import Profile
+from splitplan.data.slot import ON
 from splitplan.data.system import System
 from splitplan.formulations.costs import LinkCosts, sending_w
 
@@ -64,7 +65,7 @@ class Choices:
             works=cuts.works,
             fixed_s=fixed,
             receive_j=(radio.down_w_per_bps * link.rate_down_bps + radio.base_w) * downlink_s,
-            clock_hz=np.array([0.0, *(1.0 if f is None else f for f in clocks)]),
+            clock_hz=np.array([0.0, *(ON if f is None else f for f in clocks)]),
             speed=np.array([0.0, *(top_s / profile.seconds("device", f).sum() for f in clocks)]),
             power_w=np.array([device.idle_w, *(device.power_w(f) for f in clocks)]),
             levels=np.array([0.0, *levels]),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from splitplan.data.scenario import Scenario
+from splitplan.data.scenario import Scenario, Slotted
 from splitplan.data.stored import Stored
 from splitplan.errors import SolverError, raise_all
 from splitplan.formulations.base import Formulation
@@ -84,12 +84,13 @@ class StationaryBound(Formulation):
     ----------
     control : SlotControl
     scene : Scenario
+    slotted : Slotted, optional
+        The scenario's slots, where they are known already.
     """
 
     control: SlotControl
     scene: Scenario
-    frames: np.ndarray = field(init=False, repr=False)
-    rate_bps: np.ndarray = field(init=False, repr=False)
+    slotted: Slotted | None = field(default=None, repr=False)
 
     kind: ClassVar[str] = "stationary-bound"
 
@@ -100,11 +101,22 @@ class StationaryBound(Formulation):
         if not isinstance(self.scene, Scenario):
             problems.append(f"scene is a {type(self.scene).__name__}; give a splitplan.Scenario")
         raise_all(problems, "StationaryBound")
-        slots = self.scene.slotted(self.control.slot_s)
-        object.__setattr__(self, "frames", slots.frames)
-        object.__setattr__(self, "rate_bps", slots.rate_bps)
+        if self.slotted is None:
+            object.__setattr__(self, "slotted", self.scene.slotted(self.control.slot_s))
 
     # -- what it is, for solvers -----------------------------------------------------------------------
+
+    @property
+    def frames(self) -> np.ndarray:
+        """A_t, shape (slots,)."""
+        assert self.slotted is not None
+        return self.slotted.frames
+
+    @property
+    def rate_bps(self) -> np.ndarray:
+        """R_t, shape (slots,)."""
+        assert self.slotted is not None
+        return self.slotted.rate_bps
 
     @property
     def slots(self) -> int:

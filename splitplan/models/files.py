@@ -1,11 +1,15 @@
-"""What a file is that was given where another was expected, as far as its first bytes tell."""
+"""One way of writing and reading files for every plain value; and what a file is that was given where another was expected."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from splitplan.errors import DataError
 
 _READERS = {
     "splitplan.SplitPlan": "a plan; read it with SplitPlan.read",
@@ -13,6 +17,47 @@ _READERS = {
     "splitplan.LayerGraph": "a layer graph; read it with splitplan.read_graph",
     "splitplan.Profile": "a profile; read it with Profile.read",
 }
+
+
+def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write a file whole or not at all: into a neighbour first, renamed over the target when complete."""
+    target = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        beside.write_bytes(data)
+        os.replace(beside, target)
+    except OSError as e:
+        beside.unlink(missing_ok=True)
+        raise DataError(f"cannot be written: {e.strerror}. Nothing was changed there", str(path)) from e
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON object; a missing, unreadable or damaged file is a `DataError` that says which."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
+    except OSError as e:
+        raise DataError(f"cannot be read: {e.strerror}", str(path)) from e
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        if other := is_instead(path):
+            raise DataError(other, str(path)) from e
+        raise DataError(f"is not valid JSON ({e}); the file is damaged or cut short: make it again", str(path)) from e
+    if not isinstance(data, dict):
+        raise DataError(f"holds a JSON {type(data).__name__} where an object is expected", str(path))
+    return data
+
+
+def check_schema(data: Mapping[str, Any], kind: str, schema: int, where: str) -> None:
+    """Refuse a mapping that is of another kind or was written by a newer splitplan."""
+    if data.get("kind") != kind:
+        raise DataError(f"is a {data.get('kind', 'file of unknown kind')!r}, not a {kind!r}", where)
+    if data.get("schema") != schema:
+        raise DataError(
+            f"has schema {data.get('schema')!r}; this splitplan reads {schema}: update, or make it again", where
+        )
 
 
 def is_instead(path: str | os.PathLike[str], of: str = "") -> str:

@@ -22,9 +22,9 @@ from torch.utils import _pytree as pytree
 from splitplan.errors import DataError, FingerprintError, TraceError
 from splitplan.models.call import Call
 from splitplan.models.exported import Exported
-from splitplan.models.files import is_instead
+from splitplan.models.files import check_schema, is_instead
 from splitplan.models.fingerprint import fingerprint
-from splitplan.models.graph import LayerGraph, check_schema
+from splitplan.models.graph import LayerGraph
 from splitplan.models.layers import Granularity, build_graph, check_granularity
 from splitplan.models.measure import run_fake
 from splitplan.models.wrapped import refuse_taken

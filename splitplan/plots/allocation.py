@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from splitplan.errors import DataError
-from splitplan.plots.style import DEVICE, INK, PALE, SERVER, UP, WIDTH, new_figure, shorten, tidy
+from splitplan.plots.style import DEVICE, INK, PALE, SERVER, UP, WIDTH, need, new_figure, shorten, tidy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,9 +43,7 @@ def plot_allocation(table: pd.DataFrame, *, title: str = "") -> Figure:
         A column that is missing, or no rows.
     """
     needed = ("user", *(p for p, _, _ in PARTS), "rate_part", "speed_part")
-    missing = [c for c in needed if c not in table]
-    if missing or table.empty:
-        raise DataError([f"has no column {c!r}" for c in missing] or "has no rows", "table of shares")
+    need(table, needed, "table of shares")
     figure = new_figure(WIDTH, 4.2)
     top, below = figure.subplots(2, 1, sharex=True, height_ratios=[1.5, 1])
     x = np.arange(len(table), dtype=float)

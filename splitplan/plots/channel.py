@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from splitplan.errors import DataError
-from splitplan.plots.style import INK, UP, WIDTH, logarithmic, new_figure, shorten, tidy
+from splitplan.plots.style import INK, UP, WIDTH, logarithmic, need, new_figure, shorten, tidy
 from splitplan.plots.table import SHADES
 
 if TYPE_CHECKING:
@@ -74,9 +73,7 @@ def plot_run(
     -------
     Figure
     """
-    missing = [c for c in ("submitted_s", "latency_s", "cut") if c not in frames]
-    if missing or frames.empty:
-        raise DataError([f"has no column {c!r}" for c in missing] or "has no rows", "table of frames")
+    need(frames, ("submitted_s", "latency_s", "cut"), "table of frames")
     have = times_s is not None and rates_bps is not None
     figure = new_figure(WIDTH, 4.6 if have else 3.4)
     axes = list(figure.subplots(3 if have else 2, 1, sharex=True, height_ratios=[1, 0.9, 1.4][-(3 if have else 2) :]))

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.colors import to_rgba
 
-from splitplan.errors import DataError
-from splitplan.plots.style import DEVICE, DOWN, INK, SERVER, UP, WIDTH, new_figure, shorten, tidy
+from splitplan.plots.style import DEVICE, DOWN, INK, SERVER, UP, WIDTH, need, new_figure, shorten, tidy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,9 +44,7 @@ def plot_cuts(table: pd.DataFrame, *, title: str = "") -> Figure:
     DataError
         A column that is missing, or no rows.
     """
-    missing = [c for c in ("after", *(p for p, _, _ in PARTS), "latency_s") if c not in table]
-    if missing or table.empty:
-        raise DataError([f"has no column {c!r}" for c in missing] or "has no rows", "table of cuts")
+    need(table, ("after", *(p for p, _, _ in PARTS), "latency_s"), "table of cuts")
     cuts, plan = _prefixes_and_plan(table)
     energy = "energy_j" in cuts and bool(np.isfinite(cuts["energy_j"]).all())
     figure = new_figure(WIDTH, 4.4 if energy else 3.0)

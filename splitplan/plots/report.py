@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from splitplan.errors import DataError
-from splitplan.plots.style import MEASURED, PREDICTED, WIDTH, new_figure, tidy
+from splitplan.plots.style import MEASURED, PREDICTED, WIDTH, need, new_figure, tidy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ def plot_report(table: pd.DataFrame, *, title: str = "") -> Figure:
     DataError
         A column that is missing, or nothing to draw.
     """
-    _need(table, ("quantity", "unit", "predicted", "measured"), "table of a report")
+    need(table, ("quantity", "unit", "predicted", "measured"), "table of a report")
     table = table[table["predicted"].notna() | table["measured"].notna()]
     if table.empty:
         raise DataError("has neither a prediction nor a measurement", "table of a report")
@@ -74,7 +74,7 @@ def plot_plans(table: pd.DataFrame, *, title: str = "") -> Figure:
     DataError
         A column that is missing, or no rows.
     """
-    _need(table, ("plan", "predicted_s", "measured_s"), "table of plans")
+    need(table, ("plan", "predicted_s", "measured_s"), "table of plans")
     figure = new_figure(0.7 * WIDTH, 2.8)
     ax = figure.add_subplot()
     values = (1e3 * _column(table, c) for c in ("predicted_s", "measured_s", "p95_s"))
@@ -84,12 +84,6 @@ def plot_plans(table: pd.DataFrame, *, title: str = "") -> Figure:
     if title:
         ax.set_title(title, fontsize=9, loc="left")
     return figure
-
-
-def _need(table: pd.DataFrame, columns: tuple[str, ...], where: str) -> None:
-    missing = [c for c in columns if c not in table]
-    if missing or table.empty:
-        raise DataError([f"has no column {c!r}" for c in missing] or "has no rows", where)
 
 
 def _column(rows: pd.DataFrame, name: str) -> Any:

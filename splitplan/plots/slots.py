@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from splitplan.errors import DataError
-from splitplan.plots.style import DEVICE, INK, PALE, SERVER, UP, WIDTH, logarithmic, new_figure, tidy
+from splitplan.plots.style import DEVICE, INK, PALE, SERVER, UP, WIDTH, logarithmic, need, new_figure, tidy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,9 +29,7 @@ def plot_curve(table: pd.DataFrame, *, least_power_w: float | None = None, title
     -------
     Figure
     """
-    missing = [c for c in ("V", "power_w", "mean_latency_s") if c not in table]
-    if missing or table.empty:
-        raise DataError([f"has no column {c!r}" for c in missing] or "has no rows", "table of a sweep")
+    need(table, ("V", "power_w", "mean_latency_s"), "table of a sweep")
     figure = new_figure(WIDTH, 2.8)
     left, right = figure.subplots(1, 2)
     mean = table.groupby("V", as_index=False)[["power_w", "mean_latency_s"]].mean()

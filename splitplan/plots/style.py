@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from splitplan.errors import DataError
+
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
@@ -21,6 +25,13 @@ def new_figure(width: float, height: float) -> Figure:
     from splitplan.plots.figure import ShownFigure
 
     return ShownFigure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def need(table: pd.DataFrame, columns: Sequence[str], where: str) -> None:
+    """Raise unless a table has rows, and these columns."""
+    missing = [c for c in columns if c not in table]
+    if missing or table.empty:
+        raise DataError([f"has no column {c!r}" for c in missing] or "has no rows", where)
 
 
 def tidy(axes: Axes, grid: str | None = "y") -> None:

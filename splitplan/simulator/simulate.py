@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from splitplan.data.scenario import Scenario
-from splitplan.errors import DataError, raise_all
+from splitplan.errors import raise_all
 from splitplan.formulations.solution import Solution
 from splitplan.formulations.stationary import RESOURCES, StationaryBound
-from splitplan.policies.slot import SlotPolicy, numbers
-from splitplan.simulator import kernel
+from splitplan.policies.slot import SlotPolicy
+from splitplan.simulator import kernel, rule
+from splitplan.simulator.numbers import first_state, loose, rule_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -235,17 +236,14 @@ def simulate(
         problems.append("start is for the theory's queues: give physical=False with it")
     raise_all(problems, "simulate")
     control = policy.control
-    stationary = StationaryBound(control, scene)
-    solution = stationary.solve() if bound else None
-    rule = rule_of(policy)
-    frames, rates = stationary.frames, stationary.rate_bps
-    arrive = scene.arrive_s(control.slot_s)
-    if len(arrive) != frames.sum():
-        raise DataError(f"{len(arrive)} frames arrive, {frames.sum()} in its slots; please report this", "simulate")
+    slots = scene.slotted(control.slot_s)
+    stationary = StationaryBound(control, scene, slots) if bound else None
+    solution = stationary.solve() if stationary is not None else None
+    frames, rates, arrive = slots.frames, slots.rate_bps, slots.arrive_s
     count = len(arrive) if physical else 0
     keep = trace if trace is not None else len(frames) <= MOST_TRACED
     rows = np.zeros((len(frames) if keep else 0, len(kernel.ROW)))
-    c = control.choices
+    c, numbers = control.choices, rule_of(policy)
     state, line, clock = loose(first_state(policy, start)), loose(np.zeros(4, np.int64)), loose(np.zeros(3))
     cut, work, done = loose(np.zeros(count, np.int64)), loose(np.zeros(count)), loose(np.zeros(count))
     latency, sums, times = loose(np.full(count, np.inf)), loose(np.zeros(len(kernel.SUMS))), loose(arrive)
@@ -253,12 +251,12 @@ def simulate(
     for first in range(0, len(frames), CHUNK):
         some = slice(first, first + CHUNK)
         kernel.run(
-            rule, state, loose(frames[some]), loose(rates[some]), physical, times, line, cut, work, done, clock, latency, sums, rows[some], rooms
+            numbers, state, loose(frames[some]), loose(rates[some]), physical, times, line, cut, work, done, clock, latency, sums, rows[some], rooms
         )  # fmt: skip
         if progress is not None:
             progress(min(first + CHUNK, len(frames)), len(frames))
     begun = np.zeros(3) if start is None else np.array([start.device_s, start.uplink_bits, start.server_s])
-    left = np.array([state[kernel.DEVICE], state[kernel.UPLINK], state[kernel.SERVER]]) - begun
+    left = np.array([state[rule.DEVICE], state[rule.UPLINK], state[rule.SERVER]]) - begun
     return Result(
         policy,
         scene,
@@ -270,27 +268,5 @@ def simulate(
         np.asarray(latency),
         rows,
         solution,
-        stationary if bound else None,
+        stationary,
     )
-
-
-def loose(array: np.ndarray) -> Any:
-    """An array as the loop reads it quickest: as it is where numba compiles the loop, else a list, whose items are plain numbers."""
-    return array if kernel.COMPILED else array.tolist()
-
-
-def rule_of(policy: SlotPolicy) -> kernel.Rule:
-    """A policy's numbers for the loop."""
-    return kernel.Rule(**{k: loose(v) if isinstance(v, np.ndarray) else v for k, v in numbers(policy).items()})
-
-
-def first_state(policy: SlotPolicy, start: Any = None) -> np.ndarray:
-    """The state of the first slot, see `splitplan.simulator.kernel`."""
-    s = np.zeros(12)
-    s[kernel.CUT] = s[kernel.CLOCK] = -1.0
-    heat = policy.control.thermal
-    s[kernel.HEAT] = heat.ambient_c if heat else 0.0
-    if start is not None:
-        s[kernel.DEVICE], s[kernel.UPLINK], s[kernel.SERVER] = start.device_s, start.uplink_bits, start.server_s
-        s[kernel.ENERGY], s[kernel.LATE], s[kernel.FRAMES] = start.energy_debt_j, start.latency_debt_s, start.frame_debt
-    return s

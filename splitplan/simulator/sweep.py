@@ -17,8 +17,10 @@ from splitplan.errors import DataError, raise_all
 from splitplan.formulations.slot import SlotControl
 from splitplan.formulations.solution import Solution
 from splitplan.formulations.stationary import RESOURCES, StationaryBound
-from splitplan.models.graph import number_problem, write_whole
-from splitplan.policies.slot import SlotPolicy, numbers
+from splitplan.models.files import write_whole
+from splitplan.models.graph import number_problem
+from splitplan.policies.slot import SlotPolicy
+from splitplan.simulator.numbers import rule_of
 from splitplan.simulator.simulate import Result, simulate
 
 if TYPE_CHECKING:
@@ -98,8 +100,7 @@ def sweep(
     jobs : int
         Runs at once, on this machine's cores or a backend's workers.
     backend : str, optional
-        Of joblib: ``"dask"`` with a client, ``"ray"`` registered, or another; processes of this machine unless given. Not threads:
-        HiGHS, which solves the bounds, runs once a process.
+        Of joblib: ``"dask"`` with a client, ``"ray"`` registered, or another; processes of this machine unless given.
     folder : path, optional
         Where each run's row is kept as soon as it is there; what is there already, of the same control and scenario, is not run again.
     policy : callable
@@ -119,7 +120,10 @@ def sweep(
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs == 0:
         problems.append(f"jobs is {jobs!r}; give a whole number from 1, or -1 for all cores")
     raise_all(problems, "sweep")
-    bound = StationaryBound(control, scene).solve()  # says at once when no policy can carry the load
+    first = StationaryBound(control, scene)
+    bound = first.solve()  # says at once when no policy can carry the load
+    # A bound knows nothing of V: one for each seed, solved when a run of it is there.
+    bounds = {scene.seed: (first, bound)}
     runs = [(v, seed) for seed in (seeds if seeds is not None else [scene.seed]) for v in values]
     kept = Kept(folder, control, scene, physical, policy)
     rows: dict[tuple[float, int], dict[str, float]] = {}
@@ -132,7 +136,15 @@ def sweep(
     if progress is not None:
         progress(len(rows), len(runs))
     for run, row in _rows(control, scene, todo, physical, policy, jobs, backend):
-        kept.write(run[0], run[1], row)
+        v, seed = run
+        if seed not in bounds:
+            there = StationaryBound(control, replace(scene, seed=seed))
+            bounds[seed] = there, there.solve()
+        stationary, solution = bounds[seed]
+        row["certificate"] = stationary.certificate(
+            row["penalty"], [row[f"left_{name}"] for name in RESOURCES], solution
+        )
+        kept.write(v, seed, row)
         rows[run] = row
         if progress is not None:
             progress(len(rows), len(runs))
@@ -182,18 +194,20 @@ def one(
     physical: bool,
     policy: Callable[[SlotControl], SlotPolicy] = SlotPolicy,
 ) -> dict[str, float]:
-    """The row of one run."""
-    result = simulate(policy(replace(control, V=v)), replace(scene, seed=seed), physical=physical, trace=False)
+    """The row of one run; its certificate is for whoever has the bound."""
+    result = simulate(
+        policy(replace(control, V=v)), replace(scene, seed=seed), physical=physical, trace=False, bound=False
+    )
     return row_of(result, v, seed)
 
 
 def row_of(result: Result, v: float, seed: int) -> dict[str, float]:
-    """A run's row, see `COLUMNS`."""
+    """A run's row, see `COLUMNS`; without its certificate."""
     n = result.slots
     found: dict[str, float] = {"V": v, "seed": seed, "power_w": result.power_w, "frames_hz": result.throughput_hz}
     found |= {"refused": result.sums["refused"], "mean_latency_s": result.mean_latency_s}
     found |= {f"p{q}_latency_s": result.latency(q / 100) for q in (50, 95, 99)}
-    found |= {"penalty": result.penalty, "certificate": np.nan if result.certificate is None else result.certificate}
+    found |= {"penalty": result.penalty}
     found |= {name: result.sums[name] / n for name in ("device_s", "uplink_bits", "server_s")}
     found |= {f"left_{name}": left for name, left in zip(RESOURCES, result.left, strict=True)}
     return found | {"slots": n}
@@ -218,9 +232,7 @@ class Kept:
         except OSError as e:
             raise DataError(f"cannot be made: {e}", str(folder)) from e
         told = {
-            k: v.tolist() if isinstance(v, np.ndarray) else v
-            for k, v in numbers(policy(control)).items()
-            if not k.startswith("v_")
+            k: np.asarray(v).tolist() for k, v in rule_of(policy(control))._asdict().items() if not k.startswith("v_")
         }
         slots = scene.slotted(control.slot_s)
         told |= {

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from splitplan.formulations.solution import Audit
-from splitplan.formulations.split import SplitPoint
 from splitplan.solvers.audit import audit_split, bytes_on_wire, seconds_by_layer
 
 if TYPE_CHECKING:
@@ -158,15 +157,7 @@ def _speed(problem: SlotControl, clock_hz: float | None) -> float:
 
 def _works(problem: SlotControl, cut: int) -> dict[str, float]:
     """A cut's works from the profile's rows and the graph's tensors."""
-    split = SplitPoint(
-        problem.profile,
-        problem.system,
-        wire=problem.wire,
-        result=problem.result,
-        input_bytes=problem.input_bytes,
-        pin_device=problem.pin_device,
-        pin_server=problem.pin_server,
-    )
+    split = problem.split
     assert problem.cuts is not None
     plan = problem.cuts.plan(cut)
     audit = audit_split(split, plan, {})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from splitplan.formulations.solution import Audit
+from splitplan.formulations.stationary import ANY_PRICE, RESOURCES
 
 if TYPE_CHECKING:
     from splitplan.formulations.stationary import StationaryBound, StationaryPlan
@@ -33,7 +34,7 @@ def audit_stationary(problem: StationaryBound, plan: StationaryPlan, duals: dict
     sent = np.outer(np.r_[0.0, control.rate_levels], problem.rate_bps)
     watts = _watts(problem, sent, problem.rate_bps)
     for share, price in plan.radio:
-        best = np.argmin(watts - price * sent if price < 1e30 else -sent, axis=0)
+        best = np.argmin(watts - price * sent if price < ANY_PRICE else -sent, axis=0)
         bits += share * tau * float(np.take_along_axis(sent, best[None], 0).mean())
         radio_j += share * tau * float(np.take_along_axis(watts, best[None], 0).mean())
     frames = math.fsum(plan.cut_frames)
@@ -57,11 +58,7 @@ def audit_stationary(problem: StationaryBound, plan: StationaryPlan, duals: dict
     ]
     bound = dual_value(problem, duals) if duals else None
     # Rows are kept to the LP's tolerance: what the policy is over them by, times their prices, it may be below the bound.
-    excused = (
-        1e-6 * sum(abs(float(duals[n])) * b for n, b in zip(("device", "uplink", "server"), done, strict=True))
-        if duals
-        else 0.0
-    )
+    excused = 1e-6 * sum(abs(float(duals[n])) * b for n, b in zip(RESOURCES, done, strict=True)) if duals else 0.0
     return Audit(by, objective, {"energy_j": energy}, tuple(broken), bound, excused + 1e-9 * abs(objective))
 
 
@@ -72,7 +69,7 @@ def dual_value(problem: StationaryBound, duals: dict[str, Any]) -> float:
     """
     control = problem.control
     c, tau, w = control.choices, control.slot_s, control.weights
-    price = np.array([max(0.0, float(duals[n])) for n in ("device", "uplink", "server")])
+    price = np.array([max(0.0, float(duals[n])) for n in RESOURCES])
     over = max(0.0, float(duals.get("power", 0.0)))
     joule = w["energy"] + over
     each = c.works @ price + joule * c.receive_j + problem.frame_penalty

@@ -14,10 +14,13 @@ from splitplan.formulations.registry import Ladder
 from splitplan.formulations.solution import Found, Termination
 from splitplan.formulations.stationary import ANY_PRICE, RESOURCES, StationaryPlan
 from splitplan.solvers.arrays import Arrays, to_arrays
-from splitplan.solvers.highs_run import Engine, Outcome, version
+from splitplan.solvers.highs_run import Engine, version
 
 if TYPE_CHECKING:
     from splitplan.formulations.stationary import StationaryBound
+
+ENDS = (0.0, ANY_PRICE)
+"""Silent; all that can be sent."""
 
 MOST_ROUNDS = 500
 """Prices tried at most; some twenty are needed."""
@@ -44,54 +47,67 @@ class Columns:
         return None
 
     def solve(self, problem: StationaryBound, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
-        """Until no policy of the radio pays."""
+        """Until no policy of the radio pays: some tens of LPs of some tens of columns, so it needs no time limit."""
         start = time.perf_counter()
-        prices = [0.0, ANY_PRICE]  # silent; all that can be sent: if that does not carry the load, nothing does
-        for rounds in range(1, MOST_ROUNDS + 1):
-            points = np.array([problem.radio(price) for price in prices])
-            arrays = to_arrays(stationary_model.build(problem, points))
-            engine = Engine(arrays, verbose=verbose)
-            outcome = engine.run()
-            if outcome.values is None:
-                return Found(None, Termination.INFEASIBLE, conflicts=too_much(problem), solver_version=version())
-            duals = duals_of(problem, arrays, engine)
-            joule = problem.control.weights["energy"] + duals["power"]
-            price = duals["uplink"] / joule if joule > 0 else ANY_PRICE
-            bits, joules = problem.radio(min(price, ANY_PRICE))
-            gained = max(duals["uplink"] * b - joule * e for b, e in points.tolist())
-            assert outcome.objective is not None
-            if (
-                duals["uplink"] * bits - joule * joules <= gained + PAYS * max(abs(outcome.objective), abs(gained))
-                or price in prices
-            ):
-                return self._found(problem, outcome, prices, duals, rounds, time.perf_counter() - start)
-            prices.append(price)
-        raise SolverError(f"{MOST_ROUNDS} prices were tried and policies still pay; please report this")
-
-    def _found(
-        self,
-        problem: StationaryBound,
-        outcome: Outcome,
-        prices: list[float],
-        duals: dict[str, float],
-        rounds: int,
-        taken: float,
-    ) -> Found:
-        values = outcome.values or {}
+        master = by_columns(problem, ENDS)
+        if master is None:
+            # All that can be sent may break a limit on the mean power where less, sent when it is cheap, does not.
+            room = by_columns(problem, ENDS, capacity=True)
+            master = None if room is None else by_columns(problem, room.prices)
+        if master is None:
+            return Found(None, Termination.INFEASIBLE, conflicts=too_much(problem), solver_version=version())
+        values, c = master.values, problem.control.choices
         plan = StationaryPlan(
-            tuple(problem.arriving * max(0.0, values[f"y[{k}]"]) for k in range(len(problem.control.choices.works))),
-            tuple(max(0.0, values[f"z[{f}]"]) for f in range(len(problem.control.choices.clock_hz))),
-            tuple((max(0.0, values[f"x[{p}]"]), price) for p, price in enumerate(prices) if values[f"x[{p}]"] > 0),
+            tuple(problem.arriving * max(0.0, values[f"y[{k}]"]) for k in range(len(c.works))),
+            tuple(max(0.0, values[f"z[{f}]"]) for f in range(len(c.clock_hz))),
+            tuple((share, p) for i, p in enumerate(master.prices) if (share := values[f"x[{i}]"]) > 0),
         )
         return Found(
             plan,
             Termination.CONVERGED,
             objective=None,
-            duals=duals,
+            duals=master.duals,
             solver_version=version().removeprefix("HiGHS "),
-            solve_s=taken,
-            log=f"{rounds} prices of a bit",
+            solve_s=time.perf_counter() - start,
+            log=f"{len(master.prices)} prices of a bit",
         )
+
+
+@dataclass(frozen=True)
+class Master:
+    """The LP over policies of the radio to which no other would add: its values and duals, and the prices whose policies they are."""
+
+    values: dict[str, float]
+    duals: dict[str, float]
+    prices: tuple[float, ...]
+
+
+def by_columns(problem: StationaryBound, prices: tuple[float, ...], *, capacity: bool = False) -> Master | None:
+    """Solve the LP over the radio's policies at given prices; add the best one at the LP's own price of a bit until that adds nothing.
+
+    Returns
+    -------
+    Master or None
+        None when no mixture of the policies at the given prices carries the load.
+    """
+    joule_weight = 0.0 if capacity else problem.control.weights["energy"]
+    while len(prices) <= MOST_ROUNDS:
+        points = np.array([problem.radio(price) for price in prices])
+        arrays = to_arrays(stationary_model.build(problem, points, capacity))
+        engine = Engine(arrays)
+        outcome = engine.run()
+        if outcome.values is None or outcome.objective is None:
+            return None
+        duals = duals_of(problem, arrays, engine)
+        joule = joule_weight + duals["power"]
+        price = min(duals["uplink"] / joule, ANY_PRICE) if joule > 0 else ANY_PRICE
+        bits, joules = problem.radio(price)
+        worth = [duals["uplink"] * b - joule * e for b, e in points.tolist()]
+        gained = duals["uplink"] * bits - joule * joules - max(worth)
+        if price in prices or gained <= PAYS * max(abs(outcome.objective), abs(max(worth))):
+            return Master(outcome.values, duals, prices)
+        prices = (*prices, price)
+    raise SolverError(f"{MOST_ROUNDS} prices were tried and policies still pay; please report this")
 
 
 def duals_of(problem: StationaryBound, arrays: Arrays, engine: Engine) -> dict[str, float]:
@@ -128,23 +144,12 @@ def capacity(problem: StationaryBound) -> tuple[float, dict[str, float]]:
     binding : dict of str to float
         Of ``device, uplink, server, power``, those whose dual price is not 0, as parts that add up to 1.
     """
-    prices = [0.0, ANY_PRICE]
-    values: dict[str, float] = {}
-    for _ in range(MOST_ROUNDS):
-        points = np.array([problem.radio(price) for price in prices])
-        arrays = to_arrays(stationary_model.build(problem, points, capacity=True))
-        engine = Engine(arrays)
-        outcome = engine.run()
-        if outcome.values is None:
-            raise SolverError(f"the LP of the capacity ended with {outcome.termination}; please report this")
-        values = outcome.values
-        duals = duals_of(problem, arrays, engine)
-        price = duals["uplink"] / duals["power"] if duals["power"] > 0 else ANY_PRICE
-        bits, joules = problem.radio(min(price, ANY_PRICE))
-        gained = max(duals["uplink"] * b - duals["power"] * e for b, e in points.tolist())
-        if price in prices or duals["uplink"] * bits - duals["power"] * joules <= gained * (1 + PAYS) + PAYS:
-            break
-        prices.append(price)
+    master = by_columns(problem, ENDS, capacity=True)
+    if master is None:
+        raise SolverError(
+            "no load at all is within the limit on the mean power: it is below what the device draws when idle"
+        )
+    values, duals = master.values, master.duals
     works = (
         np.array([values[f"y[{k}]"] for k in range(len(problem.control.choices.works))]) @ problem.control.choices.works
     )

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from splitplan.formulations.relay import RelaySplit
 
-CONFIRMED = 2_000
-"""Most columns of a MILP that is solved a second time: it takes about as long again, and without presolve larger ones longer."""
-
 MOST_REFUSED = 200
 """Plans refused before the search is given up: only plans of equal cost can be so many within 4e-9 of a limit."""
 
@@ -51,7 +48,7 @@ def run_within(
     left = time_limit_s
     try:
         while True:
-            outcome = confirmed(problem, engine, engine.run(left, interruptible), left, interruptible)
+            outcome = engine.run(left, interruptible)
             if outcome.values is None or not is_over(problem, outcome.values):
                 return outcome
             if outcome.termination is not Termination.CONVERGED:
@@ -68,29 +65,6 @@ def run_within(
                 left = max(0.0, time_limit_s - (time.perf_counter() - start))
     finally:
         engine.allow_all()
-
-
-def confirmed(
-    problem: SplitPoint | RelaySplit, engine: Engine, outcome: Outcome, time_limit_s: float | None, interruptible: bool
-) -> Outcome:
-    """The better of two optima of a MILP with limits: HiGHS's, and its own without presolve.
-
-    At tolerances of 1e-9 HiGHS 1.15.1's presolve was seen to lose the optimum (one of some hundred random problems whose limit is the best plan's
-    own value) and to claim a worse one as proven. The bound is then the lower of the two claims.
-    """
-    converged = outcome.termination is Termination.CONVERGED and outcome.objective is not None
-    if not (engine.integer and problem.limits and converged and not engine.hot and len(engine.columns) <= CONFIRMED):
-        return outcome
-    again = engine.run_plain(time_limit_s, interruptible)
-    if (
-        again.termination is not Termination.CONVERGED
-        or again.objective is None
-        or again.bound is None
-        or outcome.bound is None
-    ):
-        return outcome
-    better = again if again.objective < (outcome.objective or 0.0) else outcome
-    return replace(better, bound=min(again.bound, outcome.bound))
 
 
 def is_over(problem: SplitPoint | RelaySplit, values: Mapping[str, float]) -> bool:

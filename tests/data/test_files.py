@@ -13,7 +13,7 @@ import pytest
 
 import splitplan as sp
 from splitplan.errors import DataError
-from splitplan.models.graph import write_whole
+from splitplan.models.files import write_whole
 
 
 @pytest.fixture(params=["graph.json", "plan.json", "system.toml", "profile.csv", "profile.parquet"])

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 
 import splitplan as sp
-from benchmarks.instances import Seeded, slot_control, slot_state
+from benchmarks.instances import Seeded
+from benchmarks.slot_instances import slot_control, slot_state
 from splitplan.errors import AuditError, DataError, InfeasibleError, NotApplicable, SolverError
 from splitplan.formulations.base import conclude
 from splitplan.formulations.solution import Found, Termination

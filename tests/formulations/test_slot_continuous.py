@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 import splitplan as sp
-from benchmarks.instances import Seeded, slot_control, slot_state
+from benchmarks.instances import Seeded
+from benchmarks.slot_instances import slot_control, slot_state
 from splitplan.data.profile import COLUMNS
 from splitplan.errors import DataError, InfeasibleError
 from splitplan.formulations.slot_continuous import Curve

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import splitplan as sp
-from benchmarks.instances import Seeded, slot_control
+from benchmarks.instances import Seeded
+from benchmarks.slot_instances import slot_control
 from splitplan.errors import DataError, InfeasibleError
 from splitplan.formulations.stationary import RESOURCES
 from splitplan.solvers.arrays import to_arrays
@@ -85,6 +86,20 @@ def test_a_power_budget_has_its_price() -> None:
     assert sp.StationaryBound(tight, problem.scene).evaluate(solution.plan)["power_w"] <= tight.power_budget_w * (
         1 + 1e-6
     )  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("seed", [2, 5, 8, 11])
+def test_a_budget_that_only_cheap_slots_meet_is_met(seed: int) -> None:
+    """Sending in all slots alike takes more than the budget; sending when the link is good does not."""
+    problem = bound(seed, 0.5)
+    problem = sp.StationaryBound(replace(problem.control, mode="min-energy"), problem.scene)
+    least = problem.evaluate(problem.solve().plan)["power_w"]
+    tight = replace(problem.control, power_budget_w=least * (1 + 1e-6))
+    again = sp.StationaryBound(tight, problem.scene)
+    assert again.evaluate(again.solve().plan)["power_w"] <= least * (1 + 2e-6)
+    less = replace(tight, power_budget_w=0.5 * (least + problem.control.system.device.idle_w))
+    with pytest.raises(InfeasibleError, match="power"):
+        sp.StationaryBound(less, problem.scene).solve()
 
 
 def test_what_is_given_is_looked_at() -> None:

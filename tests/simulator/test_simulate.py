@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import splitplan as sp
-from benchmarks.instances import Seeded, slot_control, slot_state
+from benchmarks.instances import Seeded
+from benchmarks.slot_instances import slot_control, slot_state
 from splitplan.errors import DataError, InfeasibleError
 from splitplan.policies.slot import SlotPolicy
-from splitplan.simulator import kernel
-from splitplan.simulator.simulate import first_state, rule_of, simulate
+from splitplan.simulator.numbers import first_state, loose, rule_of
+from splitplan.simulator.rule import COMPILED, decide, radio_w
+from splitplan.simulator.simulate import simulate
 from splitplan.solvers.columns import capacity
 from splitplan.solvers.slot_enumerate import cheapest
 from tests.formulations.test_stationary import scene
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -24,27 +32,20 @@ def test_the_rule_is_the_slots_optimum(seed: int) -> None:
     choose = Seeded(seed)
     control = slot_control(choose, 5)
     policy = SlotPolicy(control)
-    rule, c = rule_of(policy), control.choices
-    rooms = [np.zeros(len(c.clock_hz)), np.zeros(len(c.levels)), np.zeros(len(c.levels))]
+    numbers, c = rule_of(policy), control.choices
+    rooms = [loose(np.zeros(count)) for count in (len(c.clock_hz), len(c.levels), len(c.levels))]
     for _ in range(25):
         state = slot_state(choose, control)
         problem = control.at(state)
         best = cheapest(problem)
-        s = first_state(policy, state)
-        s[kernel.WAIT_D], s[kernel.WAIT_N], s[kernel.HEAT] = (
-            state.device_wait_s,
-            state.uplink_wait_bits,
-            state.temperature_c,
-        )
-        s[kernel.CUT] = -1 if state.last_cut is None else state.last_cut
-        s[kernel.CLOCK] = (
-            -1 if state.last_clock_hz is None else int(np.flatnonzero(c.clock_hz == state.last_clock_hz)[0])
-        )
-        k, n, f, j = kernel.decide(rule, s, state.frames, state.rate_bps, *rooms)
+        s = loose(first_state(policy, state))
+        k, n, f, j = decide(numbers, s, state.frames, state.rate_bps, *rooms)
         if best is None:
             assert n == -1
+            assert policy.choose(state).frames == 0
             continue
         assert n >= 0
+        assert problem.evaluate(policy.choose(state))["objective"] == pytest.approx(best[1], rel=1e-9, abs=1e-12)
         assert problem.score(k, n, f, j)["objective"] == pytest.approx(best[1], rel=1e-9, abs=1e-12)
 
 
@@ -83,7 +84,7 @@ def test_the_theorys_queues(seed: int) -> None:
         if j:
             rate = c.levels[int(j)] * rates[t]
             radio = c.radio
-            drawn = kernel.radio_w(rule_of(SlotPolicy(control)), rate, rates[t])
+            drawn = radio_w(rule_of(SlotPolicy(control)), rate, rates[t])
             assert drawn >= radio.base_w
             expected += drawn * (done[1] / rate if rate else 0.0)
         assert spent == pytest.approx(expected, rel=1e-9)
@@ -170,3 +171,23 @@ def test_what_is_given_is_looked_at() -> None:
         SlotPolicy(control, cuts=(99,))
     text = str(simulate(SlotPolicy(control), scenario))
     assert "certificate" in text and "p95" in text
+
+
+@pytest.mark.skipif(not COMPILED, reason="numba is not installed")
+def test_compiled_or_not_the_numbers_are_the_same() -> None:
+    control, scenario = carried(2, 0.5, 30.0, V=1e-3)
+    mine = simulate(SlotPolicy(control), scenario)
+    script = (
+        "from tests.simulator.test_simulate import carried, simulate, SlotPolicy\n"
+        "result = simulate(SlotPolicy((case := carried(2, 0.5, 30.0, V=1e-3))[0]), case[1])\n"
+        "print(result.sums, result.left, result.latency_s.tolist())"
+    )
+    plain = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        cwd=ROOT,
+    )
+    assert plain.stdout.strip() == f"{mine.sums} {mine.left} {mine.latency_s.tolist()}"

@@ -1,0 +1,239 @@
+"""The rule of a slot as plain numbers and loops: what the simulator decides by, slot after slot.
+
+Written in the part of Python that numba compiles; without numba the same functions run as they stand. A test holds the rule
+against `SlotControl` solved by enumeration.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+try:
+    import numba
+except ImportError:
+    numba = None
+
+COMPILED = numba is not None
+"""Whether numba is there."""
+
+
+def njit(function: F) -> F:
+    """The function compiled, or as it is where numba is not there."""
+    compiled: F = numba.njit(cache=True)(function) if numba is not None else function
+    return compiled
+
+
+class Rule(NamedTuple):
+    """A policy's numbers, as `splitplan.formulations.slot.SlotControl` names them; arrays, or lists where nothing is compiled.
+
+    ``cuts``, ``clocks``, ``levels`` are what the policy may choose: numbers into the choices' arrays.
+    """
+
+    tau: float
+    v_energy: float
+    v_late: float
+    v_utility: float
+    unit_bits: float
+    unit_joules: float
+    unit_frames: float
+    grow_s: float
+    grow_bits: float
+    budget_j: float
+    latency_limit_s: float
+    least_frames: float
+    deadline_s: float
+    cap_w: float
+    admits: bool
+    timed: bool
+    cut_change_j: float
+    clock_change_j: float
+    heat_k_per_w: float
+    heat_kept: float
+    ambient_c: float
+    limit_c: float
+    radio_w_per_bps: float
+    radio_base_w: float
+    radio_band_hz: float
+    head_s: Any
+    bits: Any
+    server_s: Any
+    fixed_s: Any
+    receive_j: Any
+    speed: Any
+    power_w: Any
+    share: Any
+    cuts: Any
+    clocks: Any
+    levels: Any
+
+
+# What stands where in the state.
+DEVICE, UPLINK, SERVER, ENERGY, LATE, FRAMES, WAIT_D, WAIT_N, HEAT, CUT, CLOCK, SLOTS = range(12)
+"""Of a state: work left (s, bits, s), debts (J, s, frames), persistence (s, bits), °C, last cut and clock (−1: none), slots so far."""
+
+
+@njit
+def radio_w(r: Rule, rate: float, channel: float) -> float:
+    """Watts while sending, as `splitplan.formulations.costs.sending_w`."""
+    if rate <= 0.0:
+        return 0.0
+    if r.radio_band_hz <= 0.0:
+        return r.radio_w_per_bps * rate + r.radio_base_w
+    a, b = rate / r.radio_band_hz, channel / r.radio_band_hz
+    share = 2.0 ** (a - b) * math.expm1(-a * math.log(2.0)) / math.expm1(-b * math.log(2.0))
+    watts: float = r.radio_w_per_bps * channel * share + r.radio_base_w
+    return watts
+
+
+@njit
+def own_s(r: Rule, k: int, f: int, j: int, channel: float) -> float:
+    """A frame's own seconds, (4) of `SlotControl`; inf where clock or rate is 0 and is needed."""
+    own: float = r.server_s[k] + r.fixed_s[k]
+    if r.head_s[k] > 0.0:
+        own += r.head_s[k] / r.speed[f] if r.speed[f] > 0.0 else math.inf
+    if r.bits[k] > 0.0:
+        rate = r.share[j] * channel
+        own += r.bits[k] / rate if rate > 0.0 else math.inf
+    return own
+
+
+@njit
+def decide(
+    r: Rule, s: Any, frames: int, channel: float, clock_cost: Any, level_cost: Any, level_w: Any
+) -> tuple[int, int, int, int]:
+    """Cut, frames, clock and level of a slot; −1 frames: nothing is allowed with them, and they are refused.
+
+    Parameters
+    ----------
+    r : Rule
+    s : array
+        The state.
+    frames : int
+        That arrive.
+    channel : float
+        bit/s.
+    clock_cost, level_cost, level_w : array
+        Room for as many numbers as there are clocks, levels, levels.
+    """
+    joule = r.v_energy
+    if r.budget_j < math.inf:
+        joule += s[ENERGY] / r.unit_joules**2
+    late, worth = r.v_late, 0.0  # of a second of a frame's own latency; of a frame that is admitted
+    if r.least_frames > 0.0:
+        worth += s[FRAMES] / r.unit_frames**2
+    if r.latency_limit_s < math.inf:
+        late += s[LATE]
+        worth += s[LATE] * r.latency_limit_s
+    device, uplink, server = s[DEVICE], s[UPLINK] / r.unit_bits**2, s[SERVER]
+    device_served = s[DEVICE] + s[WAIT_D]
+    uplink_served = (s[UPLINK] + s[WAIT_N]) / r.unit_bits**2
+    idle = r.power_w[0]
+    hottest = math.inf
+    if r.limit_c < math.inf:
+        hottest = ((r.limit_c - s[HEAT] * r.heat_kept) / (1.0 - r.heat_kept) - r.ambient_c) / r.heat_k_per_w
+    top = 0.0
+    for f in r.clocks:
+        top = max(top, min(r.tau * r.speed[f], s[DEVICE]))
+    full = 0.0
+    for j in r.levels:
+        full = max(full, min(r.tau * r.share[j] * channel, s[UPLINK]))
+
+    best_f, least = -1, math.inf
+    for f in r.clocks:
+        g = r.speed[f]
+        if g > 0.0 and r.power_w[f] > hottest * (1.0 + 1e-9):
+            clock_cost[f] = math.inf
+            continue
+        done = min(r.tau * g, s[DEVICE])
+        cost = device_served * (top - done)
+        if g > 0.0:
+            cost += joule * (r.power_w[f] - idle) * done / g
+        if s[CLOCK] >= 0 and s[CLOCK] != f:
+            cost += joule * r.clock_change_j
+        clock_cost[f] = cost
+        if cost < least:
+            best_f, least = f, cost
+    best_j, least = -1, math.inf
+    for j in r.levels:
+        rate = r.share[j] * channel
+        done = min(r.tau * rate, s[UPLINK])
+        level_w[j] = radio_w(r, rate, channel)
+        cost = uplink_served * (full - done)
+        if rate > 0.0:
+            cost += joule * level_w[j] * done / rate
+        level_cost[j] = cost
+        if cost < least:
+            best_j, least = j, cost
+
+    if not r.timed and r.cap_w == math.inf and not (r.admits and r.cut_change_j > 0.0):
+        best_k, each = -1, math.inf
+        n = max(frames, 1)
+        for k in r.cuts:
+            cost = device * r.head_s[k] + uplink * r.bits[k] + server * r.server_s[k] + joule * r.receive_j[k]
+            cost *= n
+            if s[CUT] >= 0 and s[CUT] != k:
+                cost += joule * r.cut_change_j
+            if cost < each:
+                best_k, each = k, cost
+        if not r.admits:
+            return best_k, frames, best_f, best_j
+        return best_k, admitted(r, frames, each / n, 0.0, worth), best_f, best_j
+
+    # Clock, level and cut are tied to each other: all of them are looked at.
+    found_k, found_n, found_f, found_j, least = -1, -1, -1, -1, math.inf
+    free_f, free_j, free = -1, -1, math.inf
+    for f in r.clocks:
+        if clock_cost[f] == math.inf:
+            continue
+        for j in r.levels:
+            if r.power_w[f] + level_w[j] > r.cap_w * (1.0 + 1e-9):
+                continue
+            base = clock_cost[f] + level_cost[j]
+            if base < free:
+                free_f, free_j, free = f, j, base
+            if frames == 0 or base >= least:
+                continue
+            for k in r.cuts:
+                own = own_s(r, k, f, j, channel)
+                if (r.timed and own == math.inf) or own > r.deadline_s * (1.0 + 1e-9):
+                    continue
+                each = device * r.head_s[k] + uplink * r.bits[k] + server * r.server_s[k] + joule * r.receive_j[k]
+                if late > 0.0:
+                    each += late * own
+                changed = joule * r.cut_change_j if s[CUT] >= 0 and s[CUT] != k else 0.0
+                n = admitted(r, frames, each, changed, worth) if r.admits else frames
+                if n == 0:
+                    continue
+                cost = base + n * each + changed + refused(r, frames, n, worth)
+                if cost < least:
+                    found_k, found_n, found_f, found_j, least = k, n, f, j, cost
+    nobody = free + refused(r, frames, 0, worth)
+    if frames == 0 or (r.admits and nobody <= least):
+        return r.cuts[0], 0, free_f, free_j
+    if found_k < 0:
+        return r.cuts[0], -1, free_f, free_j
+    return found_k, found_n, found_f, found_j
+
+
+@njit
+def refused(r: Rule, frames: int, n: int, worth: float) -> float:
+    """What it costs that n frames are admitted and not all."""
+    cost = (frames - n) * worth
+    if r.v_utility > 0.0:
+        cost += r.v_utility * (math.log1p(frames) - math.log1p(n))
+    return cost
+
+
+@njit
+def admitted(r: Rule, frames: int, each: float, changed: float, worth: float) -> int:
+    """The best number of frames to admit when each costs so much: the cost is convex in it, but for the change."""
+    best, least = 0, refused(r, frames, 0, worth)
+    for n in range(1, frames + 1):
+        cost = n * each + changed + refused(r, frames, n, worth)
+        if cost < least:
+            best, least = n, cost
+    return best
