@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from splitplan.data.scenario import Scenario
+from splitplan.data.slot import SlotState
 from splitplan.errors import raise_all
 from splitplan.formulations.solution import Solution
 from splitplan.formulations.stationary import RESOURCES, StationaryBound
@@ -199,7 +200,7 @@ def simulate(
     physical: bool = True,
     bound: bool = True,
     trace: bool | None = None,
-    start: Any = None,
+    start: SlotState | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Run a policy over a scenario.

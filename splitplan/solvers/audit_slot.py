@@ -6,7 +6,9 @@ import itertools
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
+from splitplan.data.slot import ON
 from splitplan.formulations.solution import Audit
 from splitplan.solvers.audit import audit_split, bytes_on_wire, seconds_by_layer
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from splitplan.data.slot import SlotPlan
     from splitplan.formulations.slot import SlotControl
     from splitplan.formulations.slot_continuous import SlotContinuous
+    from splitplan.formulations.slot_costs import Choices
 
 SLACK = 2e-9
 """Relative slack of a limit, for the rounding of sums in another order."""
@@ -34,7 +37,7 @@ def audit_slot(problem: SlotControl, plan: SlotPlan, duals: dict[str, Any]) -> A
     if on and device.clock_hz and plan.clock_hz not in device.clock_hz:
         return Audit(by, math.nan, {}, (f"the device has no clock of {plan.clock_hz:g} Hz",))
     clock = (plan.clock_hz if device.clock_hz else None) if on else None
-    speed, power = (_speed(problem, clock), device.power_w(clock)) if on else (0.0, device.idle_w)
+    speed, power = (_facts(problem).speed[clock], device.power_w(clock)) if on else (0.0, device.idle_w)
     audit = _audit(by, problem, plan, speed, power, SLACK)
     changes = []
     s, price = problem.state, _joule(problem)
@@ -56,12 +59,8 @@ def audit_continuous(problem: SlotContinuous, plan: SlotPlan, duals: dict[str, A
         Not used.
     """
     control = problem.control
-    device = control.system.device
-    clocks = device.clock_hz or (1.0,)
-    table = [
-        (f, _speed(control, f if device.clock_hz else None), device.power_w(f if device.clock_hz else None))
-        for f in clocks
-    ]
+    device, speeds = control.system.device, _facts(control).speed
+    table = [(f or ON, speeds[f], device.power_w(f)) for f in device.clock_hz or (None,)]
     speed, power = 0.0, device.idle_w
     if plan.clock_hz:
         speed = _between([(f, g) for f, g, _ in table], plan.clock_hz)
@@ -106,7 +105,7 @@ def _audit(by: str, problem: SlotControl, plan: SlotPlan, speed: float, power: f
         broken.append(f"{plan.frames} frames are admitted of {s.frames}")
 
     # What a frame asks of each, from the graph, layer by layer and tensor by tensor.
-    work = _works(problem, plan.cut)
+    work = _facts(problem).works(problem, plan.cut)
     radio_w = _radio_w(radio, plan.rate_bps, s.rate_bps) if plan.rate_bps else 0.0
     computed, sent = min(tau * speed, s.device_s), min(tau * plan.rate_bps, s.uplink_bits)
     busy, sending = computed / speed if speed else 0.0, sent / plan.rate_bps if plan.rate_bps else 0.0
@@ -128,7 +127,7 @@ def _audit(by: str, problem: SlotControl, plan: SlotPlan, speed: float, power: f
     active = (power - device.idle_w) * busy + radio_w * sending + n * work["receive_j"]
     w, u, v = problem.weights, problem.units, problem.V
     # (7), each sum beside the best that its knob alone could do, so that it is never negative.
-    top = min(tau * max(_speed(problem, f) for f in (device.clock_hz or (None,))), s.device_s)
+    top = min(tau * max(_facts(problem).speed.values()), s.device_s)
     full = min(tau * s.rate_bps * problem.rate_levels[-1], s.uplink_bits)
     terms = [
         _joule(problem) * active,
@@ -149,38 +148,54 @@ def _audit(by: str, problem: SlotControl, plan: SlotPlan, speed: float, power: f
     return Audit(by, math.fsum(terms), found, tuple(broken))
 
 
-def _speed(problem: SlotControl, clock_hz: float | None) -> float:
-    """Of the device at a clock, against the top one: what all layers take, from the profile's rows."""
-    top, there = (math.fsum(seconds_by_layer(problem.profile, "device", f).values()) for f in (None, clock_hz))
-    return top / there
+class _Facts:
+    """What does not change from slot to slot, from the profile's rows and the graph's tensors: speeds of the device, works of the cuts."""
+
+    def __init__(self, problem: SlotControl) -> None:
+        rows = {f: seconds_by_layer(problem.profile, "device", f) for f in (None, *problem.system.device.clock_hz)}
+        whole = {f: math.fsum(seconds.values()) for f, seconds in rows.items()}
+        # Against the top clock: by what all layers take.
+        self.speed = {f: whole[None] / there for f, there in whole.items()}
+        self._device_s, self._server_s = rows[None], seconds_by_layer(problem.profile, "server", None)
+        self._works: dict[int, dict[str, float]] = {}
+
+    def works(self, problem: SlotControl, cut: int) -> dict[str, float]:
+        """What a frame asks of each by a cut: added up layer by layer and tensor by tensor when first asked for."""
+        if cut not in self._works:
+            self._works[cut] = self._added(problem, cut)
+        return self._works[cut]
+
+    def _added(self, problem: SlotControl, cut: int) -> dict[str, float]:
+        assert problem.cuts is not None
+        plan, link, radio = problem.cuts.plan(cut), problem.system.link, problem.system.link.needs_radio
+        far = set(plan.server_layers)
+        back = [t for t in problem.profile.graph.outputs if t.producer in far] if problem.result == "device" else []
+        down = math.fsum(bytes_on_wire(t.size_bytes, t.dtype, problem.wire) for t in back) * link.overhead
+        down_s = 8 * (down + (link.header_bytes if back else 0)) / link.rate_down_bps
+        up_bits = 8 * audit_split(problem.split, plan, {}).terms["up_bytes"]
+        return {
+            "device_s": math.fsum(self._device_s[v] for v in plan.device_layers),
+            "server_s": math.fsum(self._server_s[v] for v in plan.server_layers),
+            "up_bits": up_bits,
+            "fixed_s": (link.up_delay_s if up_bits else 0.0) + (link.down_delay_s if back else 0.0) + down_s,
+            "receive_j": (radio.down_w_per_bps * link.rate_down_bps + radio.base_w) * down_s,
+        }
 
 
-def _works(problem: SlotControl, cut: int) -> dict[str, float]:
-    """A cut's works from the profile's rows and the graph's tensors."""
-    split = problem.split
-    assert problem.cuts is not None
-    plan = problem.cuts.plan(cut)
-    audit = audit_split(split, plan, {})
-    graph, link, far = problem.profile.graph, problem.system.link, set(plan.server_layers)
-    device = math.fsum(seconds_by_layer(problem.profile, "device", plan.clock_hz)[v] for v in plan.device_layers)
-    server = math.fsum(seconds_by_layer(problem.profile, "server", None)[v] for v in plan.server_layers)
-    back = [t for t in graph.outputs if t.producer in far] if problem.result == "device" else []
-    down = math.fsum(bytes_on_wire(t.size_bytes, t.dtype, problem.wire) for t in back) * link.overhead
-    down_s = 8 * (down + (link.header_bytes if back else 0)) / link.rate_down_bps
-    up_bits = 8 * audit.terms["up_bytes"]
-    radio = link.needs_radio
-    return {
-        "device_s": device,
-        "server_s": server,
-        "up_bits": up_bits,
-        "fixed_s": (link.up_delay_s if up_bits else 0.0) + (link.down_delay_s if back else 0.0) + down_s,
-        "receive_j": (radio.down_w_per_bps * link.rate_down_bps + radio.base_w) * down_s,
-    }
+_KNOWN: WeakKeyDictionary[Choices, _Facts] = WeakKeyDictionary()
+"""By a control's choices, which all its states share: the key alone, nothing is read from them."""
+
+
+def _facts(problem: SlotControl) -> _Facts:
+    if problem.choices not in _KNOWN:
+        _KNOWN[problem.choices] = _Facts(problem)
+    return _KNOWN[problem.choices]
 
 
 def _radio_w(radio: Any, rate_bps: float, channel_bps: float) -> float:
     """Watts while sending, by the formula in the radio's docstring."""
     if radio.bandwidth_hz is None:
         return float(radio.up_w_per_bps * rate_bps + radio.base_w)
-    share = (2 ** (rate_bps / radio.bandwidth_hz) - 1) / (2 ** (channel_bps / radio.bandwidth_hz) - 1)
+    a, b = rate_bps / radio.bandwidth_hz, channel_bps / radio.bandwidth_hz
+    share = 2 ** (a - b) * (1 - 2**-a) / (1 - 2**-b)
     return float(radio.up_w_per_bps * channel_bps * share + radio.base_w)

@@ -14,6 +14,7 @@ import splitplan as sp
 from benchmarks.instances import Seeded
 from benchmarks.slot_instances import slot_control, slot_state
 from splitplan.errors import AuditError, DataError, InfeasibleError, NotApplicable, SolverError
+from splitplan.formulations import slot_model
 from splitplan.formulations.base import conclude
 from splitplan.formulations.solution import Found, Termination
 from splitplan.solvers.audit_slot import audit_slot
@@ -61,7 +62,7 @@ def test_every_statement_agrees_with_brute_force(p: sp.SlotControl) -> None:
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_a_compiled_model_is_the_fresh_one(seed: int) -> None:
+def test_a_compiled_model_is_the_fresh_one(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     choose = Seeded(seed)
     control = slot_control(choose, 5)
     compiled = {}
@@ -73,6 +74,8 @@ def test_a_compiled_model_is_the_fresh_one(seed: int) -> None:
         except InfeasibleError:
             pass
         compiled[name] = control.compile(name)
+    built = []
+    monkeypatch.setattr(slot_model, "build", built.append)
     for _ in range(8):
         state = slot_state(choose, control)
         slot = {name: getattr(state, name) for name in control.slot_parameters}
@@ -84,7 +87,7 @@ def test_a_compiled_model_is_the_fresh_one(seed: int) -> None:
                     model.step(**slot)
                 continue
             assert model.step(**slot).objective == pytest.approx(fresh, rel=AGREE, abs=AGREE)
-            assert model.rebuilds == 0
+            assert model.rebuilds == 0 and not built
 
 
 @pytest.mark.parametrize("seed", range(12))

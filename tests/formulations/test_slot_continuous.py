@@ -13,15 +13,17 @@ from benchmarks.instances import Seeded
 from benchmarks.slot_instances import slot_control, slot_state
 from splitplan.data.profile import COLUMNS
 from splitplan.errors import DataError, InfeasibleError
+from splitplan.formulations import slot_program
 from splitplan.formulations.slot_continuous import Curve
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_cvxpy_and_kkt_agree_and_are_below_the_grid(seed: int) -> None:
+def test_cvxpy_and_kkt_agree_and_are_below_the_grid(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     choose = Seeded(seed)
     control = slot_control(choose, 3, continuous=True)
     problem = sp.SlotContinuous(control)
-    compiled = problem.compile("cvxpy")
+    compiled, built, real = problem.compile("cvxpy"), [], slot_program.build
+    monkeypatch.setattr(slot_program, "build", lambda p, *regimes: built.append(regimes) or real(p, *regimes))
     for _ in range(3):
         state = slot_state(choose, control)
         here = problem.of(control.at(state))
@@ -37,7 +39,7 @@ def test_cvxpy_and_kkt_agree_and_are_below_the_grid(seed: int) -> None:
             1e-6 * here.control.scale**-1 * 1e4
         )  # a millionth of the largest cost: the cone solver's tolerance is absolute
         assert convex.objective == pytest.approx(kkt.objective, rel=1e-6, abs=unit)
-        assert compiled.rebuilds == 0
+        assert compiled.rebuilds == 0 and len(built) == len(set(built))  # a program for each pair of regimes, once
         try:
             grid = control.at(state).solve("enumerate").objective
         except InfeasibleError:
