@@ -1,4 +1,7 @@
-"""The loop over slots: decide, let the queues work, add up. Plain numbers and loops, as `rule` and `queues`."""
+"""The loop over slots: decide, let the queues work, add up. Plain numbers and loops, as `rule` and `queues`.
+
+What stands where in a trace and in the sums: `splitplan.policies.result`.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,6 @@ from typing import Any
 
 from splitplan.simulator.queues import ideal, settle, tandem
 from splitplan.simulator.rule import DEVICE, SERVER, SLOTS, UPLINK, Rule, decide, njit, own_s
-
-ROW = ("device_s", "uplink_bits", "server_s", "energy_j", "cut", "clock", "level", "admitted")
-"""Of a trace, a slot: the work that was left when it began, and what was done in it."""
-
-SUMS = (
-    "energy_j",
-    "busy_s",
-    "sending_s",
-    "admitted",
-    "refused",
-    "own_latency_s",
-    "utility",
-    "device_s",
-    "uplink_bits",
-    "server_s",
-)
-"""Added up over the slots."""
 
 
 @njit

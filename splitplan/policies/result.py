@@ -1,0 +1,210 @@
+"""What came of a policy over a scenario, simulated or live: one class for the simulator's runs and the executor's."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from splitplan.data.scenario import Scenario
+from splitplan.formulations.solution import Solution
+from splitplan.formulations.stationary import RESOURCES, StationaryBound
+from splitplan.policies.slot import SlotPolicy
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+ROW = ("device_s", "uplink_bits", "server_s", "energy_j", "cut", "clock", "level", "admitted")
+"""Of a trace, a slot: the work that was left when it began, and what was done in it."""
+
+SUMS = (
+    "energy_j",
+    "busy_s",
+    "sending_s",
+    "admitted",
+    "refused",
+    "own_latency_s",
+    "utility",
+    "device_s",
+    "uplink_bits",
+    "server_s",
+)
+"""Added up over the slots."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What came of a policy over a scenario: `splitplan.simulate` makes it, and so does a live run.
+
+    Parameters
+    ----------
+    policy : SlotPolicy
+    scene : Scenario
+    physical : bool
+        Whether work went from device to radio to server, or entered all three queues at once.
+    sums : dict of str to float
+        Over all slots, see `SUMS`.
+    left : tuple of float
+        Work left at the end: seconds of the device, bits, seconds of the server.
+    arrive_s, latency_s : array, shape (frames,)
+        Of each frame; NaN: refused; inf: not answered by the end. Without a tandem there are no latencies.
+    trace : array, shape (slots, 8)
+        See `ROW`; no rows when it was not kept.
+    bound : Solution or None
+        Of the `StationaryBound` of the same control and scenario.
+    stationary : StationaryBound or None
+        That problem itself.
+    live : bool
+        Whether the frames ran through the real model; its energy is the control's equation (3) all the same.
+    """
+
+    policy: SlotPolicy
+    scene: Scenario
+    physical: bool
+    sums: dict[str, float]
+    slots: int
+    left: tuple[float, float, float]
+    arrive_s: np.ndarray
+    latency_s: np.ndarray
+    trace: np.ndarray
+    bound: Solution | None = None
+    stationary: StationaryBound | None = field(default=None, repr=False)
+    live: bool = False
+
+    @property
+    def kind(self) -> str:
+        """``"live"`` or ``"simulated"``."""
+        return "live" if self.live else "simulated"
+
+    # -- numbers -----------------------------------------------------------------------------------------
+
+    @property
+    def seconds(self) -> float:
+        """Time that the slots are of."""
+        return self.slots * self.policy.control.slot_s
+
+    @cached_property
+    def answered(self) -> np.ndarray:
+        """Latencies of the frames that were answered."""
+        return np.asarray(self.latency_s[np.isfinite(self.latency_s)])
+
+    def latency(self, quantile: float = 0.5) -> float:
+        """A quantile of the answered frames' latency; NaN when there are none."""
+        return float(np.quantile(self.answered, quantile)) if len(self.answered) else math.nan
+
+    @property
+    def mean_latency_s(self) -> float:
+        """Of the answered frames."""
+        return float(self.answered.mean()) if len(self.answered) else math.nan
+
+    @property
+    def power_w(self) -> float:
+        """Mean power of the device and its radio."""
+        return self.sums["energy_j"] / self.seconds
+
+    @property
+    def throughput_hz(self) -> float:
+        """Frames answered a second; without a tandem, admitted."""
+        return (len(self.answered) if self.physical else self.sums["admitted"]) / self.seconds
+
+    @property
+    def penalty(self) -> float:
+        """What V weighs, a slot."""
+        w = self.policy.control.weights
+        return (
+            w["energy"] * self.sums["energy_j"]
+            + w["latency"] * self.sums["own_latency_s"]
+            - w["throughput"] * self.sums["utility"]
+        ) / self.slots
+
+    @property
+    def certificate(self) -> float | None:
+        """How far the mean penalty is above what no policy can be below on this path, a slot; None without a bound."""
+        if self.bound is None or self.stationary is None:
+            return None
+        return self.stationary.certificate(self.penalty, self.left, self.bound)
+
+    # -- seeing ------------------------------------------------------------------------------------------
+
+    def to_frame(self) -> pd.DataFrame:
+        """Two columns, ``what`` and ``value``."""
+        import pandas as pd
+
+        n = self.slots
+        rows: list[tuple[str, Any]] = [
+            ("policy", self.policy.name),
+            ("run", self.kind),
+            ("slots", n),
+            ("power_w", self.power_w),
+            ("frames_hz", self.throughput_hz),
+            ("admitted", self.sums["admitted"]),
+            ("refused", self.sums["refused"]),
+            ("mean_latency_s", self.mean_latency_s),
+            *((f"p{q}_latency_s", self.latency(q / 100)) for q in (50, 95, 99)),
+            *((f"mean_{name}", self.sums[name] / n) for name in ("device_s", "uplink_bits", "server_s")),
+            *((f"left_{name}", value) for name, value in zip(RESOURCES, self.left, strict=True)),
+        ]
+        if self.bound is not None:
+            rows += [("bound", self.bound.bound), ("certificate", self.certificate)]
+        return pd.DataFrame(rows, columns=["what", "value"])
+
+    def frames_to_frame(self) -> pd.DataFrame:
+        """One row a frame: ``arrive_s, latency_s``; NaN: refused; inf: not answered by the end."""
+        import pandas as pd
+
+        return pd.DataFrame({"arrive_s": self.arrive_s, "latency_s": self.latency_s})
+
+    def slots_to_frame(self) -> pd.DataFrame:
+        """One row a slot, as far as a trace was kept."""
+        import pandas as pd
+
+        found = pd.DataFrame(self.trace, columns=list(ROW))
+        found.insert(0, "time_s", np.arange(len(found)) * self.policy.control.slot_s)
+        return found
+
+    def plot(self) -> Figure:
+        """The run over time: channel, work left, choices, latencies; as far as a trace was kept."""
+        from splitplan.plots.slots import plot_slots
+
+        control = self.policy.control
+        rates = self.scene.slotted(control.slot_s).rate_bps
+        return plot_slots(
+            self.slots_to_frame(),
+            self.frames_to_frame(),
+            rates_bps=rates,
+            slot_s=control.slot_s,
+            title=f"{self.policy.name}, V {control.V:g}",
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the slots (or, without a trace, the frames) as parquet."""
+        frame = self.slots_to_frame() if len(self.trace) else self.frames_to_frame()
+        frame.to_parquet(path)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.policy.name}, V {self.policy.control.V:g}: {self.slots} slots of {self.policy.control.slot_s:g} s, {self.scene.channel.name}, {self.kind}",
+            f"  power       {self.power_w:.6g} W",
+            f"  frames      {self.throughput_hz:.4g}/s {'answered' if self.physical else 'admitted'}, {self.sums['refused']:.0f} refused",
+        ]
+        if self.physical:
+            waiting = int(np.isposinf(self.latency_s).sum())
+            lines.append(
+                f"  latency     mean {self.mean_latency_s:.4g} s, p50 {self.latency():.4g}, p95 {self.latency(0.95):.4g}, "
+                f"p99 {self.latency(0.99):.4g} ({waiting} not answered by the end)"
+            )
+        means = [self.sums[name] / self.slots for name in ("device_s", "uplink_bits", "server_s")]
+        lines.append(
+            f"  work left   on average {means[0]:.4g} s, {means[1]:.4g} bits, {means[2]:.4g} s; at the end {self.left[0]:.4g} s, {self.left[1]:.4g} bits, {self.left[2]:.4g} s"
+        )
+        if self.bound is not None and self.certificate is not None:
+            lines.append(
+                f"  certificate {self.certificate:.4g} above what no policy can be below ({self.bound.bound:.6g} {self.bound.unit}, work left at the end allowed for): "
+                f"{self.certificate / abs(self.bound.bound or 1.0):.2%}"
+            )
+        return "\n".join(lines)
