@@ -15,7 +15,7 @@ from splitplan.data.profile import Profile
 from splitplan.data.slot import SlotPlan, SlotState, Thermal
 from splitplan.data.system import System
 from splitplan.errors import DataError, SolverError, raise_all
-from splitplan.formulations import registry
+from splitplan.formulations import registry, slot_next
 from splitplan.formulations.base import TOLERANCE, Formulation
 from splitplan.formulations.scaled import SCALE
 from splitplan.formulations.slot_checks import MODES, cut_problems, hull_loses, problems
@@ -350,6 +350,10 @@ class SlotControl(Formulation):
         terms = self.score(cut, frames, clock, level)
         predicted = {k: v for k, v in terms.items() if k != "objective" and np.isfinite(v)}
         return SlotPlan(cut, frames, float(self.choices.clock_hz[clock]), float(self.costs.rates[level]), predicted)
+
+    def after(self, state: SlotState, plan: SlotPlan, *, energy_j: float, busy_s: float, **seen: Any) -> SlotState:
+        """The next slot's state but for what is ``seen`` of it: debts, persistence, temperature, see `slot_next.after`."""
+        return slot_next.after(self, state, plan, energy_j=energy_j, busy_s=busy_s, **seen)
 
     # -- the declarative model -------------------------------------------------------------------------
 

@@ -1,0 +1,108 @@
+"""From a slot to the next: energy, debts, persistence and temperature, equations (3) to (6) of `slot.SlotControl`, in plain Python.
+
+Stated once for whoever steps a control slot by slot (the executor, policies that look ahead). The simulator's compiled loop
+(`splitplan.simulator.queues.settle`) says the same; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from splitplan.data.slot import SlotPlan, SlotState
+from splitplan.errors import DataError
+from splitplan.formulations.costs import sending_w
+
+if TYPE_CHECKING:
+    from splitplan.formulations.slot import SlotControl
+
+
+def clock_of(control: SlotControl, clock_hz: float) -> int:
+    """The number of a clock; 0 is off.
+
+    Raises
+    ------
+    DataError
+        The control has no such clock.
+    """
+    clocks = control.choices.clock_hz.tolist()
+    if clock_hz not in clocks:
+        known = ", ".join(f"{hz:g}" for hz in clocks)
+        raise DataError(f"there is no clock of {clock_hz:g} Hz; the clocks are {known} (0: off)", "SlotControl")
+    return clocks.index(clock_hz)
+
+
+def spent_j(control: SlotControl, plan: SlotPlan, channel_bps: float, busy_s: float, sending_s: float) -> float:
+    """Energy of a slot, (3), for as long as the device computed and the radio sent.
+
+    Parameters
+    ----------
+    control : SlotControl
+    plan : SlotPlan
+    channel_bps : float
+        What the uplink could carry.
+    busy_s, sending_s : float
+        Seconds of the slot for which the device computed and the radio sent: predicted, simulated or measured.
+    """
+    c = control.choices
+    energy = c.power_w[0] * control.slot_s + c.active_w[clock_of(control, plan.clock_hz)] * busy_s
+    if plan.rate_bps > 0:
+        energy += sending_w(c.radio, plan.rate_bps, channel_bps) * sending_s
+    return float(energy + plan.frames * c.receive_j[plan.cut])
+
+
+def own_s(control: SlotControl, plan: SlotPlan) -> float:
+    """A frame's own seconds, (4); inf where clock or rate is 0 and is needed."""
+    c = control.choices
+    head_s, bits, server_s = c.works[plan.cut].tolist()
+    speed = float(c.speed[clock_of(control, plan.clock_hz)])
+    found = server_s + float(c.fixed_s[plan.cut])
+    if head_s:
+        found += head_s / speed if speed else math.inf
+    if bits:
+        found += bits / plan.rate_bps if plan.rate_bps else math.inf
+    return found
+
+
+def after(
+    control: SlotControl, state: SlotState, plan: SlotPlan, *, energy_j: float, busy_s: float, **seen: Any
+) -> SlotState:
+    """The state in which the next slot begins: debts (5), persistence (6), temperature, and what was chosen.
+
+    Parameters
+    ----------
+    control : SlotControl
+    state : SlotState
+        When the slot began.
+    plan : SlotPlan
+        What was done in it.
+    energy_j, busy_s : float
+        What it took, (3), and for how many seconds the device computed.
+    **seen
+        The fields of `SlotState` that are seen and not reckoned: work left, frames, rate of the next slot. 0 unless given.
+    """
+    tau, speed = control.slot_s, float(control.choices.speed[clock_of(control, plan.clock_hz)])
+    found: dict[str, Any] = {"device_s": 0.0, "uplink_bits": 0.0, "server_s": 0.0, "frames": 0, "rate_bps": 0.0}
+    if control.power_budget_w is not None:
+        found["energy_debt_j"] = max(0.0, state.energy_debt_j + energy_j - tau * control.power_budget_w)
+    if control.latency_limit_s is not None and plan.frames:
+        late = plan.frames * (own_s(control, plan) - control.latency_limit_s)
+        found["latency_debt_s"] = max(0.0, state.latency_debt_s + late)
+    if control.throughput_min_hz is not None:
+        found["frame_debt"] = max(0.0, state.frame_debt + tau * control.throughput_min_hz - plan.frames)
+    for wait, work, grows, offered in (
+        ("device_wait_s", "device_s", control.persistence, speed),
+        ("uplink_wait_bits", "uplink_bits", control.persistence * control.system.link.rate_up_bps, plan.rate_bps),
+    ):
+        left = getattr(state, work)
+        more = grows * tau if left > 0 else 0.0
+        found[wait] = max(0.0, getattr(state, wait) + more - min(tau * offered, left))
+    if control.thermal is not None:
+        idle_w, now = float(control.choices.power_w[0]), state.temperature_c
+        active_w = float(control.choices.active_w[clock_of(control, plan.clock_hz)])
+        began = control.thermal.ambient_c if now is None else now
+        found["temperature_c"] = control.thermal.after(began, idle_w + active_w * busy_s / tau, tau)
+    if plan.frames:
+        found["last_cut"] = plan.cut
+    return replace(state, **(found | {"last_clock_hz": plan.clock_hz} | seen))
