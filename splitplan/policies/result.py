@@ -13,7 +13,7 @@ import numpy as np
 from splitplan.data.scenario import Scenario
 from splitplan.formulations.solution import Solution
 from splitplan.formulations.stationary import RESOURCES, StationaryBound
-from splitplan.policies.slot import SlotPolicy
+from splitplan.policies.slot import DecidesSlots
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ class Result:
 
     Parameters
     ----------
-    policy : SlotPolicy
+    policy : DecidesSlots
     scene : Scenario
     physical : bool
         Whether work went from device to radio to server, or entered all three queues at once.
@@ -61,9 +61,11 @@ class Result:
         That problem itself.
     live : bool
         Whether the frames ran through the real model; its energy is the control's equation (3) all the same.
+    notes : tuple of str
+        What a reader should know of how it was decided; printed.
     """
 
-    policy: SlotPolicy
+    policy: DecidesSlots
     scene: Scenario
     physical: bool
     sums: dict[str, float]
@@ -75,6 +77,7 @@ class Result:
     bound: Solution | None = None
     stationary: StationaryBound | None = field(default=None, repr=False)
     live: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -207,4 +210,4 @@ class Result:
                 f"  certificate {self.certificate:.4g} above what no policy can be below ({self.bound.bound:.6g} {self.bound.unit}, work left at the end allowed for): "
                 f"{self.certificate / abs(self.bound.bound or 1.0):.2%}"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  note        {note}" for note in self.notes)])

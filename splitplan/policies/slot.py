@@ -1,9 +1,10 @@
-"""Policies that decide a slot: drift plus penalty over all three knobs, or over those that are not fixed."""
+"""What decides slots, for simulator and executor; and the rule that does: drift plus penalty over all knobs, or those not fixed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -13,9 +14,53 @@ from splitplan.formulations.slot import SlotControl
 from splitplan.solvers.slot_enumerate import cheapest
 
 
+@runtime_checkable
+class DecidesSlots(Protocol):
+    """What decides slots: the one interface of simulator and executor. `SlotPolicy` has it; so may a class of yours.
+
+    Optional attributes, looked for by name:
+
+    sees : int
+        How many slots beyond this one the policy is told, 0 unless given. Above 0 it is called as ``choose(state, ahead)``, with an
+        `Ahead`: the simulator knows the future, the executor does not and refuses such a policy.
+    notes : sequence of str
+        What a reader of a run's result should know of how it was decided (solvers that were stopped, say); read when the run ends.
+    """
+
+    @property
+    def control(self) -> SlotControl:
+        """The problem whose choices, limits and equations the slots follow; its ``state`` is not looked at."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """For tables and figures."""
+        ...
+
+    def choose(self, state: SlotState) -> SlotPlan:
+        """What is done in a slot that begins so: one of the control's cuts, clocks and levels, at most the frames that arrive."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Ahead:
+    """What a policy that sees ahead is told; fewer slots near the end of a run.
+
+    Parameters
+    ----------
+    frames : array of int, shape (slots,)
+        Frames that arrive in this slot, then in the next ones.
+    rate_bps : array, shape (slots,)
+        What the uplink can carry in each.
+    """
+
+    frames: np.ndarray
+    rate_bps: np.ndarray
+
+
 @dataclass(frozen=True, eq=False)
 class SlotPolicy:
-    """The rule of a `SlotControl`, slot by slot; knobs may be fixed. For `simulate`; the executor does not take it yet.
+    """The rule of a `SlotControl`, slot by slot; knobs may be fixed. For `simulate`; and for whatever takes a `DecidesSlots`.
 
     Parameters
     ----------

@@ -28,6 +28,34 @@ def add(r: Rule, left: Any, frames: int, n: int, k: int, f: int, j: int, channel
 
 
 @njit
+def advance(
+    r: Rule, s: Any, arriving: int, channel: float, k: int, n: int, f: int, j: int, physical: bool, arrive: Any, line: Any, cut: Any,
+    work: Any, done: Any, clock: Any, latency: Any, sums: Any, trace: Any, t: int, left: Any, out: Any,
+) -> None:  # fmt: skip
+    """What a slot does once it is decided: the queues work, debts settle, the sums and the trace's row t are added to.
+
+    Parameters
+    ----------
+    k, n, f, j : int
+        Cut, admitted frames, clock, level.
+    left, out : array, shape (3,)
+        Room for the work left when the slot began, and for its sums.
+    """
+    left[0], left[1], left[2] = s[DEVICE], s[UPLINK], s[SERVER]
+    if physical:
+        tandem(
+            r, s, n, k, f, j, channel, s[SLOTS] * r.tau, arrive, arriving, line, cut, work, done, clock, latency, out
+        )
+    else:
+        ideal(r, s, n, k, f, j, channel, out)
+    add(r, left, arriving, n, k, f, j, channel, out, sums)
+    settle(r, s, n, k, f, j, channel, out[0], out[1], left)
+    if len(trace) > t:
+        trace[t][0], trace[t][1], trace[t][2], trace[t][3] = left[0], left[1], left[2], out[0]
+        trace[t][4], trace[t][5], trace[t][6], trace[t][7] = k, f, j, n
+
+
+@njit
 def run(
     r: Rule, s: Any, frames: Any, rates: Any, physical: bool, arrive: Any, line: Any, cut: Any, work: Any, done: Any, clock: Any,
     latency: Any, sums: Any, trace: Any, rooms: Any,
@@ -45,34 +73,7 @@ def run(
     """
     clock_cost, level_cost, level_w, left, out = rooms
     for t in range(len(frames)):
-        channel, arriving = rates[t], frames[t]
-        k, n, f, j = decide(r, s, arriving, channel, clock_cost, level_cost, level_w)
-        n = max(n, 0)
-        left[0], left[1], left[2] = s[DEVICE], s[UPLINK], s[SERVER]
-        if physical:
-            tandem(
-                r,
-                s,
-                n,
-                k,
-                f,
-                j,
-                channel,
-                s[SLOTS] * r.tau,
-                arrive,
-                arriving,
-                line,
-                cut,
-                work,
-                done,
-                clock,
-                latency,
-                out,
-            )
-        else:
-            ideal(r, s, n, k, f, j, channel, out)
-        add(r, left, arriving, n, k, f, j, channel, out, sums)
-        settle(r, s, n, k, f, j, channel, out[0], out[1], left)
-        if len(trace) > t:
-            trace[t][0], trace[t][1], trace[t][2], trace[t][3] = left[0], left[1], left[2], out[0]
-            trace[t][4], trace[t][5], trace[t][6], trace[t][7] = k, f, j, n
+        k, n, f, j = decide(r, s, frames[t], rates[t], clock_cost, level_cost, level_w)
+        advance(
+            r, s, frames[t], rates[t], k, max(n, 0), f, j, physical, arrive, line, cut, work, done, clock, latency, sums, trace, t, left, out
+        )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A policy and a state as the plain numbers that the loop runs on: one way from the one to the other."""
+"""A policy and a state as the plain numbers that the loop runs on, and back: one way from the one to the other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from splitplan.data.slot import SlotState
-from splitplan.policies.slot import SlotPolicy
+from splitplan.formulations.slot import SlotControl
+from splitplan.policies.slot import DecidesSlots, SlotPolicy
 from splitplan.simulator import rule
 
 
@@ -64,7 +65,7 @@ def rule_of(policy: SlotPolicy) -> rule.Rule:
     return rule.Rule(**{k: loose(v) if isinstance(v, np.ndarray) else v for k, v in found.items()})
 
 
-def first_state(policy: SlotPolicy, start: SlotState | None = None) -> np.ndarray:
+def first_state(policy: DecidesSlots, start: SlotState | None = None) -> np.ndarray:
     """A state as the loop has it, see `splitplan.simulator.rule`; empty queues unless given."""
     start = SlotState() if start is None else start
     c, heat, s = policy.control.choices, policy.control.thermal, np.zeros(12)
@@ -77,3 +78,23 @@ def first_state(policy: SlotPolicy, start: SlotState | None = None) -> np.ndarra
     clock = start.last_clock_hz
     s[rule.CLOCK] = -1 if clock is None else int(np.flatnonzero(c.clock_hz == clock)[0])
     return s
+
+
+def state_of(control: SlotControl, s: Any, frames: int, rate_bps: float) -> SlotState:
+    """The loop's state as a policy sees it: the inverse of `first_state`."""
+    cut, clock = int(s[rule.CUT]), int(s[rule.CLOCK])
+    return SlotState(
+        device_s=float(s[rule.DEVICE]),
+        uplink_bits=float(s[rule.UPLINK]),
+        server_s=float(s[rule.SERVER]),
+        frames=frames,
+        rate_bps=rate_bps,
+        energy_debt_j=float(s[rule.ENERGY]),
+        latency_debt_s=float(s[rule.LATE]),
+        frame_debt=float(s[rule.FRAMES]),
+        device_wait_s=float(s[rule.WAIT_D]),
+        uplink_wait_bits=float(s[rule.WAIT_N]),
+        temperature_c=float(s[rule.HEAT]) if control.thermal is not None else None,
+        last_cut=None if cut < 0 else cut,
+        last_clock_hz=None if clock < 0 else float(control.choices.clock_hz[clock]),
+    )

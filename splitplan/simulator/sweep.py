@@ -19,7 +19,8 @@ from splitplan.formulations.solution import Solution
 from splitplan.formulations.stationary import RESOURCES, StationaryBound
 from splitplan.models.files import write_whole
 from splitplan.models.graph import number_problem
-from splitplan.policies.slot import SlotPolicy
+from splitplan.policies.slot import DecidesSlots, SlotPolicy
+from splitplan.simulator.lane import follows_the_rule
 from splitplan.simulator.numbers import rule_of
 from splitplan.simulator.simulate import Result, simulate
 
@@ -83,7 +84,7 @@ def sweep(
     jobs: int = 1,
     backend: str | None = None,
     folder: str | os.PathLike[str] | None = None,
-    policy: Callable[[SlotControl], SlotPolicy] = SlotPolicy,
+    policy: Callable[[SlotControl], DecidesSlots] = SlotPolicy,
     progress: Callable[[int, int], None] | None = None,
 ) -> Curve:
     """Run a control at many weights, and with many seeds of the arrivals.
@@ -104,7 +105,8 @@ def sweep(
     folder : path, optional
         Where each run's row is kept as soon as it is there; what is there already, of the same control and scenario, is not run again.
     policy : callable
-        Control → policy: one whose knobs are fixed, say.
+        Control → policy: one whose knobs are fixed, say. With a ``folder``, one of a class of yours is known by its ``name``, which must tell
+        its settings apart.
     progress : callable, optional
         Told runs done and all of them.
 
@@ -158,7 +160,7 @@ def _rows(
     scene: Scenario,
     runs: Sequence[tuple[float, int]],
     physical: bool,
-    policy: Callable[[SlotControl], SlotPolicy],
+    policy: Callable[[SlotControl], DecidesSlots],
     jobs: int,
     backend: str | None,
 ) -> Any:
@@ -181,7 +183,7 @@ def _tagged(
     v: float,
     seed: int,
     physical: bool,
-    policy: Callable[[SlotControl], SlotPolicy],
+    policy: Callable[[SlotControl], DecidesSlots],
 ) -> tuple[tuple[float, int], dict[str, float]]:
     return (v, seed), one(control, scene, v, seed, physical, policy)
 
@@ -192,7 +194,7 @@ def one(
     v: float,
     seed: int,
     physical: bool,
-    policy: Callable[[SlotControl], SlotPolicy] = SlotPolicy,
+    policy: Callable[[SlotControl], DecidesSlots] = SlotPolicy,
 ) -> dict[str, float]:
     """The row of one run; its certificate is for whoever has the bound."""
     result = simulate(
@@ -222,7 +224,7 @@ class Kept:
         control: SlotControl,
         scene: Scenario,
         physical: bool,
-        policy: Callable[[SlotControl], SlotPolicy],
+        policy: Callable[[SlotControl], DecidesSlots],
     ) -> None:
         self.folder = None if folder is None else Path(folder)
         if self.folder is None:
@@ -231,9 +233,11 @@ class Kept:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise DataError(f"cannot be made: {e}", str(folder)) from e
-        told = {
-            k: np.asarray(v).tolist() for k, v in rule_of(policy(control))._asdict().items() if not k.startswith("v_")
-        }
+        made = policy(control)
+        numbers = rule_of(made if isinstance(made, SlotPolicy) else SlotPolicy(control))
+        told = {k: np.asarray(v).tolist() for k, v in numbers._asdict().items() if not k.startswith("v_")}
+        if not follows_the_rule(made):
+            told["policy"] = f"{type(made).__module__}.{type(made).__qualname__}: {made.name}"
         slots = scene.slotted(control.slot_s)
         told |= {
             "weights": control.weights,

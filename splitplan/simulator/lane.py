@@ -1,0 +1,145 @@
+"""One policy over one scenario's slots: the arrays that the loop works on, and who decides. `simulate` has one lane, `simulate_many` a thousand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from splitplan.data.scenario import Slotted
+from splitplan.data.slot import SlotPlan, SlotState
+from splitplan.errors import DataError, raise_all
+from splitplan.policies.result import ROW, SUMS
+from splitplan.policies.slot import Ahead, DecidesSlots, SlotPolicy
+from splitplan.simulator import kernel, rule
+from splitplan.simulator.numbers import first_state, loose, rule_of, state_of
+
+CHUNK = 100_000
+"""Slots between two calls of ``progress``, where the loop is ours."""
+
+FEW = 20
+"""The same where a policy decides in Python."""
+
+
+class Lane:
+    """A run in the making.
+
+    Parameters
+    ----------
+    policy : DecidesSlots
+    slots : Slotted
+    physical, start
+        As in `splitplan.simulator.simulate.simulate`.
+    trace : bool
+        Whether every slot is kept.
+
+    Attributes
+    ----------
+    latency_s : array, shape (frames,)
+    trace : array, shape (slots, 8) or (0, 8)
+    """
+
+    def __init__(
+        self, policy: DecidesSlots, slots: Slotted, *, physical: bool, trace: bool, start: SlotState | None = None
+    ) -> None:
+        self.policy, self.slots, self.physical = policy, slots, physical
+        self.begun = SlotState() if start is None else start
+        count, c = len(slots.arrive_s) if physical else 0, policy.control.choices
+        own = follows_the_rule(policy)
+        self._decide = None if own else policy.choose
+        self._sees = 0 if own else int(getattr(policy, "sees", 0))
+        self._numbers = rule_of(policy if isinstance(policy, SlotPolicy) else SlotPolicy(policy.control))
+        self._state = loose(first_state(policy, start))
+        self._frames = (
+            loose(slots.arrive_s), loose(np.zeros(4, np.int64)), loose(np.zeros(count, np.int64)), loose(np.zeros(count)), loose(np.zeros(count)), loose(np.zeros(3)),
+            loose(np.full(count, np.inf)),
+        )  # fmt: skip
+        self._sums = loose(np.zeros(len(SUMS)))
+        self.trace = np.zeros((len(slots.frames) if trace else 0, len(ROW)))
+        self._rooms = tuple(loose(np.zeros(n)) for n in (len(c.clock_hz), len(c.levels), len(c.levels), 3, 3))
+
+    def run(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """All slots."""
+        count = len(self.slots.frames)
+        step = CHUNK if self._decide is None else FEW
+        for first in range(0, count, step):
+            last = min(first + step, count)
+            if self._decide is None:
+                self._by_the_rule(first, last)
+            else:
+                for t in range(first, last):
+                    self._by_the_policy(t)
+            if progress is not None:
+                progress(last, count)
+
+    @property
+    def latency_s(self) -> np.ndarray:
+        """Of each frame; NaN: refused; inf: not answered yet."""
+        return np.asarray(self._frames[-1])
+
+    @property
+    def sums(self) -> dict[str, float]:
+        """Over the slots so far, see `splitplan.policies.result.SUMS`."""
+        return dict(zip(SUMS, map(float, self._sums), strict=True))
+
+    @property
+    def left(self) -> tuple[float, float, float]:
+        """Work left beyond what there was at the start: seconds of the device, bits, seconds of the server."""
+        s, b = self._state, self.begun
+        return (
+            float(s[rule.DEVICE] - b.device_s),
+            float(s[rule.UPLINK] - b.uplink_bits),
+            float(s[rule.SERVER] - b.server_s),
+        )
+
+    # -- who decides -------------------------------------------------------------------------------------
+
+    def _by_the_rule(self, first: int, last: int) -> None:
+        """The loop's own rule, all slots at once."""
+        frames, rates = loose(self.slots.frames[first:last]), loose(self.slots.rate_bps[first:last])
+        kernel.run(
+            self._numbers, self._state, frames, rates, self.physical, *self._frames, self._sums, self.trace[first:last], self._rooms
+        )  # fmt: skip
+
+    def _by_the_policy(self, t: int) -> None:
+        """One slot; the queues work as they do by the rule."""
+        arriving, channel = int(self.slots.frames[t]), float(self.slots.rate_bps[t])
+        state = state_of(self.policy.control, self._state, arriving, channel)
+        plan = self._asked(state, t)
+        k, n, f, j = numbers_of(self.policy, state, plan, t)
+        kernel.advance(
+            self._numbers, self._state, arriving, channel, k, n, f, j, self.physical, *self._frames, self._sums, self.trace, t, *self._rooms[3:]
+        )  # fmt: skip
+
+    def _asked(self, state: SlotState, t: int) -> SlotPlan:
+        assert self._decide is not None
+        if not self._sees:
+            return self._decide(state)
+        there = slice(t, t + 1 + self._sees)
+        ahead = Ahead(self.slots.frames[there], self.slots.rate_bps[there])
+        return self._decide(state, ahead)  # type: ignore[call-arg]  # what a policy that sees ahead promises
+
+
+def follows_the_rule(policy: DecidesSlots) -> bool:
+    """Whether it decides as the compiled loop does: a `SlotPolicy` whose ``choose`` nobody has overridden."""
+    return isinstance(policy, SlotPolicy) and type(policy).choose is SlotPolicy.choose
+
+
+def numbers_of(policy: DecidesSlots, state: SlotState, plan: SlotPlan, t: int) -> tuple[int, int, int, int]:
+    """What a policy decided as numbers of cut, frames, clock and level; what the control's limits forbid is an error.
+
+    Frames may be refused, as a `SlotPolicy` refuses those that nothing serves within the limits.
+    """
+    where = f"policy {policy.name!r}, slot {t}"
+    if not isinstance(plan, SlotPlan):
+        raise DataError(f"choose() gave a {type(plan).__name__}; it must give a splitplan.SlotPlan", where)
+    if plan.frames > state.frames:
+        raise DataError(f"{plan.frames} frames are admitted, {state.frames} arrive", where)
+    problem = policy.control.at(replace(state, frames=plan.frames))
+    try:
+        found = problem.numbers_of(plan)
+    except DataError as e:
+        raise DataError(e.problems, where) from e
+    raise_all(problem.violations(plan), where)
+    return found
