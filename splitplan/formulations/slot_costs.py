@@ -66,7 +66,8 @@ class Choices:
             fixed_s=fixed,
             receive_j=(radio.down_w_per_bps * link.rate_down_bps + radio.base_w) * downlink_s,
             clock_hz=np.array([0.0, *(ON if f is None else f for f in clocks)]),
-            speed=np.array([0.0, *(top_s / profile.seconds("device", f).sum() for f in clocks)]),
+            # Where no layer takes any time, no clock is slower than another.
+            speed=np.array([0.0, *(top_s / t if (t := profile.seconds("device", f).sum()) else 1.0 for f in clocks)]),
             power_w=np.array([device.idle_w, *(device.power_w(f) for f in clocks)]),
             levels=np.array([0.0, *levels]),
             radio=radio,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import splitplan as sp
@@ -29,7 +29,7 @@ NAMES = {
 
 
 @given(slot_problems(most=3), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_it_is_what_the_simulator_does(p: sp.SlotControl, data: st.DataObject) -> None:
     choose, c, state = Drawn(data.draw), p.choices, p.state
     k, f = choose.whole(0, len(c.works) - 1), choose.whole(0, len(c.clock_hz) - 1)
@@ -37,10 +37,12 @@ def test_it_is_what_the_simulator_does(p: sp.SlotControl, data: st.DataObject) -
     busy, energy = choose.unit() * p.slot_s, choose.unit() * 3.0
     plan = p.plan_for(k, n, f, j) if n in p.counts else replace(p.plan_for(k, p.counts[0], f, j), frames=n)
     own = slot_next.own_s(p, plan)
+    assume(not n or p.latency_limit_s is None or math.isfinite(own))  # never chosen: its debt would have no end
     policy = sp.SlotPolicy(p)
     r, s = rule_of(policy), loose(first_state(policy, state))
     assert own == pytest.approx(rule.own_s(r, k, f, j, state.rate_bps), rel=1e-12)
-    queues.settle(r, s, n, k, f, j, state.rate_bps, energy, busy, [state.device_s, state.uplink_bits, state.server_s])
+    left = loose(np.array([state.device_s, state.uplink_bits, state.server_s]))
+    queues.settle(r, s, n, k, f, j, state.rate_bps, energy, busy, left)
     there = p.after(state, plan, energy_j=energy, busy_s=busy, device_s=0.25, frames=1)
     for name, at in NAMES.items():
         assert getattr(there, name) == pytest.approx(s[at], rel=1e-12, abs=1e-300), name
