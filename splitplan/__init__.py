@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from splitplan.formulations.relay import RelaySplit
     from splitplan.formulations.slot import SlotControl
     from splitplan.formulations.slot_continuous import SlotContinuous
+    from splitplan.formulations.slot_horizon import SlotHorizon
     from splitplan.formulations.solution import Solution, Status, Termination
     from splitplan.formulations.split import SplitPoint
     from splitplan.formulations.stationary import StationaryBound
@@ -46,7 +47,9 @@ if TYPE_CHECKING:
     from splitplan.policies.adaptive import AdaptivePolicy, RateEstimator
     from splitplan.policies.base import Fixed, Moment, Policy, Seen
     from splitplan.policies.baselines import DADS, QDMP, DeviceOnly, Neurosurgeon, Scan, ServerOnly, at_rate
-    from splitplan.policies.slot import SlotPolicy
+    from splitplan.policies.slot import DecidesSlots, SlotPolicy
+    from splitplan.policies.slot_horizon import Horizon
+    from splitplan.simulator.many import simulate_many
     from splitplan.simulator.simulate import simulate
     from splitplan.simulator.sweep import sweep
     from splitplan.solvers.convex import Convex
@@ -87,6 +90,7 @@ _WHERE = {
     "splitplan.formulations.solution": ("Solution", "Status", "Termination"),
     "splitplan.formulations.slot": ("SlotControl",),
     "splitplan.formulations.slot_continuous": ("SlotContinuous",),
+    "splitplan.formulations.slot_horizon": ("SlotHorizon",),
     "splitplan.formulations.stationary": ("StationaryBound",),
     "splitplan.formulations.split": ("SplitPoint",),
     "splitplan.models.graph": ("Layer", "LayerGraph", "Tensor"),
@@ -95,7 +99,9 @@ _WHERE = {
     "splitplan.policies.adaptive": ("AdaptivePolicy", "RateEstimator"),
     "splitplan.policies.base": ("Fixed", "Moment", "Policy", "Seen"),
     "splitplan.policies.baselines": ("DADS", "QDMP", "DeviceOnly", "Neurosurgeon", "Scan", "at_rate", "ServerOnly"),
-    "splitplan.policies.slot": ("SlotPolicy",),
+    "splitplan.policies.slot": ("DecidesSlots", "SlotPolicy"),
+    "splitplan.policies.slot_horizon": ("Horizon",),
+    "splitplan.simulator.many": ("simulate_many",),
     "splitplan.simulator.simulate": ("simulate",),
     "splitplan.simulator.sweep": ("sweep",),
     "splitplan.solvers.convex": ("Convex",),
@@ -121,11 +127,13 @@ __all__ = [
     "Channel",
     "Convex",
     "CutSet",
+    "DecidesSlots",
     "Device",
     "DeviceOnly",
     "Fixed",
     "Highs",
     "HighsLP",
+    "Horizon",
     "Ideals",
     "Ishikawa",
     "Layer",
@@ -150,6 +158,7 @@ __all__ = [
     "ServerOnly",
     "SlotContinuous",
     "SlotControl",
+    "SlotHorizon",
     "SlotPlan",
     "SlotPolicy",
     "SlotState",
@@ -184,6 +193,7 @@ __all__ = [
     "read_graph",
     "relay_table",
     "simulate",
+    "simulate_many",
     "split_table",
     "sweep",
     "trace",

@@ -8,7 +8,7 @@ others and whole numbers, and make the LP relaxation integral where they say so.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyomo.environ as pyo
@@ -35,6 +35,13 @@ def build(problem: SlotControl, numbers: Numbers | None = None) -> pyo.ConcreteM
     """
     n = numbers_of(problem) if numbers is None else numbers
     m = pyo.ConcreteModel(name="slot")
+    choices(m, problem, n)
+    objective(m, n)
+    return m
+
+
+def choices(m: Any, problem: SlotControl, n: Numbers) -> None:
+    """What may be chosen: (8) to (11), on a model or on a block of a larger one."""
     variable_choices(m, n)
     constraint_one_each(m)
     if problem.timed:
@@ -46,8 +53,6 @@ def build(problem: SlotControl, numbers: Numbers | None = None) -> pyo.ConcreteM
     if problem.power_cap_w is not None:
         constraint_power(m, n)
         constraint_power_covers(m, n, problem.choices.power_w)
-    objective(m, n)
-    return m
 
 
 def notes(problem: SlotControl) -> list[str]:

@@ -22,8 +22,8 @@ COMPILED = numba is not None
 
 
 def njit(function: F) -> F:
-    """The function compiled, or as it is where numba is not there."""
-    compiled: F = numba.njit(cache=True)(function) if numba is not None else function
+    """The function compiled, so that it lets go of the interpreter (lanes run in threads); or as it is where numba is not there."""
+    compiled: F = numba.njit(cache=True, nogil=True)(function) if numba is not None else function
     return compiled
 
 

@@ -75,6 +75,12 @@ def audit_continuous(problem: SlotContinuous, plan: SlotPlan, duals: dict[str, A
     return _audit("solvers.audit_slot.audit_continuous", control, plan, speed, power, 2e-6)
 
 
+def works_of(problem: SlotControl, plan: SlotPlan) -> tuple[float, dict[str, float]]:
+    """The device's speed by a plan, 0 when off; and what a frame by its cut asks for: ``device_s, up_bits, server_s, fixed_s, receive_j``."""
+    facts, clock = _facts(problem), plan.clock_hz if problem.system.device.clock_hz else None
+    return facts.speed[clock] if plan.clock_hz > 0 else 0.0, facts.works(problem, plan.cut)
+
+
 def _between(table: list[tuple[float, float]], at: float) -> float:
     """Linear between the points of a table, constant beyond its ends."""
     if at <= table[0][0]:
@@ -155,7 +161,7 @@ class _Facts:
         rows = {f: seconds_by_layer(problem.profile, "device", f) for f in (None, *problem.system.device.clock_hz)}
         whole = {f: math.fsum(seconds.values()) for f, seconds in rows.items()}
         # Against the top clock: by what all layers take.
-        self.speed = {f: whole[None] / there for f, there in whole.items()}
+        self.speed = {f: whole[None] / there if there else 1.0 for f, there in whole.items()}
         self._device_s, self._server_s = rows[None], seconds_by_layer(problem.profile, "server", None)
         self._works: dict[int, dict[str, float]] = {}
 

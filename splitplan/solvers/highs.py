@@ -11,8 +11,9 @@ from splitplan.formulations.base import conclude
 from splitplan.formulations.registry import Ladder
 from splitplan.formulations.relay import RelaySplit
 from splitplan.formulations.slot import SlotControl
+from splitplan.formulations.slot_horizon import SlotHorizon
 from splitplan.formulations.solution import Found, Solution, Termination
-from splitplan.solvers import slot_highs
+from splitplan.solvers import slot_highs, slot_horizon_highs
 from splitplan.solvers.arrays import Affine, Arrays, to_arrays
 from splitplan.solvers.clock import Clock
 from splitplan.solvers.highs_run import Engine, Outcome, version
@@ -23,7 +24,7 @@ from splitplan.solvers.reduce import reduced
 if TYPE_CHECKING:
     from splitplan.formulations.split import SplitPoint
 
-    Problem = SplitPoint | RelaySplit | SlotControl
+    Problem = SplitPoint | RelaySplit | SlotControl | SlotHorizon
 
 LEAST_SCALED = 10.0
 """A scaled objective below this is solved again at a better scale: HiGHS's tolerances, 1e-9 absolute, would show in the ninth digit."""
@@ -45,7 +46,7 @@ class Highs:
     node_limit: int | None = None
 
     name: ClassVar[str] = "highs"
-    solves: ClassVar[tuple[str, ...]] = ("split-point", "relay-split", "slot-control")
+    solves: ClassVar[tuple[str, ...]] = ("split-point", "relay-split", "slot-control", "slot-horizon")
     rung: ClassVar[Ladder] = Ladder.MILP
     exact: ClassVar[bool] = True
     relax: ClassVar[bool] = False
@@ -57,15 +58,17 @@ class Highs:
             )
 
     def why_not(self, problem: Problem) -> str | None:
-        """Any split, any relay and any slot can be stated as a MILP."""
+        """Any split, any relay, any slot and any window of slots can be stated as a MILP."""
         return None
 
     def solve(self, problem: Problem, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
         """Reduce, build with Pyomo, compile to arrays, solve; once more when the plan turns out to be far cheaper than the scale assumed."""
         if isinstance(problem, SlotControl):
             return slot_highs.solve(self, problem, time_limit_s=time_limit_s, gap=gap, verbose=verbose)
+        if isinstance(problem, SlotHorizon):
+            return slot_horizon_highs.solve(self, problem, time_limit_s=time_limit_s, gap=gap, verbose=verbose)
         clock, build_s = Clock(time_limit_s), 0.0
-        smaller: Problem | None = reduced(problem)
+        smaller: SplitPoint | RelaySplit | None = reduced(problem)
         best: Found | None = None
         while True:
             begun = clock.passed_s
@@ -104,11 +107,11 @@ class Highs:
             hot=hot,
         )
 
-    def compile(self, problem: SplitPoint | SlotControl) -> CompiledHighs | slot_highs.CompiledSlot:
+    def compile(self, problem: SplitPoint | SlotControl | SlotHorizon) -> CompiledHighs | slot_highs.CompiledSlot:
         """A persistent model whose numbers follow the slot."""
         if isinstance(problem, SlotControl):
             return slot_highs.CompiledSlot(self, problem)
-        if not problem.slot_parameters:
+        if isinstance(problem, SlotHorizon) or not problem.slot_parameters:
             raise SolverError(
                 f"a {problem.kind} has no slot parameters that a compiled model could follow; solve it anew"
             )
@@ -125,6 +128,7 @@ class HighsLP(Highs):
     name: ClassVar[str] = "highs-lp"
     rung: ClassVar[Ladder] = Ladder.CONVEX
     relax: ClassVar[bool] = True
+    solves: ClassVar[tuple[str, ...]] = ("split-point", "relay-split", "slot-control")
 
     def why_not(self, problem: Problem) -> str | None:
         """Limits, maxima and direct links break total unimodularity."""
