@@ -124,6 +124,10 @@ class BoundaryError(ExecutorError):
     """A tensor at a part's boundary has not the name, shape, dtype or layout that the part was built for."""
 
 
+class GovernorError(ExecutorError):
+    """A device's clock cannot be governed here, or was not taken; says which file or call, who asked, and what to do."""
+
+
 class WireError(ExecutorError):
     """Bytes from a peer that are not a valid message of this protocol."""
 

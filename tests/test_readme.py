@@ -106,7 +106,7 @@ def test_every_link_leads_somewhere() -> None:
     pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
         (ROOT / "docs").glob("*.md")
     )
-    assert len(pages) == 8
+    assert len(pages) == 9
     for page in pages:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
