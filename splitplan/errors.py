@@ -120,6 +120,10 @@ class ExecutorError(SplitplanError):
     """A plan could not be run, or a run could not go on."""
 
 
+class RefusedError(ExecutorError):
+    """A policy that may refuse frames has refused this one."""
+
+
 class BoundaryError(ExecutorError):
     """A tensor at a part's boundary has not the name, shape, dtype or layout that the part was built for."""
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from splitplan.cli import catalog, demo, doctor, profile, run, slots, solve, table, trace, worker
+from splitplan.cli import catalog, demo, doctor, live, profile, run, slots, solve, table, trace, worker
 from splitplan.cli.options import MODEL_HELP
 from splitplan.cli.output import say_error
 from splitplan.errors import SplitplanError
@@ -71,6 +71,7 @@ for _command in (
     slots.bound,
     slots.simulate,
     slots.sweep,
+    live.live,
     worker.worker,
     demo.demo,
     doctor.doctor,

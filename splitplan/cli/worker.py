@@ -27,6 +27,10 @@ def worker(
     granularity: Annotated[
         GranularityName | None, typer.Option(help="Of the layer graph.", show_default="layer, or the file's own")
     ] = None,
+    governor: Annotated[
+        str | None, typer.Option(help="Sets this machine's clock for a slotted policy: devfreq, cpufreq, nvml:0.")
+    ] = None,
+    meter: Annotated[str | None, typer.Option(help="Measures its energy: rapl, nvml:0.")] = None,
     owned: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Listen, and compute parts of a model for others. With --keys alone: make a pair of keys, or say what is there.
@@ -49,6 +53,8 @@ def worker(
             torch_device,
             slowdown,
             None if granularity is None else granularity.value,
+            governor,
+            meter,
             owned,
         )
     )

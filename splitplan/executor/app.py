@@ -25,7 +25,7 @@ from splitplan.data.channel import Channel
 from splitplan.data.profile import Profile
 from splitplan.data.scenario import Scenario
 from splitplan.data.system import System
-from splitplan.errors import DataError, ExecutorError, SplitplanError
+from splitplan.errors import DataError, ExecutorError, RefusedError, SplitplanError
 from splitplan.executor.check import agreed, judge
 from splitplan.executor.codec import copy
 from splitplan.executor.conditions import unlike_profiled
@@ -33,12 +33,15 @@ from splitplan.executor.crew import Crew, Settings
 from splitplan.executor.frames import FrameRecord, count, sent_by_kind
 from splitplan.executor.mismatch import back_again, merged, unlike_channel, unlike_profile, unlike_run
 from splitplan.executor.play import play
+from splitplan.executor.play_slots import clock_source, play_slots
 from splitplan.executor.report import Report, make_rows
 from splitplan.executor.session import Session, error_of
+from splitplan.executor.slots import SlotDriver
 from splitplan.executor.split import run_whole
 from splitplan.executor.wire import MAX_PIECES, Message, encode, pack_all
 from splitplan.models.trace import Traced
 from splitplan.policies.base import Moment, Policy, check_plans
+from splitplan.policies.result import Result
 
 
 @dataclass
@@ -96,6 +99,8 @@ class App:
         self._closed, self._local = False, ""
         self._stir = threading.Event()
         self._tell = progress or (lambda _: None)
+        self._driver = policy if isinstance(policy, SlotDriver) else None
+        self._slotted: Result | None = None
         self._crew = Crew(
             traced,
             self.plans,
@@ -106,6 +111,7 @@ class App:
             adopt=self._adopt,
             note=self._note,
             tell=self._tell,
+            clock=None if self._driver is None else clock_source(self._driver, settings),
         )
         self._keeper = threading.Thread(target=self._keep, name="splitplan keeper", daemon=True)
 
@@ -149,8 +155,17 @@ class App:
             One item a frame, as for `stream`; they begin again when they end. The example unless given.
         progress : callable, optional
             Told how far it is.
+
+        Raises
+        ------
+        InfeasibleError
+            Of a slotted policy: nobody can carry this load over this channel, and which resource is short.
         """
-        play(self, scene, inputs, progress or (lambda _: None))
+        tell = progress or (lambda _: None)
+        if self._driver is None:
+            play(self, scene, inputs, tell)
+        else:
+            self._slotted = play_slots(self, self._driver, scene, inputs, tell)
         return self.report()
 
     def follow(self, channel: Channel) -> None:
@@ -185,7 +200,9 @@ class App:
             )
         rows = make_rows(self.plans, self.system, frames, remarks)
         counts |= sent_by_kind(self.plans, self.traced.graph, frames)
-        return Report(self.plans, tuple(rows), counts, notes, frames, self.policy.name, self._scene)
+        if self._driver is not None:
+            counts |= {"slots": float(len(self._driver.rows)), "slots_missed": float(self._driver.missed)}
+        return Report(self.plans, tuple(rows), counts, notes, frames, self.policy.name, self._scene, self._slotted)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -206,6 +223,8 @@ class App:
             for entry in list(self._pending.values()):
                 entry.future.exception()
         self._closed = True
+        if self._driver is not None:
+            self._driver.close()
         self._crew.hurry()
         atexit.unregister(self._at_exit)
         self._stir.set()
@@ -238,6 +257,8 @@ class App:
         self._keeper.start()
         if check:
             self._run_check()
+        if self._driver is not None:
+            self._driver.start(self._crew, self._under_way)
 
     def _adopt(self, session: Session | None) -> None:
         with self._lock:
@@ -312,6 +333,16 @@ class App:
                 self._session.send(parts)
         return future
 
+    def frames_of(self, begin_s: float) -> list[FrameRecord]:
+        """Answered frames of a scenario that began then."""
+        with self._lock:
+            return [f for f in self._frames if f.arrived and f.submitted_s >= begin_s]
+
+    def _under_way(self) -> list[tuple[int, int]]:
+        """Frames that are not answered: (id, cut)."""
+        with self._lock:
+            return [(k, e.cut) for k, e in self._pending.items() if not e.check]
+
     def _decide(self, now: float) -> int:
         """The policy's choice for a frame, if it is one; under the lock."""
         try:
@@ -320,6 +351,8 @@ class App:
             raise
         except Exception as e:
             raise ExecutorError(f"policy {self.policy.name!r} failed in decide(): {e!r}") from e
+        if cut is None:
+            raise RefusedError(f"policy {self.policy.name!r} refused the frame")
         if not isinstance(cut, (int, np.integer)) or not 0 <= cut < len(self.plans):
             raise ExecutorError(
                 f"policy {self.policy.name!r} decided for {cut!r}; it must give the number of one of its plans, 0 to {len(self.plans) - 1}"
@@ -441,6 +474,8 @@ class App:
 
     def _facts(self) -> list[str]:
         facts = self._crew.conditions.facts()
+        if self._driver is not None:
+            facts += self._driver.facts()
         uncertain = [f.times["clock_uncertainty_s"] for f in self._frames if f.times.get("clock_uncertainty_s")]
         if uncertain:
             facts.append(

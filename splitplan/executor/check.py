@@ -10,9 +10,11 @@ from splitplan.data.split_table import SplitTable
 from splitplan.data.system import System
 from splitplan.errors import ExecutorError, FingerprintError, HandshakeError, raise_all
 from splitplan.executor.roles import CHECK_TOLERANCE
+from splitplan.formulations.slot import SlotControl
 from splitplan.formulations.solution import Solution
 from splitplan.models.trace import Traced
 from splitplan.policies.base import Policy
+from splitplan.policies.slot import DecidesSlots
 
 
 def check_given(traced: object, plan: object, system: object, profile: object, hosts: object) -> None:
@@ -32,11 +34,13 @@ def check_given(traced: object, plan: object, system: object, profile: object, h
         problems.append(
             f"the plan is the class {plan.__name__}; give an object of it, as splitplan.AdaptivePolicy(table)"
         )
-    elif not isinstance(plan, (SplitPlan, Policy)):
+    elif isinstance(plan, SlotControl):
+        problems.append("the plan is a SlotControl; give a policy of it, splitplan.SlotPolicy(slot)")
+    elif not isinstance(plan, (SplitPlan, Policy, DecidesSlots)):
         lacks = [n for n in ("name", "plans", "decide", "observe", "restart") if not hasattr(plan, n)]
         problems.append(
             f"the plan is a {type(plan).__name__}; give a SplitPlan, as solution.plan or SplitPlan.read(path), or a policy, as "
-            "splitplan.AdaptivePolicy(table)"
+            "splitplan.AdaptivePolicy(table), splitplan.SlotPolicy(slot)"
             + (f" (as a policy it lacks {', '.join(lacks)})" if len(lacks) < 5 else "")
         )
     if not isinstance(system, System):

@@ -46,6 +46,8 @@ class Settings:
     frame_timeout_s: float | None = None
     start_timeout_s: float = 120.0
     max_restarts: int = 10
+    governor: str | None = None
+    meter: str | None = None
 
     def __post_init__(self) -> None:
         problems = host_problems(self.hosts, self.keys is not None)
@@ -78,6 +80,8 @@ class Crew:
         Given what the report should say.
     tell : callable
         Told, while it starts, what is being waited for.
+    clock : str or None
+        How a device that is governed slot by slot gets its clock, see `splitplan.executor.governed.CLOCKS`.
     """
 
     def __init__(
@@ -92,7 +96,9 @@ class Crew:
         adopt: Callable[[Session | None], None],
         note: Callable[[str], None],
         tell: Callable[[str], None],
+        clock: str | None = None,
     ) -> None:
+        self.clock = clock
         self._traced, self._plans, self._system, self.settings = traced, plans, system, settings
         self._on_message, self._on_news, self._adopt, self._note = on_message, on_news, adopt, note
         self._tell = tell
@@ -176,6 +182,8 @@ class Crew:
             "threads": device.threads,
             "torch_device": device.kind,
             "slowdown": device.slowdown if self.emulate else 1.0,
+            "governor": self.settings.governor if place == "device" and self.clock == "governor" else None,
+            "meter": self.settings.meter if place == "device" else None,
             "owned": str(self._directory),
         }
 
@@ -233,6 +241,7 @@ class Crew:
             "frame_timeout_s": self.frame_timeout_s,
             "patience_s": patience_s,
             "tells": len(self._plans) > 1,  # a single plan is not chosen by what the link does
+            "clock": self.clock,
         }
         return session.request("configure", body, self.settings.start_timeout_s, "configured").body
 

@@ -9,32 +9,39 @@ from pathlib import Path
 from splitplan.data.plan import SplitPlan
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
+from splitplan.errors import raise_all
 from splitplan.executor.app import App
 from splitplan.executor.check import check_given
 from splitplan.executor.conditions import not_emulated
 from splitplan.executor.crew import Settings
+from splitplan.executor.slots import SlotDriver
 from splitplan.models.trace import Traced
 from splitplan.policies.base import Fixed, Policy
+from splitplan.policies.slot import DecidesSlots
+
+DEPTH, SLOTTED_DEPTH = 8, 512
 
 
 def deploy(
     traced: Traced,
-    plan: SplitPlan | Policy,
+    plan: SplitPlan | Policy | DecidesSlots,
     system: System,
     *,
     profile: Profile | None = None,
     hosts: Mapping[str, str] | None = None,
     keys: str | Path | None = None,
     emulate: bool | None = None,
-    depth: int = 8,
+    depth: int | None = None,
     check: bool = True,
     heartbeat_s: float = 1.0,
     frame_timeout_s: float | None = None,
     start_timeout_s: float = 120.0,
     max_restarts: int = 10,
+    governor: str | None = None,
+    meter: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> App:
-    """Start running a plan, or a policy that chooses one of its plans for each frame.
+    """Start running a plan, or a policy that chooses one of its plans for each frame, or clock and rate too, slot by slot.
 
     The device worker holds the whole model, to finish frames when the server is away: a limit on device memory that the
     plan was made under holds for the head alone, not for that worker.
@@ -42,8 +49,9 @@ def deploy(
     Parameters
     ----------
     traced : Traced
-    plan : SplitPlan or Policy
+    plan : SplitPlan, Policy or SlotPolicy
         For this model; a plan's ``predicted`` is what the report compares with. Of a policy all plans are kept ready at both ends.
+        A slotted policy turns the device's clock and the sender's rate as well.
     system : System
         Two places, ``device`` and ``server``, and the link between them.
     profile : Profile, optional
@@ -58,8 +66,8 @@ def deploy(
         Whether the link is shaped to the system's and local workers are slowed to the system's devices. By default True
         without ``hosts`` and False with them; a warning says then what of the system is left out. Workers elsewhere are
         slowed by their own ``--slowdown`` only.
-    depth : int
-        Frames under way at once; `App.submit` waits while there are so many.
+    depth : int, optional
+        Frames under way at once; `App.submit` waits while there are so many. 8; of a slotted policy, whose queues are its own, 512.
     check : bool
         Run the example split and whole, compare, and refuse to serve when they differ by more than rounding.
     heartbeat_s : float
@@ -71,6 +79,12 @@ def deploy(
         For each worker to get ready, and for the check.
     max_restarts : int
         How often each local worker is started again.
+    governor : str, optional
+        Of a slotted policy: what sets the clock of a local device worker: ``"emulated"`` (a duty cycle), ``"devfreq"``, ``"cpufreq"``,
+        ``"nvml:0"`` (see `splitplan.executor.governor`). Emulated by default where the system is emulated; a worker elsewhere has
+        its own, by ``splitplan worker --governor``.
+    meter : str, optional
+        What measures the local device worker's energy: ``"rapl"``, ``"nvml:0"`` (see `splitplan.executor.meter`).
     progress : callable, optional
         Told, while it starts, what is being waited for.
 
@@ -89,10 +103,24 @@ def deploy(
         ``hosts`` are given, ``emulate`` is not, and the system has a slowed device or a link that is not loopback.
     """
     check_given(traced, plan, system, profile, hosts)
-    settings = Settings(
-        dict(hosts or {}), keys, emulate, depth, heartbeat_s, frame_timeout_s, start_timeout_s, max_restarts
+    policy: Policy = (
+        plan if isinstance(plan, Policy) else SlotDriver(plan) if isinstance(plan, DecidesSlots) else Fixed(plan)
     )
-    policy = plan if isinstance(plan, Policy) else Fixed(plan)
+    if depth is None:
+        depth = SLOTTED_DEPTH if isinstance(policy, SlotDriver) else DEPTH
+    settings = Settings(
+        dict(hosts or {}),
+        keys,
+        emulate,
+        depth,
+        heartbeat_s,
+        frame_timeout_s,
+        start_timeout_s,
+        max_restarts,
+        governor,
+        meter,
+    )
+    raise_all(governor_problems(settings, isinstance(policy, SlotDriver)), "deploy")
     app = App(traced, policy, system, profile=profile, settings=settings, progress=progress)
     if hosts and emulate is None:
         for text in dict.fromkeys(text for p in app.plans for text in not_emulated(p, system, hosts)):
@@ -103,3 +131,16 @@ def deploy(
         app.close(wait=False)
         raise
     return app
+
+
+def governor_problems(settings: Settings, slotted: bool) -> list[str]:
+    """What is wrong with a governor or a meter that was named."""
+    problems = []
+    for name, value in (("governor", settings.governor), ("meter", settings.meter)):
+        if value is not None and not slotted:
+            problems.append(f"{name}={value!r} is for a slotted policy; a plan or a policy of cuts sets no clock")
+        elif value not in (None, "emulated") and "device" in settings.hosts:
+            problems.append(f"{name}={value!r}: the device worker runs elsewhere; start it there with --{name} {value}")
+    if settings.meter == "emulated":
+        problems.append("meter='emulated': energy is always modelled; a meter measures, 'rapl' or 'nvml:0'")
+    return problems

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from splitplan.data.profile import Profile
     from splitplan.data.scenario import Scenario
+    from splitplan.policies.result import Result
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Report:
         What chose among the plans.
     scene : Scenario or None
         The last one that was run.
+    slots : Result or None
+        Of a slotted policy: that run slot by slot, as `splitplan.simulate` gives it for a simulated one.
     """
 
     plans: tuple[SplitPlan, ...]
@@ -78,6 +81,7 @@ class Report:
     frames: tuple[FrameRecord, ...] = field(repr=False, default=())
     policy: str = "fixed"
     scene: Scenario | None = None
+    slots: Result | None = None
 
     @property
     def title(self) -> str:
@@ -196,6 +200,7 @@ class Report:
             used = [(k, plan) for k, plan in enumerate(self.plans) if k in numbers]
             lines += [f"cut {k}, {plan.describe()}: {numbers.count(k)} frames" for k, plan in used]
         lines += [f"{k}: {v:g}" for k, v in self.counts.items()]
+        lines += str(self.slots).splitlines() if self.slots is not None else []
         return "\n".join([*lines, *(f"- {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:

@@ -10,11 +10,13 @@ from typing import Any, Protocol
 
 import torch
 
+from splitplan.data.channel import Channel
 from splitplan.data.plan import wire_bytes
 from splitplan.errors import SplitplanError, WireError
+from splitplan.executor.governed import Governed
 from splitplan.executor.relay import Relay, Waiting
 from splitplan.executor.session import Clock
-from splitplan.executor.shaper import ShapedSender
+from splitplan.executor.shaper import Failed
 from splitplan.executor.split import Compute, Split, Values, difference, run_whole
 from splitplan.executor.wire import Message, Packed, encode, pack_all
 
@@ -24,6 +26,26 @@ FINISH_FIRST, IN_TURN = 0, 1
 
 CHECK_TOLERANCE = 1e-3
 """Largest difference between the run through both workers and the same run in one, over the largest output, that may serve."""
+
+
+class Sender(Protocol):
+    """A way to somewhere: `ShapedSender`, or one that is governed."""
+
+    @property
+    def shaped(self) -> bool:
+        """Whether a link is emulated."""
+        ...
+
+    def send(
+        self, size_bytes: float, make: Callable[[float], Callable[[], None]], failed: Failed, label: int = -1
+    ) -> None:
+        """Hand over a message."""
+
+    def follow(self, channel: Channel, begin_s: float) -> None:
+        """Have an emulated link follow a channel."""
+
+    def close(self) -> None:
+        """Stop."""
 
 
 class Host(Protocol):
@@ -37,8 +59,13 @@ class Host(Protocol):
     def reply(self, parts: Parts) -> None:
         """Send to the client; dropped if it is gone."""
 
-    def sender(self, way: str, link: Mapping[str, float] | None) -> ShapedSender:
-        """The session's one way up, or down."""
+    def sender(self, way: str, link: Mapping[str, float] | None, clock: str | None = None) -> Sender:
+        """The session's one way up, or down; one that is governed, with the device, where a ``clock`` is named."""
+        ...
+
+    @property
+    def governed(self) -> Governed | None:
+        """The session's device and uplink, where they are governed."""
         ...
 
 
@@ -108,7 +135,7 @@ class DeviceRole:
     def __init__(self, host: Host, split: Split, plan_id: str, body: Mapping[str, Any], relay: Relay | None) -> None:
         self._host, self._split, self._plan_id, self._relay = host, split, plan_id, relay
         self._timeout_s = body["frame_timeout_s"]
-        self._up, self._tells = host.sender("up", body["up"]), body["tells"]
+        self._up, self._tells = host.sender("up", body["up"], body["clock"]), body["tells"]
 
     def frame(self, message: Message, arrived_s: float) -> None:
         """Take a frame in."""
@@ -116,13 +143,22 @@ class DeviceRole:
 
     def _start(self, message: Message, arrived_s: float) -> None:
         frame_id, inputs = message.body["frame_id"], message.tensors
+        governed = self._host.governed
+        duty = governed.duty if governed is not None and self._split.head else None
+        if duty is not None:
+            duty.begin()
         started = time.monotonic()
         try:
             symbols = self._split.traced.symbols(inputs)
-            values, compute_s = self._host.compute.run(self._split.head, inputs, symbols)
+            values, compute_s = self._host.compute.run(self._split.head, inputs, symbols, duty)
         except Exception as e:  # noqa: BLE001  whatever the model raises is the client's to know; the worker goes on
+            if duty is not None:
+                duty.finish(0.0)
             self._host.reply(error_parts(e, self._plan_id, frame_id))
             return
+        finally:
+            if governed is not None:
+                governed.end(frame_id)
         frame = _Frame(self, frame_id, message.body["check"], inputs, symbols, values, arrived_s)
         frame.times |= {"device_wait_s": started - arrived_s, "device_s": compute_s}
         if self._split.offloads:
@@ -166,7 +202,7 @@ class DeviceRole:
                 taken.finish_here(f"it could not be sent: {_reason(error)}")
 
         try:
-            self._up.send(packed.size_bytes, make, failed)
+            self._up.send(packed.size_bytes, make, failed, frame.frame_id)
         except Exception as e:  # noqa: BLE001  `make` failed: nothing was sent
             failed(e)
 

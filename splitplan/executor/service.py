@@ -22,9 +22,13 @@ from splitplan.data.channel import Channel
 from splitplan.data.plan import SplitPlan
 from splitplan.errors import ExecutorError, HandshakeError, SplitplanError, WireError
 from splitplan.executor import keys as key_files
+from splitplan.executor.governed import Governed
+from splitplan.executor.governor import Governor
 from splitplan.executor.loop import Loop, prepare
+from splitplan.executor.meter import Meter
+from splitplan.executor.pacer import PacedSender
 from splitplan.executor.relay import Relay
-from splitplan.executor.roles import FINISH_FIRST, DeviceRole, Parts, ServerRole, error_parts
+from splitplan.executor.roles import FINISH_FIRST, DeviceRole, Parts, Sender, ServerRole, error_parts
 from splitplan.executor.session import UNKNOWN_PLAN, clock_name, versions
 from splitplan.executor.shaper import ShapedSender, Shaper
 from splitplan.executor.split import Compute, Split
@@ -66,7 +70,8 @@ class Client:
         self.identity: bytes = b""
         self.plans: dict[str, DeviceRole | ServerRole] = {}
         self.relays: dict[str, Relay] = {}
-        self._senders: dict[str, ShapedSender] = {}
+        self.governed: Governed | None = None
+        self._senders: dict[str, Sender] = {}
         self.in_flight, self.heard_s, self.gone = 0, time.monotonic(), False
         self.compute = service.compute
 
@@ -78,12 +83,24 @@ class Client:
         """Send to this client."""
         self._service.send(self.identity, parts)
 
-    def sender(self, way: str, link: Mapping[str, float] | None) -> ShapedSender:
+    def sender(self, way: str, link: Mapping[str, float] | None, clock: str | None = None) -> Sender:
         """The one way up, or down, of this session: all its plans share the link, which is as the first of them described it."""
         if way not in self._senders:
-            shaper = Shaper(**link) if link else None
-            self._senders[way] = ShapedSender(shaper, f"splitplan {way}link")
+            shaper, name = Shaper(**link) if link else None, f"splitplan {way}link"
+            if clock is None:
+                self._senders[way] = ShapedSender(shaper, name)
+            else:
+                self._senders[way] = self._govern(clock, PacedSender(shaper, name))
         return self._senders[way]
+
+    def _govern(self, clock: str, uplink: PacedSender) -> PacedSender:
+        if (other := self._service.governing(self)) is not None:
+            uplink.close()
+            raise ExecutorError(
+                f"this device is governed by another session already ({other.token[:8]}); close that one first"
+            )
+        self.governed = Governed(clock, uplink, self._service.governor, self._service.meter)
+        return uplink
 
     def follow(self, channel: Channel, elapsed_s: float) -> bool:
         """Have the emulated uplink follow a channel that began so long ago; returns whether there is one."""
@@ -95,6 +112,8 @@ class Client:
     def close(self) -> None:
         """Drop what it has waiting, and its ways to servers."""
         self.gone = True
+        if self.governed is not None:
+            self.governed.release()
         for sender in self._senders.values():
             sender.close()
         for relay in self.relays.values():
@@ -104,10 +123,10 @@ class Client:
 class Service:
     """A worker that has its model and its address; `run` serves until `stop`."""
 
-    def __init__(self, options: WorkerOptions) -> None:
+    def __init__(self, options: WorkerOptions, governor: Governor | None = None, meter: Meter | None = None) -> None:
         torch.set_num_threads(options.threads)
         torch.set_num_interop_threads(1)
-        self.options = options
+        self.options, self.governor, self.meter = options, governor, meter
         self.compute = Compute(options.torch_device, options.slowdown)
         self._keys = self._read_keys()
         self.traced = load_model(options.model, granularity=options.granularity)
@@ -127,6 +146,9 @@ class Service:
             "torch_device": options.torch_device,
             "threads": options.threads,
             "slowdown": options.slowdown,
+            "governor": "" if governor is None else governor.describe(),
+            "clocks_hz": [] if governor is None else list(governor.clocks_hz),
+            "meter": "" if meter is None else meter.name,
         }
         self.ready = {
             "ready": True,
@@ -170,10 +192,6 @@ class Service:
         self._loop.run()
         for client in self._clients.values():
             client.close()
-        # Sockets of other threads may be in use; the process ends here, and with it all of them.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
 
     def stop(self) -> None:
         """End `run`, from any thread or a signal handler."""
@@ -188,6 +206,17 @@ class Service:
                 traceback.print_exc()
                 sys.stderr.flush()
                 os._exit(1)
+
+    def governing(self, but: Client) -> Client | None:
+        """Another client than this that governs the device, if there is one; one not heard of for long is let go."""
+        for client in list(self._clients.values()):
+            if client is but or client.governed is None:
+                continue
+            if time.monotonic() - client.heard_s < _IDLE_S:
+                return client
+            client.governed.release()
+            client.governed = None
+        return None
 
     # -- the socket ------------------------------------------------------------------------------
 
@@ -231,6 +260,13 @@ class Service:
             channel = Channel(np.array(body["times_s"]), np.array(body["rates_bps"]), "the app's")
             emulated = self._client(identity).follow(channel, body["elapsed_s"])
             self.send(identity, encode("following", {"emulated": emulated}))
+        elif message.kind in ("knobs", "look"):
+            governed = self._client(identity).governed
+            if governed is None:
+                raise ExecutorError("this session's device is not governed; configure a plan with a clock first")
+            if message.kind == "knobs":
+                governed.set(body)
+            self.send(identity, encode("progress", governed.progress()))
         else:
             raise WireError(f"a worker is never sent a {message.kind}")
 

@@ -53,18 +53,30 @@ class Shaper:
         """From now on have the channel's rate, whose time 0 is ``begin_s``; for messages booked from now on."""
         self._channel, self._begin_s = channel, begin_s
 
+    def finish_s(self, start_s: float, bits: float) -> float:
+        """When so many bits are through the link that begin at a time and have it to themselves."""
+        if self._channel is None or start_s < self._begin_s:
+            return start_s + bits / self.rate_bps
+        return self._begin_s + self._channel.finish(start_s - self._begin_s, bits)
+
+    def carried_bits(self, start_s: float, end_s: float) -> float:
+        """Bits that the link can carry between two times."""
+        if self._channel is None or start_s < self._begin_s:
+            return self.rate_bps * (end_s - start_s)
+        return float(self._channel.bits(end_s - self._begin_s) - self._channel.bits(start_s - self._begin_s))
+
+    def bits(self, size_bytes: float) -> float:
+        """Bits on the link of a message of so many bytes."""
+        return 8 * (size_bytes * self.overhead + self.header_bytes)
+
     def occupies_s(self, size_bytes: float) -> float:
-        """Seconds for which a message of so many bytes holds the link."""
-        return 8 * (size_bytes * self.overhead + self.header_bytes) / self.rate_bps
+        """Seconds for which a message of so many bytes holds the link at its own rate."""
+        return self.bits(size_bytes) / self.rate_bps
 
     def book(self, size_bytes: float, now_s: float) -> Booking:
         """Put a message on the link at ``now_s``, behind all that were booked before."""
         start = max(now_s, self._free_s)
-        if self._channel is None or start < self._begin_s:
-            self._free_s = start + self.occupies_s(size_bytes)
-        else:
-            bits = 8 * (size_bytes * self.overhead + self.header_bytes)
-            self._free_s = self._begin_s + self._channel.finish(start - self._begin_s, bits)
+        self._free_s = self.finish_s(start, self.bits(size_bytes))
         return Booking(start, self._free_s, self._free_s + self.delay_s)
 
 
@@ -88,7 +100,9 @@ class ShapedSender:
         if shaper is not None:
             self._thread.start()
 
-    def send(self, size_bytes: float, make: Callable[[float], Callable[[], None]], failed: Failed) -> None:
+    def send(
+        self, size_bytes: float, make: Callable[[float], Callable[[], None]], failed: Failed, label: int = -1
+    ) -> None:
         """Hand over a message.
 
         Parameters
@@ -99,9 +113,11 @@ class ShapedSender:
             What it raises itself is the caller's.
         failed : callable
             Told what the delivery raised; later messages are delivered nevertheless.
+        label : int
+            What the message is called; of use where a sender can be asked how far it is.
         """
         if self._shaper is None:
-            _attempt(make(time.monotonic()), failed)
+            attempt(make(time.monotonic()), failed)
             return
         with self._lock:  # two threads must not book in one order and queue in the other
             booking = self._shaper.book(size_bytes, time.monotonic())
@@ -133,12 +149,13 @@ class ShapedSender:
             if self._closed.is_set():
                 return
             try:
-                _attempt(deliver, failed)
+                attempt(deliver, failed)
             except Exception:  # noqa: BLE001  not even the failure could be told: loudly here, and the messages behind go on
                 traceback.print_exc()
 
 
-def _attempt(deliver: Callable[[], None], failed: Failed) -> None:
+def attempt(deliver: Callable[[], None], failed: Failed) -> None:
+    """Deliver a message; whoever sent it is told what that raised."""
     try:
         deliver()
     except Exception as e:  # noqa: BLE001  whoever sent it knows what becomes of it

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 from splitplan.data.plan import SplitPlan
 from splitplan.errors import BoundaryError, DataError
 from splitplan.executor.codec import round_trip
+from splitplan.executor.knobs import Duty
 from splitplan.models.partition import Part, make_parts, whole
 from splitplan.models.trace import Traced
 
@@ -41,9 +42,16 @@ class Compute:
         self._cuda = torch_device.startswith("cuda")
 
     def run(
-        self, parts: Sequence[Part], values: Mapping[str, torch.Tensor], symbols: Mapping[str, int]
+        self,
+        parts: Sequence[Part],
+        values: Mapping[str, torch.Tensor],
+        symbols: Mapping[str, int],
+        duty: Duty | None = None,
     ) -> tuple[Values, float]:
-        """All values after the parts have run, on the CPU, and the seconds that it took, rest included."""
+        """All values after the parts have run, on the CPU, and the seconds that it took, rest included.
+
+        With a ``duty`` they are a job of it, as long as they take at the device's slowdown; it has begun already.
+        """
         known = dict(values)
         begin = time.monotonic()
         with torch.inference_mode():
@@ -53,7 +61,9 @@ class Compute:
             if self._cuda:
                 known = {k: v.cpu() for k, v in known.items()}  # waits for the kernels as well
         worked = time.monotonic() - begin
-        if self.slowdown > 1 and parts:
+        if duty is not None:
+            duty.finish(self.slowdown * worked)
+        elif self.slowdown > 1 and parts:
             time.sleep((self.slowdown - 1) * worked)
         return known, time.monotonic() - begin
 

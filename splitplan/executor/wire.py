@@ -20,7 +20,7 @@ from splitplan.data.plan import Wire
 from splitplan.errors import WireError
 from splitplan.executor.codec import check_description, pack, unpack
 
-VERSION = 1
+VERSION = 2
 MAX_HEADER_BYTES = 4 << 20
 MAX_TENSORS = 1024
 MAX_PIECES = 100_000
@@ -87,6 +87,9 @@ BODIES: dict[str, dict[str, Check]] = {
         "torch_device": _text(64),
         "threads": _whole(1, 4096),
         "slowdown": _number(1),
+        "governor": _text(1024),  # what sets the hardware's clock; empty: nothing does
+        "clocks_hz": _numbers(0, 4096),  # that it can set
+        "meter": _text(1024),  # what measures energy; empty: nothing does
     },
     # client → worker: build the parts of a plan; answered by configured, or by error
     "configure": {
@@ -100,11 +103,33 @@ BODIES: dict[str, dict[str, Check]] = {
         "frame_timeout_s": _number(),
         "patience_s": _number(),  # how long to wait for the next worker before answering without it
         "tells": _flag,  # whether to tell of frames that are sent up
+        "clock": _or_none(
+            lambda v: v in ("emulated", "governor", "free")
+        ),  # of a device that is governed; None: it is not
     },
     "configured": {"plan_id": _ID, "sees_server": _flag, "why": _text(4096)},
     # client → device worker: from now on the emulated uplink has a channel's rates; answered by following, or by error
     "follow": {"times_s": _numbers(2, MAX_PIECES + 1), "rates_bps": _numbers(1, MAX_PIECES), "elapsed_s": _number()},
     "following": {"emulated": _flag},
+    # client → device worker that is governed: turn the knobs; they are free again after the lease. Answered by progress
+    "knobs": {
+        "speed": _number(),  # of the device, as a part of that at its top clock; 0 is off
+        "clock_hz": _number(),
+        "share": _number(),  # of an emulated link; 0 is silent
+        "rate_bps": _number(),  # of a real one
+        "lease_s": _number(),
+    },
+    # client → device worker that is governed: how far is it? Answered by progress
+    "look": {},
+    "progress": {
+        "device_done": _whole(-1, 1 << 62),  # the last frame that the device is through with; −1: none
+        "served_s": _number(),  # at the top clock, of the frame that it is at
+        "uplink_done": _whole(-1, 1 << 62),
+        "left_bits": _number(),  # of the frame that is being sent
+        "busy_s": _number(),
+        "sending_s": _number(),
+        "joules": _or_none(_number()),
+    },
     # client → worker: compute; answered by result, or by error with the frame's id
     "frame": {"plan_id": _ID, "frame_id": _FRAME_ID, "symbols": _table(_whole(0, 1 << 62)), "check": _flag},
     # device worker → client, of plans that were configured to tell: the frame enters the uplink in so many seconds

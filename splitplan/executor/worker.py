@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING
 from splitplan.errors import DataError, HandshakeError
 from splitplan.executor.environment import ensure_worker_environment
 from splitplan.executor.keys import stays_here
+from splitplan.executor.meter import open_meter
+from splitplan.executor.watchdog import governed
 
 if TYPE_CHECKING:
     from splitplan.models.layers import Granularity
@@ -45,6 +48,10 @@ class WorkerOptions:
         Duty cycle: after t seconds of computing, rest for (slowdown − 1)·t.
     granularity : str or None
         Of the layer graph; ``layer`` unless given, for a ``.pt2`` file the one that it was saved with.
+    governor : str or None
+        Sets the hardware's clock: ``devfreq``, ``cpufreq``, ``nvml:0`` (`splitplan.executor.governor`).
+    meter : str or None
+        Measures energy: ``rapl``, ``nvml:0`` (`splitplan.executor.meter`).
     owned : str or None
         Set by an app that started it: its private directory. The worker ends when the app is gone, and removes it.
     """
@@ -56,6 +63,8 @@ class WorkerOptions:
     torch_device: str = "cpu"
     slowdown: float = 1.0
     granularity: Granularity | None = None
+    governor: str | None = None
+    meter: str | None = None
     owned: str | None = None
 
     def arguments(self) -> list[str]:
@@ -97,20 +106,25 @@ def run_worker(options: WorkerOptions) -> None:
         threading.Thread(
             target=_end_with_parent, args=(options.owned,), name="splitplan parent watch", daemon=True
         ).start()
-    from splitplan.executor.service import (
-        Service,
-    )  # torch is loaded here, and not before the options are known to be right
+    meter = open_meter(options.meter) if options.meter else None
+    with governed(options.governor) if options.governor else nullcontext() as governor:
+        # torch is loaded here, and not before the options are known to be right
+        from splitplan.executor.service import Service
 
-    service = Service(options)
+        service = Service(options, governor, meter)
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        service.stop()
+        def stop(number: int, frame: FrameType | None) -> None:
+            service.stop()
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    sys.stdout.write(json.dumps(service.ready) + "\n")
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        sys.stdout.write(json.dumps(service.ready) + "\n")
+        sys.stdout.flush()
+        service.run()
+    # Sockets of other threads may be in use; the process ends here, and with it all of them.
     sys.stdout.flush()
-    service.run()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _end_with_parent(directory: str) -> None:

@@ -24,7 +24,8 @@ class RateEstimator:
 
     A transfer of n bits that took t seconds beside the delay says that the rate is at least n/t, and, since up to ``slack_s`` of that are
     queues and processes, at most n/(t − slack_s): inside that the estimate stays. One of less than four times the slack says little: where it
-    is above the estimate, it is believed up to tenfold, so that a small transfer over a good link leads to a larger one.
+    is above the estimate, it is believed up to tenfold, so that a small transfer over a good link leads to a larger one. An estimate from
+    such alone is a guess, which the first transfer that says more replaces.
 
     Parameters
     ----------
@@ -41,6 +42,7 @@ class RateEstimator:
     slack_s: float = 1e-3
     _rate: float | None = None
     _last_s: float = -math.inf
+    _guess: bool = True
 
     def __post_init__(self) -> None:
         checked = (
@@ -58,12 +60,13 @@ class RateEstimator:
         low = bits / busy
         sure = busy > 4 * self.slack_s
         high = bits / (busy - self.slack_s) if sure else 10 * low
-        if self._rate is None:
+        if self._rate is None or (sure and self._guess):
             self._rate = low if sure else high
         else:
             seen = max(self._rate, low if sure or self._rate >= low else high)
             gain = 1 - math.exp(-max(0.0, now_s - self._last_s) / self.tau_s)
             self._rate += gain * (min(seen, high) - self._rate)
+        self._guess = self._guess and not sure
         self._last_s = now_s
 
     @property
@@ -78,7 +81,7 @@ class RateEstimator:
 
     def restart(self) -> None:
         """Forget all."""
-        self._rate, self._last_s = None, -math.inf
+        self._rate, self._last_s, self._guess = None, -math.inf, True
 
 
 @dataclass

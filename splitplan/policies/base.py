@@ -76,8 +76,8 @@ class Policy(Protocol):
         """The plans among which it chooses; both ends keep all of them ready. Alike in wire, result and clock."""
         ...
 
-    def decide(self, now: Moment) -> int:
-        """The number of the plan for the frame that is sent now."""
+    def decide(self, now: Moment) -> int | None:
+        """The number of the plan for the frame that is sent now; None: it is refused."""
         ...
 
     def observe(self, seen: Seen) -> None:

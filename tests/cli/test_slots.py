@@ -53,3 +53,21 @@ def test_a_sweep(files: list[object], tmp_path: Path) -> None:
 def test_what_is_wrong(files: list[object]) -> None:
     assert "is no kind of arrivals" in refused("simulate", *files, "--arrivals", "bursts")
     assert "no policy can carry this load" in refused("simulate", *files[:-1], 1e6)
+
+
+def test_live_beside_simulated(tmp_path: Path) -> None:
+    traced = sp.trace(sp.zoo("tiny-branch"), sp.zoo_example("tiny-branch"), name="tiny-branch")
+    device = sp.device(
+        "this-cpu", slowdown=4.0, clock_hz=(1e8, 2e8), active_power_w=(2.0, 5.0), idle_power_w=1.0, latency_a=1.0
+    )
+    link = sp.link("lte-2021", rate_bps=2e7, rtt_s=0.01)
+    system = sp.System(device=device, server=sp.device("this-cpu"), link=link)
+    system.save(tmp_path / "s.toml")
+    sp.profile(traced, system, budget_s=0.2).save(tmp_path / "p.csv")
+    sp.markov_channel(2e7, 5e6, 5.0, duration_s=5.0).save(tmp_path / "c.csv")
+    options = ("--system", tmp_path / "s.toml", "--channel", tmp_path / "c.csv", "--rate-hz", 5, "--seconds", 3)
+    run = ("live", "zoo:tiny-branch", "--profile", tmp_path / "p.csv", *options, "--v", 1e-4)
+    shown = good(*run, "-o", tmp_path / "r.parquet", "--figure", tmp_path / "r.png").stdout
+    assert "simulated" in shown and "emulated by a duty cycle" in shown and "certificate" in shown
+    assert len(pd.read_parquet(tmp_path / "r.parquet")) == 30 and (tmp_path / "r.png").stat().st_size > 10_000
+    assert set(loads(*run)) == {"live", "simulated"}

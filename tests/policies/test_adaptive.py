@@ -122,6 +122,21 @@ def test_the_estimator_survives_idle_gaps_and_nonsense() -> None:
         RateEstimator(tau_s=0.0)
 
 
+def test_a_guess_from_small_transfers_gives_way_to_the_first_that_says_more() -> None:
+    """A transfer that took little longer than processes do says "at least so much"; the estimate from it alone was ten times too high for seconds."""
+    e = RateEstimator(tau_s=2.0, slack_s=1e-3)
+    e.update(3e4, 0.003, 0.0)
+    assert e.rate_bps == pytest.approx(1e8)  # believed tenfold
+    e.update(6e5, 0.1, 0.1)
+    assert e.rate_bps == pytest.approx(6e6)
+    e.update(6e5, 0.2, 0.3)  # from here on each counts for its time
+    assert 5e6 < (e.rate_bps or 0) < 6e6
+    e.restart()
+    e.update(3e4, 0.003, 0.0)
+    e.update(6e5, 0.1, 0.1)
+    assert e.rate_bps == pytest.approx(6e6)
+
+
 def test_a_dead_link_sends_it_home(table: SplitTable) -> None:
     policy = AdaptivePolicy(table, probe_s=np.inf, start_bps=1e9)
     assert policy.decide(Moment(0.0)) == len(table) - 1

@@ -1,0 +1,122 @@
+"""``splitplan live``: a slotted control on the real model, beside the simulation of the same frames over the same channel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from splitplan.cli.options import FigureOption, Json, ModelArgument, SystemOption, WireOption
+from splitplan.cli.output import check_figure, out, print_json, save_figure, say, table, working
+from splitplan.cli.slots import (
+    ArrivalsOption,
+    CapOption,
+    ChannelOption,
+    DeadlineOption,
+    ModeOption,
+    RateOption,
+    SecondsOption,
+    SeedOption,
+    SlotOption,
+    read_control,
+    read_scenario,
+)
+
+if TYPE_CHECKING:
+    from splitplan.policies.result import Result
+
+ProfileOption = Annotated[Path, typer.Option(metavar="FILE", help="What `splitplan profile -o` wrote.")]
+
+COMPARED = (
+    "power_w",
+    "frames_hz",
+    "mean_latency_s",
+    "p50_latency_s",
+    "p95_latency_s",
+    "mean_device_s",
+    "mean_uplink_bits",
+)
+"""Of `Result.to_frame`, what is shown live beside simulated."""
+
+
+def live(
+    model: ModelArgument,
+    profile: ProfileOption,
+    system: SystemOption,
+    channel: ChannelOption,
+    rate_hz: RateOption,
+    v: Annotated[float, typer.Option("--v", help="Weight of the penalty against the queues.")] = 0.1,
+    arrivals: ArrivalsOption = "poisson",
+    seconds: SecondsOption = None,
+    seed: SeedOption = 0,
+    slot_s: SlotOption = 0.1,
+    mode: ModeOption = "min-energy",
+    wire: WireOption = "fp32",
+    deadline_s: DeadlineOption = None,
+    power_cap_w: CapOption = None,
+    governor: Annotated[
+        str | None,
+        typer.Option(
+            help="Sets the device's clock: emulated (a duty cycle), devfreq, cpufreq, nvml:0.", show_default="emulated"
+        ),
+    ] = None,
+    meter: Annotated[str | None, typer.Option(help="Measures energy: rapl, nvml:0.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE.parquet", help="Slot by slot.")] = None,
+    figure: FigureOption = None,
+    json: Json = False,
+) -> None:
+    """Run the joint rule on the real model over an emulated channel, in real time; then simulate the same, and show both.
+
+    Ctrl-C ends it with the report of the frames that were answered by then, and exit code 130.
+    """
+    from splitplan.policies.slot import SlotPolicy
+    from splitplan.simulator.simulate import simulate
+
+    check_figure(figure)
+    control = read_control(
+        profile, system, slot_s=slot_s, V=v, mode=mode, wire=wire, deadline_s=deadline_s, power_cap_w=power_cap_w
+    )
+    scene, policy = read_scenario(channel, rate_hz, arrivals, seconds, seed), SlotPolicy(control)
+    stopped: KeyboardInterrupt | None = None
+    with working(f"loading {model}") as tell:
+        from splitplan.executor.deploy import deploy
+        from splitplan.models.load import load_model
+
+        traced = load_model(model, progress=lambda now: tell(f"loading {model}: {now}"))
+        with deploy(traced, policy, control.system, governor=governor, meter=meter, progress=tell) as app:
+            try:
+                app.run(scene, progress=tell)
+            except KeyboardInterrupt as e:
+                stopped = e
+                app.close(wait=False)
+            report = app.report()
+    if report.slots is None:
+        assert stopped is not None
+        out().print(str(report), markup=False)
+        raise stopped
+    tell_both(report.slots, simulate(policy, scene), json)
+    for note in () if json else report.notes:
+        out().print(f"– {note}", markup=False)
+    if output is not None:
+        report.slots.save(output)
+    if figure is not None:
+        save_figure(report.slots.plot(), figure)
+    for path in (output, figure):
+        if path is not None:
+            say(f"written: {path}")
+
+
+def tell_both(run: Result, simulated: Result, json: bool) -> None:
+    """A live run beside the simulation of the same."""
+    both = [dict(zip(r.to_frame()["what"], r.to_frame()["value"], strict=True)) for r in (run, simulated)]
+    if json:
+        print_json({"live": both[0], "simulated": both[1]})
+        return
+    rows = []
+    for name in COMPARED:
+        mine, other = float(both[0][name]), float(both[1][name])
+        rows.append((name, f"{mine:.4g}", f"{other:.4g}", f"{mine / other:.3f}" if other else "–"))
+    columns = ("", "live", "simulated", "ratio")
+    out().print(table(f"{run.policy.name} over {run.scene.channel.name}", columns, rows, numeric=columns[1:]))
+    out().print(str(run), markup=False)

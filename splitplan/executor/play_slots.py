@@ -1,0 +1,99 @@
+"""Playing a scenario under a slotted policy: the same run as `splitplan.simulate`'s, on the real model, with the same result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from splitplan.data.scenario import Scenario
+from splitplan.errors import DataError
+from splitplan.executor.crew import Settings
+from splitplan.executor.play import check_scene, hand_over, items_of
+from splitplan.executor.slots import SlotDriver
+from splitplan.formulations.stationary import StationaryBound
+from splitplan.policies.result import Result
+
+if TYPE_CHECKING:
+    from splitplan.executor.app import App
+
+
+def clock_source(driver: SlotDriver, settings: Settings) -> str:
+    """Where the device's clock comes from, see `splitplan.executor.governed.CLOCKS`.
+
+    Raises
+    ------
+    DataError
+        Clocks are to be set, nothing is emulated, and nobody was named who sets them.
+    """
+    emulated = settings.emulate if settings.emulate is not None else not settings.hosts
+    if settings.governor == "emulated" or (settings.governor is None and emulated):
+        return "emulated"
+    if not driver.control.system.device.clock_hz:
+        return "free"
+    if settings.governor is None and "device" not in settings.hosts:
+        raise DataError(
+            "the policy sets the device's clock, and nothing is emulated: give governor='devfreq', 'cpufreq' or 'nvml:0' (the hardware's), or "
+            "governor='emulated' (a duty cycle)",
+            "deploy",
+        )
+    return "governor"
+
+
+def play_slots(
+    app: App, driver: SlotDriver, scene: Scenario, inputs: Iterable[Any] | None, tell: Callable[[str], None]
+) -> Result:
+    """Play a scenario to the end of its last slot; what is left then is finished at full speed, and counts as not answered.
+
+    Parameters
+    ----------
+    app : App
+    driver : SlotDriver
+    scene : Scenario
+    inputs : iterable or None
+        As for `App.run`.
+    tell : callable
+    """
+    check_scene(scene)
+    tau = driver.control.slot_s
+    slotted = scene.slotted(tau)
+    tell("what no policy can be below")
+    stationary = StationaryBound(driver.control, scene, slotted)
+    bound = stationary.solve()
+    timed = replace(scene, duration_s=scene.seconds(tau), slots=None)
+    began: list[float] = []
+
+    def begun(begin_s: float) -> None:
+        began.append(begin_s)
+        driver.begin(begin_s, scene)
+
+    futures = hand_over(app, timed, items_of(app, inputs), tell, begun)
+    tell("to the end of the last slot")
+    driver.wait_over()
+    left, sums, trace = driver.left, dict(driver.sums), driver.trace
+    tell("finishing what is left")
+    for future in futures:
+        if future is not None:
+            future.result()
+    count = len(slotted.frames)
+    answered = sorted((f for f in app.frames_of(began[0])), key=lambda f: f.frame_id)
+    latency = np.full(len(futures), math.nan)
+    end = began[0] + count * tau
+    latency[[f is not None for f in futures]] = [f.latency_s if f.done_s <= end else math.inf for f in answered]
+    return Result(
+        driver.policy,
+        scene,
+        True,
+        sums,
+        count,
+        left,
+        slotted.arrive_s,
+        latency,
+        trace[:count],
+        bound,
+        stationary,
+        live=True,
+    )

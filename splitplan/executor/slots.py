@@ -1,0 +1,336 @@
+"""A slotted policy on the executor: it ticks, looks how far the work is, decides, and turns the knobs of the device and its uplink.
+
+A frame that arrives within a slot is decided when it arrives, by the slot's state and the frames that the slot has had so far; nothing is
+known of those to come. Where clock and rate depend on the frames of the slot (a deadline, a power cap), they are turned again then.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from splitplan.data.plan import SplitPlan
+from splitplan.data.scenario import Scenario
+from splitplan.data.slot import ON, SlotPlan, SlotState
+from splitplan.data.system import System
+from splitplan.errors import DataError, ExecutorError
+from splitplan.executor.crew import Crew
+from splitplan.formulations.slot_next import own_s, spent_j
+from splitplan.models.graph import LayerGraph
+from splitplan.policies.adaptive import RateEstimator
+from splitplan.policies.base import Moment, Seen
+from splitplan.policies.result import SUMS
+from splitplan.policies.slot import DecidesSlots
+
+LEASE_SLOTS, LEASE_S = 10, 2.0
+"""Knobs that nobody has turned for so long are free again: the device at its top clock, the uplink at its full rate."""
+
+LEAST = 0.05
+"""What is left at least of a frame that the device has not finished, as a part of it: it may take longer than it was profiled with, and a
+rule that believes that nothing is left switches off."""
+
+Pending = Callable[[], list[tuple[int, int]]]
+
+
+class SlotDriver:
+    """The policy, as the app asks it for cuts, and its clockwork.
+
+    Parameters
+    ----------
+    policy : DecidesSlots
+
+    Attributes
+    ----------
+    plans : tuple of SplitPlan
+        Of the cuts that the policy may choose.
+    missed : int
+        Slots that passed without a decision, because the one before took too long or the device worker was away.
+    """
+
+    def __init__(self, policy: DecidesSlots) -> None:
+        if sees := getattr(policy, "sees", 0):
+            raise DataError(
+                f"it is told the next {sees} slots, which nobody knows while they run; simulate it, or deploy a policy that looks at queues",
+                f"policy {policy.name!r}",
+            )
+        self.policy, self.control, self.name = policy, policy.control, policy.name
+        assert self.control.cuts is not None
+        self._numbers = sorted(set(getattr(policy, "cuts", None) or range(len(self.control.cuts))))
+        self.plans: tuple[SplitPlan, ...] = tuple(self.control.cuts.plan(k) for k in self._numbers)
+        self._estimator = RateEstimator(delay_s=self.control.system.link.up_delay_s)
+        self._stir = threading.Condition()
+        self._broken: Exception | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="splitplan slots", daemon=True)
+        self._reset(math.inf, None)
+
+    def _reset(self, begin_s: float, scene: Scenario | None) -> None:
+        tau = self.control.slot_s
+        self._begin_s, self._scene = begin_s, scene
+        self._count = math.inf if scene is None else float(len(scene.slotted(tau).frames))
+        self._slot, self._next, self.missed = -1, 0, 0
+        self._state, self._plan = SlotState(), SlotPlan(0, 0, 0.0, 0.0)
+        self._arrived = self._admitted = 0
+        self._receive_j, self._turned = 0.0, False
+        self._busy_s = self._sending_s = 0.0
+        self._joules: tuple[float, float] | None = None
+        self.rows: list[tuple[float, ...]] = []
+        self.sums = dict.fromkeys(SUMS, 0.0)
+
+    # -- a policy, for the app -------------------------------------------------------------------
+
+    def check(self, graph: LayerGraph, system: System) -> None:
+        """Raise unless the control is one of this system; of the model its plans tell."""
+        mine = self.control.system
+        other = [p for p in ("device", "server") if mine.places[p] != system.places[p]]
+        other += ["link"] if mine.link != system.link else []
+        if other:
+            raise DataError(
+                f"its control is of a system with another {' and '.join(other)}; deploy on the system that SlotControl was given",
+                f"policy {self.name!r}",
+            )
+
+    def decide(self, now: Moment) -> int | None:
+        """The cut of a frame that arrives now, as the number of its plan; None: it is refused."""
+        with self._stir:
+            if self._broken is not None:
+                raise ExecutorError(f"policy {self.name!r} failed: {self._broken!r}") from self._broken
+            self._arrived += 1
+            plan = self.policy.choose(replace(self._state, frames=self._arrived))
+            if plan.frames <= self._admitted:
+                return None
+            self._admitted += 1
+            self._receive_j += float(self.control.choices.receive_j[plan.cut])
+            if (plan.clock_hz, plan.rate_bps) != (self._plan.clock_hz, self._plan.rate_bps) and self._running:
+                self._turned = True
+                self._stir.notify_all()
+            self._plan = replace(plan, frames=self._admitted)
+            return self._numbers.index(plan.cut)
+
+    def observe(self, seen: Seen) -> None:
+        """Take a frame's transfer in, framing included."""
+        link = self.control.system.link
+        if seen.up_bytes > 0 and seen.up_s is not None:
+            self._estimator.update(8 * (seen.up_bytes * link.overhead + link.header_bytes), seen.up_s, seen.time_s)
+
+    def restart(self) -> None:
+        """Forget the link."""
+        self._estimator.restart()
+
+    # -- its clockwork ---------------------------------------------------------------------------
+
+    def start(self, crew: Crew, pending: Pending) -> None:
+        """Begin to tick.
+
+        Parameters
+        ----------
+        crew : Crew
+            Whose device is turned.
+        pending : callable
+            The frames that were accepted and are not answered: (id, number of the plan).
+        """
+        self._crew, self._pending = crew, pending
+        self._check_clocks()
+        self.begin(time.monotonic(), None)
+        self._thread.start()
+
+    def begin(self, begin_s: float, scene: Scenario | None) -> None:
+        """Slot 0 begins at ``begin_s``; all that was is forgotten. After the scene's last slot the knobs are free."""
+        with self._stir:
+            self._reset(begin_s, scene)
+            self._stir.notify_all()
+
+    def close(self) -> None:
+        """Stop; the knobs free themselves."""
+        with self._stir:
+            self._closed = True
+            self._stir.notify_all()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def wait_over(self) -> None:
+        """Wait for the end of the scene's last slot."""
+        with self._stir:
+            while self._running and not self._closed and self._broken is None:
+                self._stir.wait(0.5)
+
+    @property
+    def left(self) -> tuple[float, float, float]:
+        """Work left at the beginning of this slot, or at the end of the last: device (s), uplink (bits), server (s)."""
+        return self._state.device_s, self._state.uplink_bits, self._state.server_s
+
+    @property
+    def trace(self) -> np.ndarray:
+        """One row a slot, see `splitplan.policies.result.ROW`."""
+        with self._stir:
+            return np.array(self.rows, float).reshape(-1, 8)
+
+    @property
+    def metered_j(self) -> float | None:
+        """Joules by the worker's meter since the beginning; None without one."""
+        return None if self._joules is None else self._joules[1] - self._joules[0]
+
+    def facts(self) -> list[str]:
+        """What the report says of the knobs."""
+        about, clock = self._crew.abouts.get("device", {}), self._crew.clock
+        how = {
+            "emulated": "the device's clock was emulated by a duty cycle, to the slot",
+            "governor": f"the device's clock was set by {about.get('governor')}; a frame that has begun is not stopped",
+            "free": "the device was on or off, at its own clock; a frame that has begun is not stopped",
+        }
+        found = [how[clock or "free"]]
+        link = (
+            "a share of the emulated link"
+            if self._crew.emulate
+            else "a token bucket; the rate was estimated from transfers"
+        )
+        found.append(f"the rate was set at the sender, {link}")
+        found.append("energy is modelled: powers of the system, seconds as measured")
+        if self.metered_j is not None:
+            found.append(
+                f"measured by {about.get('meter')}: {self.metered_j:.4g} J, of all that it sees, not of this model alone"
+            )
+        return found
+
+    @property
+    def _running(self) -> bool:
+        return self._next <= self._count and self._begin_s < math.inf
+
+    def _check_clocks(self) -> None:
+        about = self._crew.abouts.get("device", {})
+        known = about.get("clocks_hz", [])
+        if self._crew.clock != "governor" or not known:
+            return
+        wanted = [f for f in self.control.choices.clock_hz.tolist() if f > 0]
+        lacks = [f for f in wanted if min(abs(f - k) for k in known) > 1e-6 * f]
+        if lacks:
+            raise DataError(
+                f"clocks of {', '.join(f'{f / 1e6:g} MHz' for f in lacks)} cannot be set there; it can set "
+                f"{', '.join(f'{k / 1e6:g}' for k in known)} MHz. Give the device these clocks",
+                f"governor {about.get('governor')!r}",
+            )
+
+    def _run(self) -> None:
+        try:
+            while not self._closed:
+                with self._stir:
+                    due = self._begin_s + self._next * self.control.slot_s if self._running else math.inf
+                    wait = due - time.monotonic()
+                    if wait > 0 and not self._turned:
+                        self._stir.wait(None if wait == math.inf else wait)
+                        continue
+                    turned, self._turned = self._turned and wait > 0, False
+                    body = self._body()
+                if turned:
+                    self._ask("knobs", body)
+                else:
+                    self._tick()
+        except Exception as e:  # noqa: BLE001  the policy is the user's: whoever hands a frame over is told
+            with self._stir:
+                self._broken = e
+                self._stir.notify_all()
+
+    def _tick(self) -> None:
+        pending, seen = self._pending(), self._ask("look", {})
+        now = time.monotonic()
+        with self._stir:
+            tau = self.control.slot_s
+            slot = max(self._next, min(int((now - self._begin_s) / tau), int(min(self._count, 1 << 60))))
+            self.missed += slot - self._next + (seen is None)
+            state = self._close_slot(slot, seen)
+            left = self._left(pending, seen)
+            self._state = replace(
+                state, device_s=left[0], uplink_bits=left[1], server_s=left[2], rate_bps=self._rate_bps(slot), frames=0
+            )
+            if self._slot >= 0:  # what came before the first tick is of the first slot
+                self._arrived = self._admitted = 0
+                self._receive_j = 0.0
+            self._slot, self._next = slot, slot + 1
+            if self._running:
+                self._plan = replace(
+                    self.policy.choose(replace(self._state, frames=self._arrived)), frames=self._admitted
+                )
+            body = self._body()
+            self._stir.notify_all()
+        if seen is not None:
+            self._ask("knobs", body)
+
+    def _ask(self, kind: str, body: dict[str, float]) -> dict[str, Any] | None:
+        """How far the device is; None when it is away."""
+        session = self._crew.session
+        if session is None or session.lost is not None:
+            return None
+        try:
+            return session.request(kind, body, max(1.0, 3 * self._crew.settings.heartbeat_s), "progress").body
+        except ExecutorError:
+            if session.lost is None:
+                raise
+            return None
+
+    def _body(self) -> dict[str, float]:
+        c, plan, rate = self.control.choices, self._plan, self._state.rate_bps
+        clock = c.clock_hz.tolist().index(plan.clock_hz)
+        free = not self._running
+        return {
+            "speed": float(c.speed[clock]),
+            "clock_hz": 0.0 if plan.clock_hz == ON else plan.clock_hz,
+            "share": min(1.0, plan.rate_bps / rate) if rate > 0 else 0.0,
+            "rate_bps": plan.rate_bps,
+            "lease_s": 0.0 if free else max(LEASE_S, LEASE_SLOTS * self.control.slot_s),
+        }
+
+    def _close_slot(self, upto: int, seen: dict[str, Any] | None) -> SlotState:
+        """Account for the slot that ends, and for those missed since; returns the state that follows, but for what is seen."""
+        control, plan, state, slots = self.control, self._plan, self._state, upto - self._slot
+        busy_s = sending_s = 0.0
+        if seen is not None:
+            busy_s, sending_s = max(0.0, seen["busy_s"] - self._busy_s), max(0.0, seen["sending_s"] - self._sending_s)
+            self._busy_s, self._sending_s = seen["busy_s"], seen["sending_s"]
+            if seen["joules"] is not None:
+                first = seen["joules"] if self._joules is None or self._slot < 0 else self._joules[0]
+                self._joules = (first, seen["joules"])
+        if self._slot < 0:
+            return state
+        c, admitted = control.choices, self._admitted
+        k, _, f, j = control.at(replace(state, frames=plan.frames)).numbers_of(plan)
+        energy = spent_j(control, replace(plan, frames=0), state.rate_bps, busy_s, sending_s) + self._receive_j
+        energy += float(c.power_w[0]) * control.slot_s * (slots - 1)
+        row = (state.device_s, state.uplink_bits, state.server_s, energy / slots, k, f, j)
+        self.rows += [(*row, float(admitted if i == 0 else 0)) for i in range(slots)]
+        late = admitted * own_s(control, plan) if admitted and control.timed else 0.0
+        values = (energy, busy_s, sending_s, admitted, self._arrived - admitted, late, math.log1p(admitted))
+        left = tuple(slots * x for x in (state.device_s, state.uplink_bits, state.server_s))
+        for name, value in zip(SUMS, (*values, *left), strict=True):
+            self.sums[name] += value
+        return control.after(state, replace(plan, frames=admitted), energy_j=energy, busy_s=busy_s)
+
+    def _left(self, pending: Sequence[tuple[int, int]], seen: dict[str, Any] | None) -> tuple[float, float, float]:
+        """Work left of all frames that are not answered; work that is not there yet counts."""
+        works = self.control.choices.works
+        device_s = uplink_bits = server_s = 0.0
+        device_done, uplink_done = (seen["device_done"], seen["uplink_done"]) if seen is not None else (-1, -1)
+        served_s, left_bits = (seen["served_s"], seen["left_bits"]) if seen is not None else (0.0, 0.0)
+        for frame_id, cut in sorted(pending):
+            head_s, bits, tail_s = works[self._numbers[cut]].tolist()
+            if frame_id > device_done and head_s > 0:
+                device_s += max(head_s - served_s, LEAST * head_s)
+                served_s = 0.0
+            if frame_id > uplink_done and bits > 0:
+                uplink_bits += left_bits if frame_id <= device_done and left_bits > 0 else bits
+                left_bits = 0.0
+            server_s += tail_s
+        return device_s, uplink_bits, server_s
+
+    def _rate_bps(self, slot: int) -> float:
+        """What the uplink can carry in a slot: known of an emulated link, estimated of a real one."""
+        channel, tau = self._crew.followed, self.control.slot_s
+        if channel is not None:
+            return float(channel.mean_rate(tau, 1, slot * tau)[0])
+        nominal = self.control.system.link.rate_up_bps
+        return nominal if self._crew.emulate else self._estimator.rate_bps or nominal

@@ -1,0 +1,243 @@
+"""A slotted policy on the real model: cut, clock and rate turned while frames run; nothing lost, nothing stranded, everything accounted for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from splitplan.data.channel import Channel, constant
+from splitplan.data.link import Radio
+from splitplan.data.profile import Profile
+from splitplan.data.scenario import Arrivals, Scenario, periodic, poisson
+from splitplan.data.slot import SlotPlan, SlotState
+from splitplan.data.system import System
+from splitplan.errors import DataError, ExecutorError, InfeasibleError
+from splitplan.executor.deploy import deploy
+from splitplan.formulations.slot import SlotControl
+from splitplan.models.trace import Traced
+from splitplan.policies.slot import SlotPolicy
+from splitplan.simulator.simulate import simulate
+
+from .conftest import EXAMPLE, same
+from .test_deploy import expected
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+CLOCKS, WATTS = (1e8, 2e8, 4e8), (1.0, 2.5, 6.0)
+TAU = 0.02
+
+
+@pytest.fixture(scope="module")
+def slow(pair: System) -> System:
+    """A device of three clocks that takes milliseconds a layer, and a link of 4 Mbit/s."""
+    device = pair.device.but(clock_hz=CLOCKS, active_power_w=WATTS, idle_power_w=0.5, slowdown=20.0)
+    link = pair.link.but(rate_bps=4e6, delay_up_s=0.002, delay_down_s=0.002, radio=Radio(1e-7, 1e-7, 0.2))
+    return System(device=device, server=pair.server, link=replace(link, name="air"))
+
+
+@pytest.fixture(scope="module")
+def given(small: Traced, slow: System) -> Profile:
+    """Times that are stated, about what it takes."""
+    layers = [x.name for x in small.graph.layers]
+    rows = [
+        {
+            "layer": layer,
+            "place": place,
+            "clock_hz": hz,
+            "time_s": 0.002 * scale,
+            "spread_s": 0.0,
+            "samples": 1,
+            "method": "given",
+        }
+        for layer in layers
+        for place, hz, scale in [
+            *(("device", hz, slow.device.time_scale(hz)) for hz in CLOCKS),
+            ("server", float("nan"), 0.05),
+        ]
+    ]
+    return Profile(small.graph, pd.DataFrame(rows))
+
+
+def control(given: Profile, slow: System, **options: Any) -> SlotControl:
+    return SlotControl(given, slow, **{"slot_s": TAU, "V": 1e-4, **options})
+
+
+@dataclass
+class Script:
+    """A policy of one's own: what `choice` says, written down."""
+
+    control: SlotControl
+    choice: Any
+    name: str = "script"
+    states: list[SlotState] = field(default_factory=list)
+
+    def choose(self, state: SlotState) -> SlotPlan:
+        self.states.append(state)
+        return self.control.at(state).plan_for(*self.choice(state))
+
+
+def test_the_policy_that_is_simulated_runs_the_model(small: Traced, slow: System, given: Profile) -> None:
+    policy = SlotPolicy(control(given, slow))
+    scene = Scenario(poisson(15.0), constant(4e6), slots=100, seed=3)
+    with deploy(small, policy, slow) as app:
+        report = app.run(scene)
+        assert same(app(EXAMPLE), expected(small, EXAMPLE))  # after the scene the knobs are free
+        run = report.slots
+    assert run is not None and run.live and run.kind == "live"
+    frames = len(scene.arrive_s(TAU))
+    simulated = simulate(policy, scene)
+    assert len(run.latency_s) == len(simulated.latency_s) == frames
+    np.testing.assert_array_equal(run.arrive_s, simulated.arrive_s)
+    assert np.isfinite(run.latency_s).sum() >= frames - 3  # but for those that arrive at the very end
+    assert report.counts["frames"] == frames
+    assert len(run.trace) == run.slots == 100
+    assert run.trace[:, 7].sum() == run.sums["admitted"] == frames
+    assert run.trace[:, 3].sum() == pytest.approx(run.sums["energy_j"])
+    idle_j = 0.5 * TAU * 100
+    assert idle_j < run.sums["energy_j"] < idle_j + 6.0 * 100 * TAU + 1.0
+    assert run.sums["busy_s"] > 0
+    assert {"slots", "slots_missed"} <= report.counts.keys()
+    assert "emulated by a duty cycle" in str(report) and "live" in str(report)
+    assert run.certificate is not None and run.certificate > -1e-9
+
+
+def test_nothing_is_stranded_when_arrivals_stop(small: Traced, slow: System, given: Profile) -> None:
+    """The weight is so high that queues alone would keep the device off; persistence ends that."""
+    policy = SlotPolicy(control(given, slow, V=0.01, persistence=0.5))
+    scene = Scenario(Arrivals("recorded", times_s=(0.0, 0.03)), constant(4e6), slots=150)
+    with deploy(small, policy, slow) as app:
+        run = app.run(scene).slots
+    assert run is not None
+    assert np.isfinite(run.latency_s).all()
+    assert (run.trace[:5, 5] == 0).any(), "it was not off for a while: the weight is too low to show anything"
+
+
+def test_a_device_that_is_off_and_a_radio_that_is_silent_do_nothing(
+    small: Traced, slow: System, given: Profile
+) -> None:
+    c = control(given, slow)
+    assert c.cuts is not None
+    one = int(np.argmax((c.choices.works[:, 0] > 0) & (c.choices.works[:, 1] > 0)))
+    quiet_s, begin = 0.6, time.monotonic()
+
+    def choice(state: SlotState) -> tuple[int, int, int, int]:
+        on = time.monotonic() - begin > quiet_s
+        return one, int(state.frames), 3 if on else 0, len(c.choices.levels) - 1 if on else 0
+
+    with deploy(small, Script(c, choice), slow, check=False) as app:
+        begin = time.monotonic()
+        time.sleep(3 * TAU)
+        future = app.submit(EXAMPLE)
+        assert same(future.result(), expected(small, EXAMPLE))
+        assert time.monotonic() - begin > quiet_s
+
+
+def test_what_the_policy_sees_is_what_is_left(small: Traced, slow: System, given: Profile) -> None:
+    c = control(given, slow)
+    heads = c.choices.works[:, 0]
+    here = int(np.argmax(heads))
+    script = Script(c, lambda state: (here, int(state.frames), 1, 8))
+    scene = Scenario(Arrivals("recorded", times_s=(0.005, 0.006, 0.007)), constant(4e6), slots=60)
+    with deploy(small, script, slow) as app:
+        run = app.run(scene).slots
+    assert run is not None
+    work = run.trace[:, 0]
+    assert work.max() <= 3 * heads[here] + 1e-12
+    assert work.max() >= 2 * heads[here] - 1e-12  # three frames within a slot, one of which may be half done
+    assert work[-1] == 0.0
+    down = work[np.argmax(work) :]
+    assert (np.diff(down) <= 1e-12).all()
+
+
+def test_a_device_worker_that_dies_costs_no_frame(small: Traced, slow: System, given: Profile) -> None:
+    policy = SlotPolicy(control(given, slow))
+    scene = Scenario(periodic(10.0), constant(4e6), slots=200)
+    with deploy(small, policy, slow) as app:
+        killer = threading.Timer(1.0, lambda: os.kill(app.pids["device"], signal.SIGKILL))
+        killer.start()
+        report = app.run(scene)
+        killer.join()
+        assert same(app(EXAMPLE), expected(small, EXAMPLE))
+    assert report.counts["frames"] == len(scene.arrive_s(TAU))
+    assert report.counts["restarts_device"] >= 1
+    assert report.counts["slots_missed"] > 0
+    assert report.slots is not None and len(report.slots.trace) == 200
+
+
+def test_frames_may_be_refused(small: Traced, slow: System, given: Profile) -> None:
+    """A deadline that nothing meets: every frame is refused, said so, and none is lost."""
+    policy = SlotPolicy(control(given, slow, deadline_s=1e-6))
+    scene = Scenario(periodic(20.0), constant(4e6), slots=30)
+    with deploy(small, policy, slow) as app:
+        report = app.run(scene)
+        with pytest.raises(ExecutorError, match="refused the frame"):
+            app(EXAMPLE)
+    run = report.slots
+    assert run is not None and np.isnan(run.latency_s).all()
+    assert run.sums["refused"] == len(run.latency_s) and run.sums["admitted"] == 0
+
+
+def test_a_policy_that_fails_says_so_and_loses_nothing(small: Traced, slow: System, given: Profile) -> None:
+    c, calls = control(given, slow), []
+
+    def choice(state: SlotState) -> tuple[int, int, int, int]:
+        calls.append(state)
+        if len(calls) > 10:
+            raise ValueError("no idea")
+        return 0, int(state.frames), 3, 8
+
+    def until_it_fails(app: Any) -> None:
+        for _ in range(200):
+            assert same(app(EXAMPLE), expected(small, EXAMPLE))
+
+    with deploy(small, Script(c, choice), slow) as app, pytest.raises(ExecutorError, match="no idea"):
+        until_it_fails(app)
+
+
+def test_dead_seconds_of_a_channel_end_no_frame(small: Traced, slow: System, given: Profile) -> None:
+    channel = Channel(np.array([0.0, 0.5, 1.0, 3.0]), np.array([4e6, 0.0, 4e6]), "dead in between")
+    policy = SlotPolicy(control(given, slow, V=0.0))
+    scene = Scenario(periodic(10.0), channel, slots=100)
+    with deploy(small, policy, slow) as app:
+        run = app.run(scene).slots
+    assert run is not None and np.isfinite(run.latency_s).all()
+
+
+# -- what cannot be right -----------------------------------------------------------------------------
+
+
+def test_arguments_that_cannot_be_right(small: Traced, slow: System, given: Profile, pair: System) -> None:
+    c = control(given, slow)
+    policy = SlotPolicy(c)
+    with pytest.raises(DataError, match="splitplan.SlotPolicy"):
+        deploy(small, c, slow)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="another device and link"):
+        deploy(small, policy, pair)
+    with pytest.raises(DataError, match="governor='emulated'"):
+        deploy(small, policy, slow, emulate=False)
+    with pytest.raises(DataError, match="for a slotted policy"):
+        deploy(small, c.cuts.plan(0), slow, governor="cpufreq")  # type: ignore[union-attr]
+    ahead = Script(c, lambda state: (0, 0, 0, 0))
+    ahead.sees = 3  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="nobody knows"):
+        deploy(small, ahead, slow)
+
+
+def test_a_load_that_nobody_can_carry_is_said_before_the_run(small: Traced, slow: System, given: Profile) -> None:
+    policy = SlotPolicy(control(given, slow))
+    scene = Scenario(periodic(5000.0), constant(1e3), slots=100_000)
+    with deploy(small, policy, slow) as app, pytest.raises(InfeasibleError):
+        app.run(scene)
+
+
+def test_a_governor_that_is_not_there_is_said(small: Traced, slow: System, given: Profile) -> None:
+    with pytest.raises(ExecutorError, match="devfreq"):
+        deploy(small, SlotPolicy(control(given, slow)), slow, governor="devfreq:/nowhere", start_timeout_s=60)
