@@ -182,7 +182,7 @@ def _energy() -> tuple[bool, str]:
     if readable:
         return (
             True,
-            f"{len(readable)} counters under /sys/class/powercap (splitplan models energy; it does not read them yet)",
+            f"{len(readable)} counters under /sys/class/powercap; --meter rapl reads them beside the modelled energy",
         )
     if counters:
         return False, "counters under /sys/class/powercap are for root only; energy is modelled from stated power"
@@ -198,7 +198,7 @@ def _writable(paths: Iterable[Path], what: str) -> tuple[bool, str]:
 
 
 def _cpufreq() -> tuple[bool, str]:
-    return _writable(Path("/sys/devices/system/cpu").glob("cpu*/cpufreq/scaling_setspeed"), "cpufreq clocks")
+    return _writable(Path("/sys/devices/system/cpu/cpufreq").glob("policy*/scaling_max_freq"), "cpufreq clocks")
 
 
 def _devfreq() -> tuple[bool, str]:

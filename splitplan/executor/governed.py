@@ -44,6 +44,7 @@ class Governed:
     def set(self, body: Mapping[str, float]) -> None:
         """Turn both knobs, see the message ``knobs``."""
         if self._governor is not None and body["clock_hz"] > 0 and body["clock_hz"] != self._clock_hz:
+            self._clock_hz = 0.0  # if it fails, the hardware's own clock is back
             self._governor.set(body["clock_hz"])
             self._clock_hz = body["clock_hz"]
         self.duty.set(body["speed"], body["lease_s"])
@@ -67,5 +68,6 @@ class Governed:
         """Let go: the top clock, all of the link, and the hardware's own clock back."""
         self.duty.release()
         self._uplink.release()
+        self._clock_hz = 0.0
         if self._governor is not None:
             self._governor.restore()

@@ -20,7 +20,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from splitplan.data.channel import Channel
 from splitplan.data.plan import SplitPlan
-from splitplan.errors import ExecutorError, HandshakeError, SplitplanError, WireError
+from splitplan.errors import ExecutorError, GovernorError, HandshakeError, SplitplanError, WireError
 from splitplan.executor import keys as key_files
 from splitplan.executor.governed import Governed
 from splitplan.executor.governor import Governor
@@ -113,7 +113,10 @@ class Client:
         """Drop what it has waiting, and its ways to servers."""
         self.gone = True
         if self.governed is not None:
-            self.governed.release()
+            try:
+                self.governed.release()
+            except GovernorError as e:  # the watchdog tries again when this worker ends
+                _say(str(e))
         for sender in self._senders.values():
             sender.close()
         for relay in self.relays.values():

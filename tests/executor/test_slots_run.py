@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from splitplan.policies.slot import SlotPolicy
 from splitplan.simulator.simulate import simulate
 
 from .conftest import EXAMPLE, same
+from .fakes import GPU_HZ, devfreq_tree, numbers
 from .test_deploy import expected
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -209,6 +212,74 @@ def test_dead_seconds_of_a_channel_end_no_frame(small: Traced, slow: System, giv
     with deploy(small, policy, slow) as app:
         run = app.run(scene).slots
     assert run is not None and np.isfinite(run.latency_s).all()
+
+
+# -- the clock of hardware -----------------------------------------------------------------------------
+
+
+def governed_control(small: Traced, slow: System, clocks: tuple[float, ...]) -> SlotControl:
+    """A device with other clocks, times in proportion."""
+    device = slow.device.but(clock_hz=clocks, active_power_w=tuple(1.0 + k for k in range(len(clocks))))
+    system = System(device=device, server=slow.server, link=slow.link)
+    given_at = [("device", hz, device.time_scale(hz)) for hz in clocks] + [("server", float("nan"), 0.05)]
+    rows = [
+        {
+            "layer": x.name,
+            "place": p,
+            "clock_hz": hz,
+            "time_s": 0.002 * k,
+            "spread_s": 0.0,
+            "samples": 1,
+            "method": "given",
+        }
+        for x in small.graph.layers
+        for p, hz, k in given_at
+    ]
+    return SlotControl(Profile(small.graph, pd.DataFrame(rows)), system, slot_s=TAU, V=1e-4)
+
+
+def test_a_governor_is_turned_by_the_slot_and_puts_back_what_was_there(
+    small: Traced, slow: System, tmp_path: Path
+) -> None:
+    """Files in place of a kernel; the worker is killed once, and the clock comes back each time."""
+    place = devfreq_tree(tmp_path, now=False)
+    before = numbers(place, "min_freq", "max_freq")
+    c = governed_control(small, slow, tuple(map(float, GPU_HZ)))
+    pinned = []
+    script = Script(c, lambda state: (0, int(state.frames), 1 + len(pinned) % 3, 8))
+    scene = Scenario(periodic(10.0), constant(4e6), slots=150)
+    with deploy(small, script, c.system, governor=f"devfreq:{place}") as app:
+        killer = threading.Timer(1.5, lambda: os.kill(app.pids["device"], signal.SIGKILL))
+        killer.start()
+        watcher = threading.Event()
+
+        def watch() -> None:
+            while not watcher.wait(0.01):
+                with contextlib.suppress(ValueError):  # read while it is written
+                    pinned.append(numbers(place, "min_freq", "max_freq"))
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            report = app.run(scene)
+        finally:
+            watcher.set()
+            thread.join()
+            killer.join()
+        assert report.counts["frames"] == len(scene.arrive_s(TAU)) and report.counts["restarts_device"] >= 1
+        assert "a frame that has begun is not stopped" in str(report) and str(place) in str(report)
+    held = {low for low, high in pinned if low == high}
+    assert held >= set(GPU_HZ[:3])
+    assert numbers(place, "min_freq", "max_freq") == before
+
+
+def test_clocks_that_the_hardware_has_not_are_said_before_anything_runs(
+    small: Traced, slow: System, tmp_path: Path
+) -> None:
+    place = devfreq_tree(tmp_path, now=False)
+    c = governed_control(small, slow, (1e8, 2e8))
+    with pytest.raises(DataError, match="MHz"):
+        deploy(small, SlotPolicy(c), c.system, governor=f"devfreq:{place}")
 
 
 # -- what cannot be right -----------------------------------------------------------------------------
