@@ -26,7 +26,7 @@ def clock_of(control: SlotControl, clock_hz: float) -> int:
     DataError
         The control has no such clock.
     """
-    clocks = control.choices.clock_hz.tolist()
+    clocks: list[float] = control.choices.clock_hz.tolist()
     if clock_hz not in clocks:
         known = ", ".join(f"{hz:g}" for hz in clocks)
         raise DataError(f"there is no clock of {clock_hz:g} Hz; the clocks are {known} (0: off)", "SlotControl")
@@ -57,7 +57,7 @@ def own_s(control: SlotControl, plan: SlotPlan) -> float:
     c = control.choices
     head_s, bits, server_s = c.works[plan.cut].tolist()
     speed = float(c.speed[clock_of(control, plan.clock_hz)])
-    found = server_s + float(c.fixed_s[plan.cut])
+    found: float = server_s + float(c.fixed_s[plan.cut])
     if head_s:
         found += head_s / speed if speed else math.inf
     if bits:

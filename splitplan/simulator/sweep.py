@@ -19,10 +19,11 @@ from splitplan.formulations.solution import Solution
 from splitplan.formulations.stationary import RESOURCES, StationaryBound
 from splitplan.models.files import write_whole
 from splitplan.models.graph import number_problem
+from splitplan.policies.result import Result
 from splitplan.policies.slot import DecidesSlots, SlotPolicy
 from splitplan.simulator.lane import follows_the_rule
 from splitplan.simulator.numbers import rule_of
-from splitplan.simulator.simulate import Result, simulate
+from splitplan.simulator.simulate import simulate
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -136,6 +136,8 @@ class HighsLP(Highs):
             return problem.no_cut
         if isinstance(problem, SlotControl):
             return slot_highs.why_not_lp(problem)
+        if isinstance(problem, SlotHorizon):
+            return "whether all work is done in a slot is a whole number"
         if problem.limits:
             return f"{', '.join(problem.limits)}: with a limit the LP's vertices need not be cuts"
         if problem.linear_objective is None:

@@ -55,6 +55,9 @@ TERMINATIONS: Mapping[Any, Termination] = {
 TOLERANCES = (1e-9, 1e-8, 1e-7)
 """Feasibility tolerances, tried in turn until HiGHS does not end in a solve error."""
 
+MOST_SINGLE = 100
+"""Most coefficients that are changed one by one: a call takes microseconds, and all arrays at once take some hundred of them."""
+
 CONFIRMED = 2_000
 """Most columns of a MILP that is solved a second time: it takes about as long again, and without presolve larger ones longer."""
 
@@ -85,6 +88,7 @@ class Outcome:
     bound_by: str = ""
 
 
+@cache
 def version() -> str:
     """HiGHS's version."""
     return f"HiGHS {highspy.Highs().version()}"
@@ -143,7 +147,7 @@ class Engine:
         self.hot = hot
         self.columns = arrays.columns
         self.integer = bool(arrays.whole.any()) and not relax
-        self._pass(arrays, relax)
+        self._pass(arrays)
         self.loaded = arrays
 
     def option(self, name: str, value: Any) -> None:
@@ -151,19 +155,26 @@ class Engine:
         if self.highs.setOptionValue(name, value) != highspy.HighsStatus.kOk:
             raise SolverError(f"HiGHS refused option {name}={value!r}")
 
-    def _pass(self, a: Arrays, relax: bool) -> None:
-        lp = highspy.HighsLp()
-        lp.num_col_, lp.num_row_ = len(a.cost), len(a.rows)
-        lp.col_cost_, lp.offset_ = a.cost, a.offset
-        lp.col_lower_, lp.col_upper_ = a.lower, a.upper
-        lp.row_lower_, lp.row_upper_ = a.row_lower, a.row_upper
-        lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-        lp.a_matrix_.start_, lp.a_matrix_.index_, lp.a_matrix_.value_ = a.matrix.indptr, a.matrix.indices, a.matrix.data
-        if self.integer:
-            lp.integrality_ = [
-                highspy.HighsVarType.kInteger if w else highspy.HighsVarType.kContinuous for w in a.whole
-            ]
-        if self.highs.passModel(lp) == highspy.HighsStatus.kError:
+    def _pass(self, a: Arrays) -> None:
+        # The call that takes arrays: a HighsLp's matrix is a list to Python, number by number.
+        status = self.highs.passModel(
+            len(a.cost),
+            len(a.rows),
+            a.matrix.nnz,
+            int(highspy.MatrixFormat.kRowwise),
+            int(highspy.ObjSense.kMinimize),
+            a.offset,
+            a.cost,
+            a.lower,
+            a.upper,
+            a.row_lower,
+            a.row_upper,
+            a.matrix.indptr.astype(np.int32),
+            a.matrix.indices.astype(np.int32),
+            a.matrix.data,
+            (a.whole if self.integer else np.zeros(len(a.whole))).astype(np.int32),
+        )
+        if status == highspy.HighsStatus.kError:
             raise SolverError(
                 "HiGHS refused the model: a number in it is not finite, larger than 1e15 times a good plan's cost, or a bound "
                 "is crossed. Check the units of times, sizes and rates; else please report this"
@@ -181,11 +192,20 @@ class Engine:
         if not (np.array_equal(a.row_lower, old.row_lower) and np.array_equal(a.row_upper, old.row_upper)):
             self.highs.changeRowsBounds(m, np.arange(m, dtype=np.int32), a.row_lower, a.row_upper)
         changed = np.flatnonzero(a.matrix.data != old.matrix.data)
-        if len(changed):
+        if len(changed) > MOST_SINGLE:
+            self._pass_again(a)
+        elif len(changed):
             rows = np.searchsorted(a.matrix.indptr, changed, side="right") - 1
             for row, at in zip(rows, changed, strict=True):
                 self.highs.changeCoeff(int(row), int(a.matrix.indices[at]), float(a.matrix.data[at]))
         self.loaded = a
+
+    def _pass_again(self, a: Arrays) -> None:
+        """The same structure with other numbers, all at once; a basis of the LP is kept."""
+        basis = None if self.integer else self.highs.getBasis()
+        self._pass(a)
+        if basis is not None and basis.valid and self.highs.setBasis(basis) == highspy.HighsStatus.kError:
+            raise SolverError("HiGHS refused its own basis; please report this")
 
     def forbid(self, values: Mapping[str, float]) -> None:
         """Add a row that keeps the whole-number columns from all being what they are in ``values``; `allow_all` removes it."""
@@ -276,13 +296,14 @@ class Engine:
             termination = Termination.INTERRUPTED
         feasible = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
         values, objective, bound = None, None, None
+        solution = self.highs.getSolution()
         if feasible:
-            values = dict(zip(self.columns, self.highs.getSolution().col_value, strict=True))
+            values = dict(zip(self.columns, solution.col_value, strict=True))
             objective = float(info.objective_function_value)
         if self.integer:
             bound = float(info.mip_dual_bound) if math.isfinite(info.mip_dual_bound) else None
         elif feasible:
-            bound = dual_bound(self.loaded, np.asarray(self.highs.getSolution().row_dual))
+            bound = dual_bound(self.loaded, np.asarray(solution.row_dual))
         nodes = f", {info.mip_node_count} nodes, gap {info.mip_gap:.3g}" if self.integer else ""
         log = f"{self.highs.modelStatusToString(status)} after {seconds:.3f} s, {info.simplex_iteration_count} simplex iterations{nodes}"
         whose = "HiGHS's own claim (branch and bound)" if self.integer else BY_DUALITY
@@ -313,7 +334,7 @@ def dual_bound(a: Arrays, multipliers: np.ndarray) -> float | None:
     if np.any((reduced != 0) & ~np.isfinite(corner)):
         return None
     terms = np.r_[y * np.where(np.isfinite(side), side, 0.0), reduced * np.where(reduced != 0, corner, 0.0), a.offset]
-    return math.fsum(terms)
+    return math.fsum(terms[terms != 0].tolist())
 
 
 def solve_arrays(

@@ -97,6 +97,8 @@ class CompiledSlot:
         self.sign = np.sign(data[self.at])
         self.columns = self._columns(numbers)
         self.engine = solver.engine(self.numbered(numbers), 0.0, False, hot=True)
+        # Rows and costs are of one size as they are stated; scaling them anew each slot takes a third of the solve.
+        self.engine.option("simplex_scale_strategy", 0)
         self.build_s = time.perf_counter() - start
         self.rebuilds = 0
 

@@ -17,6 +17,7 @@ from splitplan.errors import AuditError, DataError, InfeasibleError, NotApplicab
 from splitplan.formulations import slot_model
 from splitplan.formulations.base import conclude
 from splitplan.formulations.solution import Found, Termination
+from splitplan.solvers import highs_run
 from splitplan.solvers.audit_slot import audit_slot
 from splitplan.solvers.slot_enumerate import Enumerate
 from tests.generators import slot_problems
@@ -88,6 +89,23 @@ def test_a_compiled_model_is_the_fresh_one(seed: int, monkeypatch: pytest.Monkey
                 continue
             assert model.step(**slot).objective == pytest.approx(fresh, rel=AGREE, abs=AGREE)
             assert model.rebuilds == 0 and not built
+
+
+@pytest.mark.parametrize("name", ["highs", "highs-lp"])
+@pytest.mark.parametrize("most", [0, 10**9], ids=["all at once", "one by one"])
+def test_numbers_changed_at_once_or_one_by_one(most: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(highs_run, "MOST_SINGLE", most)
+    choose = Seeded(7)
+    control = replace(one(7), deadline_s=0.5 + float(one(7).profile.seconds("device").sum()), cuts=None)
+    model = control.compile(name)
+    for _ in range(12):
+        state = slot_state(choose, control)
+        try:
+            fresh = control.at(state).solve("enumerate").objective
+        except InfeasibleError:
+            continue
+        slot = {field: getattr(state, field) for field in control.slot_parameters}
+        assert model.step(**slot).objective == pytest.approx(fresh, rel=AGREE, abs=AGREE)
 
 
 @pytest.mark.parametrize("seed", range(12))
