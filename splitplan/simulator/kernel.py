@@ -58,7 +58,7 @@ def advance(
 @njit
 def run(
     r: Rule, s: Any, frames: Any, rates: Any, physical: bool, arrive: Any, line: Any, cut: Any, work: Any, done: Any, clock: Any,
-    latency: Any, sums: Any, trace: Any, rooms: Any,
+    latency: Any, sums: Any, trace: Any, left: Any, out: Any, rooms: Any,
 ) -> None:  # fmt: skip
     """Slots one after the other by the rule; see `decide`, `tandem` and `ideal`.
 
@@ -68,12 +68,13 @@ def run(
     physical : bool
         Whether the queues are those of a tandem, or the theory's.
     trace : array, shape (slots, 8) or (0, 8)
+    left, out : array, shape (3,)
+        As of `advance`.
     rooms : tuple of array
-        Room for `decide`'s costs of clocks, of levels, watts of levels; for work left, and for a slot's sums.
+        As of `decide`.
     """
-    clock_cost, level_cost, level_w, left, out = rooms
     for t in range(len(frames)):
-        k, n, f, j = decide(r, s, frames[t], rates[t], clock_cost, level_cost, level_w)
+        k, n, f, j = decide(r, s, frames[t], rates[t], rooms)
         advance(
             r, s, frames[t], rates[t], k, max(n, 0), f, j, physical, arrive, line, cut, work, done, clock, latency, sums, trace, t, left, out
         )  # fmt: skip

@@ -13,7 +13,7 @@ from splitplan.errors import DataError, raise_all
 from splitplan.policies.result import ROW, SUMS
 from splitplan.policies.slot import Ahead, DecidesSlots, SlotPolicy
 from splitplan.simulator import kernel, rule
-from splitplan.simulator.numbers import first_state, loose, rule_of, state_of
+from splitplan.simulator.numbers import first_state, loose, rooms_for, rule_of, state_of
 
 CHUNK = 100_000
 """Slots between two calls of ``progress``, where the loop is ours."""
@@ -45,11 +45,12 @@ class Lane:
     ) -> None:
         self.policy, self.slots, self.physical = policy, slots, physical
         self.begun = SlotState() if start is None else start
-        count, c = len(slots.arrive_s) if physical else 0, policy.control.choices
+        count = len(slots.arrive_s) if physical else 0
         own = follows_the_rule(policy)
         self._decide = None if own else policy.choose
         self._sees = 0 if own else int(getattr(policy, "sees", 0))
-        self._numbers = rule_of(policy if isinstance(policy, SlotPolicy) else SlotPolicy(policy.control))
+        made = policy if isinstance(policy, SlotPolicy) else SlotPolicy(policy.control)
+        self._numbers = rule_of(made)
         self._state = loose(first_state(policy, start))
         self._frames = (
             loose(slots.arrive_s), loose(np.zeros(4, np.int64)), loose(np.zeros(count, np.int64)), loose(np.zeros(count)), loose(np.zeros(count)), loose(np.zeros(3)),
@@ -57,7 +58,8 @@ class Lane:
         )  # fmt: skip
         self._sums = loose(np.zeros(len(SUMS)))
         self.trace = np.zeros((len(slots.frames) if trace else 0, len(ROW)))
-        self._rooms = tuple(loose(np.zeros(n)) for n in (len(c.clock_hz), len(c.levels), len(c.levels), 3, 3))
+        self._slot = loose(np.zeros(3)), loose(np.zeros(3))
+        self._rooms = rooms_for(made)
 
     def run(self, progress: Callable[[int, int], None] | None = None) -> None:
         """All slots."""
@@ -99,7 +101,7 @@ class Lane:
         """The loop's own rule, all slots at once."""
         frames, rates = loose(self.slots.frames[first:last]), loose(self.slots.rate_bps[first:last])
         kernel.run(
-            self._numbers, self._state, frames, rates, self.physical, *self._frames, self._sums, self.trace[first:last], self._rooms
+            self._numbers, self._state, frames, rates, self.physical, *self._frames, self._sums, self.trace[first:last], *self._slot, self._rooms
         )  # fmt: skip
 
     def _by_the_policy(self, t: int) -> None:
@@ -109,7 +111,7 @@ class Lane:
         plan = self._asked(state, t)
         k, n, f, j = numbers_of(self.policy, state, plan, t)
         kernel.advance(
-            self._numbers, self._state, arriving, channel, k, n, f, j, self.physical, *self._frames, self._sums, self.trace, t, *self._rooms[3:]
+            self._numbers, self._state, arriving, channel, k, n, f, j, self.physical, *self._frames, self._sums, self.trace, t, *self._slot
         )  # fmt: skip
 
     def _asked(self, state: SlotState, t: int) -> SlotPlan:

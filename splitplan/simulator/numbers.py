@@ -65,6 +65,21 @@ def rule_of(policy: SlotPolicy) -> rule.Rule:
     return rule.Rule(**{k: loose(v) if isinstance(v, np.ndarray) else v for k, v in found.items()})
 
 
+def rooms_for(policy: SlotPolicy) -> tuple[Any, ...]:
+    """Room for `rule.decide` to reckon in: costs of clocks, costs and watts of levels; of each cut its cost and frames; the cuts in order."""
+    c = policy.control.choices
+    cuts, clocks, levels = len(c.works), len(c.clock_hz), len(c.levels)
+    arrays = (
+        np.zeros(clocks),
+        np.zeros(levels),
+        np.zeros(levels),
+        np.zeros(cuts),
+        np.zeros(cuts, np.int64),
+        np.array(policy.cuts),
+    )
+    return tuple(loose(a) for a in arrays)
+
+
 def first_state(policy: DecidesSlots, start: SlotState | None = None) -> np.ndarray:
     """A state as the loop has it, see `splitplan.simulator.rule`; empty queues unless given."""
     start = SlotState() if start is None else start

@@ -102,9 +102,7 @@ def own_s(r: Rule, k: int, f: int, j: int, channel: float) -> float:
 
 
 @njit
-def decide(
-    r: Rule, s: Any, frames: int, channel: float, clock_cost: Any, level_cost: Any, level_w: Any
-) -> tuple[int, int, int, int]:
+def decide(r: Rule, s: Any, frames: int, channel: float, rooms: Any) -> tuple[int, int, int, int]:
     """Cut, frames, clock and level of a slot; −1 frames: nothing is allowed with them, and they are refused.
 
     Parameters
@@ -116,9 +114,10 @@ def decide(
         That arrive.
     channel : float
         bit/s.
-    clock_cost, level_cost, level_w : array
-        Room for as many numbers as there are clocks, levels, levels.
+    rooms : tuple of array
+        Room to reckon in, see `splitplan.simulator.numbers.rooms_for`.
     """
+    clock_cost, level_cost, level_w, cut_cost, cut_frames, order = rooms
     joule = r.v_energy
     if r.budget_j < math.inf:
         joule += s[ENERGY] / r.unit_joules**2
@@ -183,40 +182,96 @@ def decide(
             return best_k, frames, best_f, best_j
         return best_k, admitted(r, frames, each / n, 0.0, worth), best_f, best_j
 
-    # Clock, level and cut are tied to each other: all of them are looked at.
+    # Clock, level and cut are tied to each other. For a clock and a level the cuts are looked at from the one that costs least by itself, so
+    # that the first one allowed is the best (but for its own seconds' cost, where they have one), and what is dearer than a find is left out.
+    if frames > 0:
+        for k in r.cuts:
+            each = device * r.head_s[k] + uplink * r.bits[k] + server * r.server_s[k] + joule * r.receive_j[k]
+            if late > 0.0:
+                each += late * (r.server_s[k] + r.fixed_s[k])
+            changed = joule * r.cut_change_j if s[CUT] >= 0 and s[CUT] != k else 0.0
+            n = admitted(r, frames, each, changed, worth) if r.admits else frames
+            cut_frames[k] = n
+            cut_cost[k] = n * each + changed + refused(r, frames, n, worth) if n > 0 else math.inf
+        rank(order, cut_cost)
     found_k, found_n, found_f, found_j, least = -1, -1, -1, -1, math.inf
     free_f, free_j, free = -1, -1, math.inf
-    for f in r.clocks:
+    # What is not allowed at a clock and a rate is not at slower ones: of the cuts in order, so many are out up to this speed and share.
+    out_all, speed_all, share_all = 0, -1.0, -1.0
+    next_out, next_share = 0, -1.0
+    for a in range(len(r.clocks) - 1, -1, -1):  # from the last, so that of equal ones the first remains
+        f = r.clocks[a]
         if clock_cost[f] == math.inf:
             continue
-        for j in r.levels:
+        speed, scanned = r.speed[f], False
+        slow = 1.0 / speed if speed > 0.0 else math.inf
+        out, share_out = 0, -1.0
+        for b in range(len(r.levels) - 1, -1, -1):
+            j = r.levels[b]
             if r.power_w[f] + level_w[j] > r.cap_w * (1.0 + 1e-9):
                 continue
             base = clock_cost[f] + level_cost[j]
-            if base < free:
+            if base <= free:
                 free_f, free_j, free = f, j, base
-            if frames == 0 or base >= least:
+            if frames == 0:
                 continue
-            for k in r.cuts:
-                own = own_s(r, k, f, j, channel)
+            share = r.share[j]
+            if share > share_out:
+                out = out_all if speed <= speed_all and share <= share_all else 0
+            rate = share * channel
+            narrow = 1.0 / rate if rate > 0.0 else math.inf
+            begin = out
+            for i in range(begin, len(order)):
+                k = order[i]
+                if base + cut_cost[k] > least:
+                    break
+                own = r.server_s[k] + r.fixed_s[k]
+                if r.head_s[k] > 0.0:
+                    own += r.head_s[k] * slow
+                if r.bits[k] > 0.0:
+                    own += r.bits[k] * narrow
                 if (r.timed and own == math.inf) or own > r.deadline_s * (1.0 + 1e-9):
+                    if out == i:
+                        out = i + 1
                     continue
-                each = device * r.head_s[k] + uplink * r.bits[k] + server * r.server_s[k] + joule * r.receive_j[k]
-                if late > 0.0:
-                    each += late * own
-                changed = joule * r.cut_change_j if s[CUT] >= 0 and s[CUT] != k else 0.0
-                n = admitted(r, frames, each, changed, worth) if r.admits else frames
-                if n == 0:
-                    continue
-                cost = base + n * each + changed + refused(r, frames, n, worth)
-                if cost < least:
+                n, cost = cut_frames[k], base + cut_cost[k]
+                if late > 0.0 and n > 0:
+                    each = (
+                        device * r.head_s[k]
+                        + uplink * r.bits[k]
+                        + server * r.server_s[k]
+                        + joule * r.receive_j[k]
+                        + late * own
+                    )
+                    changed = joule * r.cut_change_j if s[CUT] >= 0 and s[CUT] != k else 0.0
+                    n = admitted(r, frames, each, changed, worth) if r.admits else frames
+                    cost = base + n * each + changed + refused(r, frames, n, worth)
+                if n > 0 and (cost < least or (cost == least and (f != found_f or j != found_j))):
                     found_k, found_n, found_f, found_j, least = k, n, f, j, cost
+                if late <= 0.0:
+                    break
+            share_out = share
+            if not scanned:
+                scanned, next_out, next_share = True, out, share
+        if scanned:
+            out_all, speed_all, share_all = next_out, speed, next_share
     nobody = free + refused(r, frames, 0, worth)
     if frames == 0 or (r.admits and nobody <= least):
         return r.cuts[0], 0, free_f, free_j
     if found_k < 0:
         return r.cuts[0], -1, free_f, free_j
     return found_k, found_n, found_f, found_j
+
+
+@njit
+def rank(order: Any, cost: Any) -> None:
+    """Sort cuts by cost, then by number, in place: by insertion, which takes little where the slot before was alike."""
+    for i in range(1, len(order)):
+        k, at = order[i], i
+        while at > 0 and (cost[order[at - 1]] > cost[k] or (cost[order[at - 1]] == cost[k] and order[at - 1] > k)):
+            order[at] = order[at - 1]
+            at -= 1
+        order[at] = k
 
 
 @njit

@@ -17,7 +17,7 @@ from benchmarks.instances import Seeded
 from benchmarks.slot_instances import slot_control, slot_state
 from splitplan.errors import DataError, InfeasibleError
 from splitplan.policies.slot import SlotPolicy
-from splitplan.simulator.numbers import first_state, loose, rule_of
+from splitplan.simulator.numbers import first_state, loose, rooms_for, rule_of
 from splitplan.simulator.rule import COMPILED, decide, radio_w
 from splitplan.simulator.simulate import simulate
 from splitplan.solvers.columns import capacity
@@ -32,20 +32,47 @@ def test_the_rule_is_the_slots_optimum(seed: int) -> None:
     choose = Seeded(seed)
     control = slot_control(choose, 5)
     policy = SlotPolicy(control)
-    numbers, c = rule_of(policy), control.choices
-    rooms = [loose(np.zeros(count)) for count in (len(c.clock_hz), len(c.levels), len(c.levels))]
+    numbers, rooms = rule_of(policy), rooms_for(policy)
     for _ in range(25):
         state = slot_state(choose, control)
         problem = control.at(state)
         best = cheapest(problem)
         s = loose(first_state(policy, state))
-        k, n, f, j = decide(numbers, s, state.frames, state.rate_bps, *rooms)
+        k, n, f, j = decide(numbers, s, state.frames, state.rate_bps, rooms)
         if best is None:
             assert n == -1
             assert policy.choose(state).frames == 0
             continue
         assert n >= 0
         assert problem.evaluate(policy.choose(state))["objective"] == pytest.approx(best[1], rel=1e-9, abs=1e-12)
+        assert problem.score(k, n, f, j)["objective"] == pytest.approx(best[1], rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(40, 80))
+def test_the_rule_is_the_optimum_of_what_is_left_free(seed: int) -> None:
+    """Some cuts, clocks and levels, in any order: what the loop leaves out is never the best."""
+    choose, rng = Seeded(seed), np.random.default_rng(seed)
+    control = slot_control(choose, 6)
+    if seed % 2:
+        tied = {"deadline_s": 1.5 * float(control.profile.seconds("device").sum()) + 0.02, "cuts": None}
+        control = replace(control, **tied)  # type: ignore[arg-type]
+    c = control.choices
+    some = [
+        rng.permutation(n)[: rng.integers(1, n + 1)].tolist() for n in (len(c.works), len(c.clock_hz), len(c.levels))
+    ]
+    some[1] = [*some[1], 0] if 0 not in some[1] else some[1]  # off and silent are always within the power limits
+    some[2] = [*some[2], 0] if 0 not in some[2] else some[2]
+    policy = SlotPolicy(control, *some)
+    numbers, rooms = rule_of(policy), rooms_for(policy)
+    for _ in range(25):
+        state = slot_state(choose, control)
+        problem = control.at(state)
+        best = cheapest(problem, *some)
+        k, n, f, j = decide(numbers, loose(first_state(policy, state)), state.frames, state.rate_bps, rooms)
+        if best is None:
+            assert n == -1
+            continue
+        assert k in some[0] and f in some[1] and j in some[2] and n >= 0
         assert problem.score(k, n, f, j)["objective"] == pytest.approx(best[1], rel=1e-9, abs=1e-12)
 
 
