@@ -6,8 +6,10 @@ against `SlotControl` solved by enumeration.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -21,8 +23,24 @@ COMPILED = numba is not None
 """Whether numba is there."""
 
 
+SOURCES = ("rule.py", "queues.py", "kernel.py")
+"""What is compiled into each other."""
+
+
+def digest() -> str:
+    """Of what is compiled: numba's cache looks at a function's own file only, and would keep what another file had in it before."""
+    found = hashlib.sha256()
+    for name in SOURCES:
+        found.update(Path(__file__).with_name(name).read_bytes())
+    return found.hexdigest()[:12]
+
+
+DIGEST = digest() if COMPILED else ""
+
+
 def njit(function: F) -> F:
     """The function compiled, so that it lets go of the interpreter (lanes run in threads); or as it is where numba is not there."""
+    function.__qualname__ += f"-{DIGEST}"  # the cache's file is named by it
     compiled: F = numba.njit(cache=True, nogil=True)(function) if numba is not None else function
     return compiled
 

@@ -18,7 +18,7 @@ from benchmarks.slot_instances import slot_control, slot_state
 from splitplan.errors import DataError, InfeasibleError
 from splitplan.policies.slot import SlotPolicy
 from splitplan.simulator.numbers import first_state, loose, rooms_for, rule_of
-from splitplan.simulator.rule import COMPILED, decide, radio_w
+from splitplan.simulator.rule import COMPILED, SOURCES, decide, digest, radio_w
 from splitplan.simulator.simulate import simulate
 from splitplan.solvers.columns import capacity
 from splitplan.solvers.slot_enumerate import cheapest
@@ -198,6 +198,13 @@ def test_what_is_given_is_looked_at() -> None:
         SlotPolicy(control, cuts=(99,))
     text = str(simulate(SlotPolicy(control), scenario))
     assert "certificate" in text and "p95" in text
+
+
+def test_the_cache_knows_every_file_that_is_compiled() -> None:
+    folder = ROOT / "splitplan" / "simulator"
+    compiled = {path.name for path in folder.glob("*.py") if "\n@njit\n" in path.read_text(encoding="utf-8")}
+    assert compiled == set(SOURCES)
+    assert not COMPILED or decide.__qualname__.endswith(digest())
 
 
 @pytest.mark.skipif(not COMPILED, reason="numba is not installed")
