@@ -14,13 +14,17 @@ from splitplan.cli.slots import (
     CapOption,
     ChannelOption,
     DeadlineOption,
+    GapsOption,
     ModeOption,
+    OutputOption,
+    PolicyOption,
     RateOption,
     SecondsOption,
     SeedOption,
     SlotOption,
     read_control,
     read_scenario,
+    read_slot_policy,
 )
 
 if TYPE_CHECKING:
@@ -62,29 +66,31 @@ def live(
         ),
     ] = None,
     meter: Annotated[str | None, typer.Option(help="Measures energy: rapl, nvml:0.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE.parquet", help="Slot by slot.")] = None,
+    policy: PolicyOption = "joint",
+    gaps: GapsOption = "error",
+    output: OutputOption = None,
     figure: FigureOption = None,
     json: Json = False,
 ) -> None:
-    """Run the joint rule on the real model over an emulated channel, in real time; then simulate the same, and show both.
+    """Run a policy on the real model over an emulated channel, in real time; then simulate the same, and show both.
 
     Ctrl-C ends it with the report of the frames that were answered by then, and exit code 130.
     """
-    from splitplan.policies.slot import SlotPolicy
     from splitplan.simulator.simulate import simulate
 
     check_figure(figure)
     control = read_control(
         profile, system, slot_s=slot_s, V=v, mode=mode, wire=wire, deadline_s=deadline_s, power_cap_w=power_cap_w
     )
-    scene, policy = read_scenario(channel, rate_hz, arrivals, seconds, seed), SlotPolicy(control)
+    scene = read_scenario(channel, rate_hz, arrivals, seconds, seed, gaps)
+    who = read_slot_policy(policy)(control)
     stopped: KeyboardInterrupt | None = None
     with working(f"loading {model}") as tell:
         from splitplan.executor.deploy import deploy
         from splitplan.models.load import load_model
 
         traced = load_model(model, progress=lambda now: tell(f"loading {model}: {now}"))
-        with deploy(traced, policy, control.system, governor=governor, meter=meter, progress=tell) as app:
+        with deploy(traced, who, control.system, governor=governor, meter=meter, progress=tell) as app:
             try:
                 app.run(scene, progress=tell)
             except KeyboardInterrupt as e:
@@ -95,7 +101,7 @@ def live(
         assert stopped is not None
         out().print(str(report), markup=False)
         raise stopped
-    tell_both(report.slots, simulate(policy, scene), json)
+    tell_both(report.slots, simulate(who, scene), json)
     for note in () if json else report.notes:
         out().print(f"– {note}", markup=False)
     if output is not None:

@@ -9,11 +9,14 @@ import typer
 
 from splitplan.cli.options import FigureOption, Json, ProfileArgument, SystemOption, WireOption, read_profile
 from splitplan.cli.output import check_figure, out, print_json, save_figure, say, table, working
-from splitplan.errors import DataError
+from splitplan.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from splitplan.data.scenario import Scenario
     from splitplan.formulations.slot import SlotControl
+    from splitplan.policies.slot import SlotPolicy
 
 ChannelOption = Annotated[
     Path, typer.Option("--channel", metavar="FILE", help="The uplink over time: mahimahi, time–rate CSV, G-NetTrack.")
@@ -26,8 +29,29 @@ SecondsOption = Annotated[
 SeedOption = Annotated[int, typer.Option(help="Of the arrivals.")]
 SlotOption = Annotated[float, typer.Option("--slot-s", help="Length of a slot, seconds.")]
 ModeOption = Annotated[str, typer.Option(help="min-energy, min-latency, max-throughput.")]
-DeadlineOption = Annotated[float | None, typer.Option(help="A frame that cannot be served so quickly is refused.")]
-CapOption = Annotated[float | None, typer.Option(help="Most watts of device and radio together.")]
+DeadlineOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Most seconds of a frame's own: its computing and sending at the slot's clock and rate, waiting left out. Refused where nothing is so quick."
+    ),
+]
+CapOption = Annotated[float | None, typer.Option(help="Most watts of device and radio together, in any slot.")]
+BudgetOption = Annotated[float | None, typer.Option(help="Most watts on average.")]
+OwnLatencyOption = Annotated[
+    float | None, typer.Option(help="Most seconds of a frame's own on average, waiting left out.")
+]
+ThroughputOption = Annotated[
+    float | None, typer.Option(help="Fewest frames a second on average; others may be refused.")
+]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Slot by slot: .parquet, or .csv.")
+]
+PolicyOption = Annotated[
+    str, typer.Option(help="joint, device-only, server-only, all-or-nothing, greedy-latency: who decides.")
+]
+GapsOption = Annotated[
+    str, typer.Option(help="Gaps in the channel's file: error, hold (the rate before goes on) or dead (0 bit/s).")
+]
 
 
 def bound(
@@ -41,22 +65,32 @@ def bound(
     slot_s: SlotOption = 0.1,
     mode: ModeOption = "min-energy",
     wire: WireOption = "fp32",
+    power_budget_w: BudgetOption = None,
+    throughput_min_hz: ThroughputOption = None,
+    gaps: GapsOption = "error",
     json: Json = False,
 ) -> None:
     """What no policy can be below over a channel, the prices of device, uplink and server, and how much load can be carried."""
     from splitplan.formulations.stationary import StationaryBound
     from splitplan.solvers.columns import capacity
 
-    control = read_control(profile, system, slot_s=slot_s, V=1.0, mode=mode, wire=wire)
-    problem = StationaryBound(control, read_scenario(channel, rate_hz, arrivals, seconds, seed))
+    limits = {"power_budget_w": power_budget_w, "throughput_min_hz": throughput_min_hz}
+    control = read_control(profile, system, slot_s=slot_s, V=1.0, mode=mode, wire=wire, **limits)
+    problem = StationaryBound(control, read_scenario(channel, rate_hz, arrivals, seconds, seed, gaps))
     share, binding = capacity(problem)
     solution = problem.solve()
     if json:
         print_json({**solution.to_dict(), "duals": solution.duals, "capacity": share, "binding": binding})
         return
     out().print(str(solution), markup=False)
+    prices = {"device": "J/s", "uplink": "J/bit", "server": "J/s"} if solution.unit == "J a slot" else {}
+    told = ", ".join(f"{name} {solution.duals[name]:.4g} {unit}" for name, unit in prices.items())
+    out().print(f"  prices      {told or solution.duals}", markup=False)
     names = ", ".join(f"{name} ({part:.0%})" for name, part in binding.items())
-    out().print(f"  capacity    {share:.4g} times this load; what binds then: {names}", markup=False)
+    out().print(
+        f"  capacity    {share:.4g} times this load ({share * problem.arriving / slot_s:.4g} frames/s); what binds then, by its part in the limit: {names}",
+        markup=False,
+    )
 
 
 def simulate(
@@ -73,21 +107,25 @@ def simulate(
     wire: WireOption = "fp32",
     deadline_s: DeadlineOption = None,
     power_cap_w: CapOption = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE.parquet", help="Slot by slot.")] = None,
+    power_budget_w: BudgetOption = None,
+    latency_limit_s: OwnLatencyOption = None,
+    throughput_min_hz: ThroughputOption = None,
+    policy: PolicyOption = "joint",
+    gaps: GapsOption = "error",
+    output: OutputOption = None,
     figure: FigureOption = None,
     json: Json = False,
 ) -> None:
-    """Run the joint rule over a channel: power, latencies, work left, and how far that is from what nobody can be below."""
-    from splitplan.policies.slot import SlotPolicy
+    """Run a policy over a channel: power, latencies, work left, and how far that is from what nobody can be below."""
     from splitplan.simulator.simulate import simulate as run
 
     check_figure(figure)
-    control = read_control(
-        profile, system, slot_s=slot_s, V=v, mode=mode, wire=wire, deadline_s=deadline_s, power_cap_w=power_cap_w
-    )
-    scene = read_scenario(channel, rate_hz, arrivals, seconds, seed)
+    limits = {"deadline_s": deadline_s, "power_cap_w": power_cap_w, "power_budget_w": power_budget_w}
+    limits |= {"latency_limit_s": latency_limit_s, "throughput_min_hz": throughput_min_hz}
+    control = read_control(profile, system, slot_s=slot_s, V=v, mode=mode, wire=wire, **limits)
+    scene, who = read_scenario(channel, rate_hz, arrivals, seconds, seed, gaps), read_slot_policy(policy)
     with working("simulating") as tell:
-        result = run(SlotPolicy(control), scene, progress=lambda done, all_: tell(f"slot {done:,} of {all_:,}"))
+        result = run(who(control), scene, progress=lambda done, all_: tell(f"slot {done:,} of {all_:,}"))
     if output is not None:
         result.save(output)
     if figure is not None:
@@ -113,6 +151,10 @@ def sweep(
     slot_s: SlotOption = 0.1,
     mode: ModeOption = "min-energy",
     wire: WireOption = "fp32",
+    deadline_s: DeadlineOption = None,
+    power_cap_w: CapOption = None,
+    policy: PolicyOption = "joint",
+    gaps: GapsOption = "error",
     jobs: Annotated[int, typer.Option(help="Runs at once.")] = 1,
     folder: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Keeps each run; what is there is not run again.")
@@ -127,12 +169,19 @@ def sweep(
     from splitplan.simulator.sweep import sweep as run
 
     check_figure(figure)
-    control = read_control(profile, system, slot_s=slot_s, V=1.0, mode=mode, wire=wire)
-    scene = read_scenario(channel, rate_hz, arrivals, seconds, seed)
+    limits = {"deadline_s": deadline_s, "power_cap_w": power_cap_w}
+    control = read_control(profile, system, slot_s=slot_s, V=1.0, mode=mode, wire=wire, **limits)
+    scene, who = read_scenario(channel, rate_hz, arrivals, seconds, seed, gaps), read_slot_policy(policy)
     weights = v or [1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0]
     with working("simulating") as tell:
         curve = run(
-            control, scene, weights, jobs=jobs, folder=folder, progress=lambda done, all_: tell(f"run {done} of {all_}")
+            control,
+            scene,
+            weights,
+            jobs=jobs,
+            folder=folder,
+            policy=who,
+            progress=lambda done, all_: tell(f"run {done} of {all_}"),
         )
     if output is not None:
         curve.save(output)
@@ -141,13 +190,36 @@ def sweep(
     if json:
         print_json(curve.to_frame().to_dict("records"))
         return
-    columns = ("V", "power_w", "frames_hz", "mean_latency_s", "p95_latency_s", "certificate")
+    columns = ("V", "power_w", "frames_hz", "refused", "unanswered", "mean_latency_s", "p95_latency_s", "certificate")
     rows = [[f"{row[c]:.4g}" for c in columns] for row in curve.to_frame().to_dict("records")]
-    out().print(table(f"{control.profile.graph.name} over {scene.channel.name}", columns, rows, numeric=columns))
-    out().print(f"no policy is below {curve.bound.bound:.6g} {curve.bound.unit}", markup=False)
+    out().print(
+        table(f"{control.profile.graph.name} over {scene.channel.name}, {policy}", columns, rows, numeric=columns)
+    )
+    out().print(
+        f"no policy is below {curve.bound.bound:.6g} {curve.bound.unit} that answers all; certificate: how far a run is above what none can be below "
+        "that does the same work. Latencies are of answered frames",
+        markup=False,
+    )
     for path in (output, figure):
         if path is not None:
             say(f"written: {path}")
+
+
+def read_slot_policy(name: str) -> Callable[[SlotControl], SlotPolicy]:
+    """What makes the policy of that name of a control."""
+    from splitplan.policies import slot_baselines
+    from splitplan.policies.slot import SlotPolicy
+
+    known: dict[str, Callable[[SlotControl], SlotPolicy]] = {
+        "joint": SlotPolicy,
+        "device-only": slot_baselines.device_only,
+        "server-only": slot_baselines.server_only,
+        "all-or-nothing": slot_baselines.all_or_nothing,
+        "greedy-latency": slot_baselines.greedy_latency,
+    }
+    if name not in known:
+        raise DataError(f"{name!r} is no policy; give {', '.join(known)}{did_you_mean(name, known)}", "--policy")
+    return known[name]
 
 
 def read_control(profile: Path, system: Path, **options: object) -> SlotControl:
@@ -158,7 +230,9 @@ def read_control(profile: Path, system: Path, **options: object) -> SlotControl:
     return SlotControl(read_profile(profile), System.read(system), **options)  # type: ignore[arg-type]  # checked there, with messages
 
 
-def read_scenario(path: Path, rate_hz: float, arrivals: str, seconds: float | None, seed: int) -> Scenario:
+def read_scenario(
+    path: Path, rate_hz: float, arrivals: str, seconds: float | None, seed: int, gaps: str = "error"
+) -> Scenario:
     """Frames over a channel; longer than it, the channel begins again, and a line says so."""
     from splitplan.data.channel_files import channel
     from splitplan.data.scenario import Scenario, periodic, poisson
@@ -166,7 +240,7 @@ def read_scenario(path: Path, rate_hz: float, arrivals: str, seconds: float | No
     kinds = {"poisson": poisson, "periodic": periodic}
     if arrivals not in kinds:
         raise DataError(f"{arrivals!r} is no kind of arrivals; give {', '.join(kinds)}", "--arrivals")
-    read = channel(path)
+    read = channel(path, gaps=gaps)  # type: ignore[arg-type]  # checked there, with what may be given
     length = read.duration_s if seconds is None else seconds
     if length > read.duration_s:
         say(f"the channel lasts {read.duration_s:g} s and begins again {length / read.duration_s - 1:.1f} times")

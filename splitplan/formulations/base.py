@@ -63,6 +63,9 @@ class Formulation(ABC):
     def describe(self) -> str:
         """The problem in a line, for people."""
 
+    def __str__(self) -> str:
+        return self.describe()
+
     @property
     @abstractmethod
     def unit(self) -> str:

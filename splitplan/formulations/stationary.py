@@ -74,9 +74,9 @@ class StationaryBound(Formulation):
     Any policy on this path, one that knows the future too, has means that meet (2) to (4) up to what is left over: work admitted less work
     done is Q_i(T) − Q_i(0). So with the prices π of (2) to (4), by weak duality (Neely 2010, ch. 4, on the path's own frequencies),
 
-        mean penalty ≥ p* − Σ_i π_i (Q_i(T) − Q_i(0)) / T
+        mean penalty ≥ p* − Σ_i π_i (Q_i(T) − Q_i(0)) / T − π_F (frames that (6) asks − frames admitted)⁺
 
-    of which `certificate` is the difference of the two sides. What couples clock, rate and cut within a slot (a deadline, the power cap, the
+    (π_F what a frame costs at these prices; the last term is 0 but where a run refused frames that it was to carry), of which `certificate` is the difference of the two sides. What couples clock, rate and cut within a slot (a deadline, the power cap, the
     thermal limit, changes) and the limit on the mean own latency are left out, and L_k is at the top clock and the best slot's full
     rate. So the bound holds with them as well, and may be further away. There is no quantization: every slot has its own rate.
 
@@ -211,8 +211,17 @@ class StationaryBound(Formulation):
             broken.append(f"power_budget_w={budget:g}: {terms['power_w']:.6g} W")
         return broken
 
-    def certificate(self, mean_penalty: float, left: Any, solution: Any) -> float:
+    def frame_price(self, duals: Any) -> float:
+        """What a frame more costs at given prices: the least over the cuts of its works, its result's energy and its own penalty."""
+        c, price = self.control.choices, np.array([max(0.0, float(duals[name])) for name in RESOURCES])
+        joule = self.control.weights["energy"] + max(0.0, float(duals.get("power", 0.0)))
+        return float((c.works @ price + joule * c.receive_j + self.frame_penalty).min())
+
+    def certificate(self, mean_penalty: float, left: Any, solution: Any, admitted: float) -> float:
         """How far a run's mean penalty is above what no policy can be below: never negative, but for rounding.
+
+        A run that admitted fewer frames than (6) asks is held against the bound for those that it did admit: the Lagrangian is linear in
+        the frames, at `frame_price` each.
 
         Parameters
         ----------
@@ -222,9 +231,12 @@ class StationaryBound(Formulation):
             Q_i(T) − Q_i(0) of device, uplink and server: seconds, bits, seconds.
         solution : Solution
             Of this problem.
+        admitted : float
+            Frames a slot that were admitted.
         """
         debt = sum(solution.duals[name] * float(q) for name, q in zip(RESOURCES, left, strict=True))
-        return float(mean_penalty - (solution.bound - debt / self.slots))
+        short = max(0.0, self.least_frames - admitted) * self.frame_price(solution.duals)
+        return float(mean_penalty - (solution.bound - debt / self.slots - short))
 
     # -- the declarative model -------------------------------------------------------------------------
 

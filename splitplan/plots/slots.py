@@ -14,15 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plot_curve(table: pd.DataFrame, *, least_power_w: float | None = None, title: str = "") -> Figure:
-    """Draw power against mean latency, and power and work left against V.
+def plot_curve(table: pd.DataFrame, *, title: str = "") -> Figure:
+    """Draw power against mean latency, and against V.
 
     Parameters
     ----------
     table : DataFrame
-        A row a run: ``V, power_w, mean_latency_s``; several of the same V (seeds) are drawn as points, their means joined.
-    least_power_w : float, optional
-        What no policy can be below.
+        A row a run: ``V, power_w, mean_latency_s``, and ``least_power_w`` where it is known: what no policy can be below that does the same work.
+        Several runs of the same V (seeds) are drawn as points, their means joined.
     title : str
 
     Returns
@@ -30,31 +29,35 @@ def plot_curve(table: pd.DataFrame, *, least_power_w: float | None = None, title
     Figure
     """
     need(table, ("V", "power_w", "mean_latency_s"), "table of a sweep")
-    figure = new_figure(WIDTH, 2.8)
-    left, right = figure.subplots(1, 2)
-    mean = table.groupby("V", as_index=False)[["power_w", "mean_latency_s"]].mean()
-    for ax, x, label in ((left, "mean_latency_s", "mean latency (s)"), (right, "V", "V (s²/J)")):
+    bounded = "least_power_w" in table and table["least_power_w"].notna().any()
+    shown = ["power_w", "mean_latency_s", *(["least_power_w"] if bounded else [])]
+    mean = table.groupby("V", as_index=False)[shown].mean()
+    axes = [("mean_latency_s", "mean latency of answered frames (s)")] if (table["mean_latency_s"] > 0).any() else []
+    axes += [("V", "V (s²/J)")]
+    figure = new_figure(WIDTH if len(axes) > 1 else WIDTH / 2, 2.8)
+    for ax, (x, label) in zip(np.atleast_1d(figure.subplots(1, len(axes))), axes, strict=True):
         some, line = table[table[x] > 0], mean[mean[x] > 0]
-        ax.plot(line[x], line["power_w"], "-", color=DEVICE, linewidth=1.2)
+        ax.plot(line[x], line["power_w"], "-", color=DEVICE, linewidth=1.2, label="runs, mean over seeds")
         ax.plot(some[x], some["power_w"], ".", color=DEVICE, markersize=5)
-        if least_power_w is not None:
-            ax.axhline(least_power_w, color=SERVER, linewidth=1.2, linestyle=(0, (4, 2)))
-            ax.text(
-                0.98,
-                least_power_w,
-                "no policy is below",
+        if bounded:
+            ax.plot(
+                line[x],
+                line["least_power_w"],
                 color=SERVER,
-                fontsize=7,
-                ha="right",
-                va="bottom",
-                transform=ax.get_yaxis_transform(),
+                linewidth=1.2,
+                linestyle=(0, (4, 2)),
+                label="no policy is below, for the work done",
             )
-        logarithmic(ax, "x")
+        if len(line):
+            logarithmic(ax, "x")
         ax.set_xlabel(label, fontsize=8)
         ax.set_ylabel("mean power (W)", fontsize=8)
         tidy(ax, "both")
-    if title:
-        left.set_title(title, fontsize=9, loc="left")
+        if ax is figure.axes[0]:
+            ax.legend(fontsize=6.5, frameon=False)
+            ax.margins(y=0.25)
+            if title:
+                ax.set_title(title, fontsize=9, loc="left")
     return figure
 
 
@@ -62,19 +65,17 @@ def plot_slots(
     slots: pd.DataFrame,
     frames: pd.DataFrame,
     *,
-    rates_bps: np.ndarray,
     slot_s: float,
     title: str = "",
 ) -> Figure:
-    """Draw a run: the channel, the work that is left, the choices, the frames' latencies.
+    """Draw a run: the channel and the rate sent at, the work that is left, cut, clock, the frames' latencies.
 
     Parameters
     ----------
     slots : DataFrame
-        A row a slot: ``time_s, device_s, uplink_bits, server_s, cut, clock, level``.
+        A row a slot: ``time_s, device_s, uplink_bits, server_s, cut, admitted, clock_hz, rate_bps, channel_bps``.
     frames : DataFrame
         A row a frame: ``arrive_s, latency_s``; may be empty.
-    rates_bps : array, shape (slots,)
     slot_s : float
     title : str
 
@@ -84,35 +85,39 @@ def plot_slots(
     """
     if slots.empty:
         raise DataError("has no rows; simulate with trace=True", "slots of a run")
-    figure = new_figure(WIDTH, 5.4)
-    top, work, knobs, late = figure.subplots(4, 1, sharex=True, height_ratios=[0.8, 1.2, 1.2, 1.2])
+    figure = new_figure(WIDTH, 6.0)
+    top, work, cuts, clocks, late = figure.subplots(5, 1, sharex=True, height_ratios=[0.9, 1.2, 0.7, 0.8, 1.2])
     time, end = slots["time_s"].to_numpy(), float(slots["time_s"].iloc[-1]) + slot_s
-    top.fill_between(time, rates_bps[: len(time)] / 1e6, step="post", color=UP, alpha=0.55, linewidth=0)
+    thin = 0.8 if len(slots) <= 2_000 else 0.3
+    top.fill_between(time, slots["channel_bps"] / 1e6, step="post", color=UP, alpha=0.3, linewidth=0, label="can carry")
+    top.step(time, slots["rate_bps"] / 1e6, where="post", color=UP, linewidth=thin, label="sent at")
     top.set_ylabel("uplink\n(Mbit/s)", fontsize=8)
-    mean = max(float(np.mean(rates_bps)), 1e-9)
+    mean = max(float(slots["channel_bps"].mean()), 1e-9)
     for values, color, label in (
         (slots["device_s"], DEVICE, "device"),
         (slots["uplink_bits"] / mean, UP, "uplink, at the mean rate"),
         (slots["server_s"], SERVER, "server"),
     ):
-        work.plot(time, values, color=color, linewidth=0.9, label=label)
+        work.plot(time, values, color=color, linewidth=max(thin, 0.5), label=label)
     work.set_ylabel("work left (s)", fontsize=8)
-    work.legend(fontsize=6.5, frameon=False, ncols=3, loc="upper left")
-    for values, color, label in (
-        (slots["cut"], INK, "cut"),
-        (slots["clock"], DEVICE, "clock"),
-        (slots["level"], UP, "rate level"),
-    ):
-        knobs.step(time, values, where="post", color=color, linewidth=0.7, label=label)
-    knobs.set_ylabel("choice (number)", fontsize=8)
-    knobs.legend(fontsize=6.5, frameon=False, ncols=3, loc="upper left")
+    for ax in (top, work):
+        ax.margins(y=0.3)
+        ax.legend(fontsize=6.5, frameon=False, ncols=3, loc="upper left", borderaxespad=0.1)
+    came = slots["admitted"].to_numpy() > 0
+    cuts.plot(time[came], slots["cut"][came], "|", color=INK, markersize=4, markeredgewidth=0.6)
+    cuts.set_ylabel("cut of\nframes", fontsize=8)
+    cuts.margins(y=0.3)
+    cuts.yaxis.get_major_locator().set_params(integer=True)
+    clocks.step(time, slots["clock_hz"] / 1e6, where="post", color=DEVICE, linewidth=thin)
+    clocks.set_ylabel("clock\n(MHz)", fontsize=8)
     if len(frames):
         done = np.isfinite(frames["latency_s"].to_numpy(float))
-        late.plot(frames["arrive_s"][done], 1e3 * frames["latency_s"][done], ".", color=INK, markersize=2)
-        logarithmic(late, "y")
-    late.set_ylabel("latency (ms)", fontsize=8)
+        late.plot(frames["arrive_s"][done], frames["latency_s"][done], ".", color=INK, markersize=2)
+        if done.any():
+            logarithmic(late, "y")
+    late.set_ylabel("latency (s)", fontsize=8)
     late.set_xlabel("time (s)", fontsize=8)
-    for ax in (top, work, knobs, late):
+    for ax in figure.axes:
         ax.set_xlim(0, end)
         tidy(ax)
     top.set_ylim(bottom=0)

@@ -13,6 +13,7 @@ import numpy as np
 from splitplan.data.scenario import Scenario
 from splitplan.formulations.solution import Solution
 from splitplan.formulations.stationary import RESOURCES, StationaryBound
+from splitplan.models.files import write_whole
 from splitplan.policies.slot import DecidesSlots
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 ROW = ("device_s", "uplink_bits", "server_s", "energy_j", "cut", "clock", "level", "admitted")
 """Of a trace, a slot: the work that was left when it began, and what was done in it."""
+
+MANY_LEFT = 0.05
+"""Share of frames that are not answered by the end above which a run says so aloud."""
 
 SUMS = (
     "energy_j",
@@ -101,6 +105,22 @@ class Result:
         return float(np.quantile(self.answered, quantile)) if len(self.answered) else math.nan
 
     @property
+    def unanswered(self) -> int:
+        """Frames that were admitted and not answered by the end."""
+        return int(np.isposinf(self.latency_s).sum())
+
+    @property
+    def late(self) -> float | None:
+        """Share of the admitted frames whose latency, waiting included, is above the deadline; None without a deadline or latencies.
+
+        The deadline itself is of a frame's own seconds, (4) and (9) of `SlotControl`: no slot knows how long a frame will wait.
+        """
+        deadline, admitted = self.policy.control.deadline_s, self.latency_s[~np.isnan(self.latency_s)]
+        if deadline is None or not self.physical or not len(admitted):
+            return None
+        return float((admitted > deadline).mean())
+
+    @property
     def mean_latency_s(self) -> float:
         """Of the answered frames."""
         return float(self.answered.mean()) if len(self.answered) else math.nan
@@ -130,7 +150,7 @@ class Result:
         """How far the mean penalty is above what no policy can be below on this path, a slot; None without a bound."""
         if self.bound is None or self.stationary is None:
             return None
-        return self.stationary.certificate(self.penalty, self.left, self.bound)
+        return self.stationary.certificate(self.penalty, self.left, self.bound, self.sums["admitted"] / self.slots)
 
     # -- seeing ------------------------------------------------------------------------------------------
 
@@ -147,6 +167,8 @@ class Result:
             ("frames_hz", self.throughput_hz),
             ("admitted", self.sums["admitted"]),
             ("refused", self.sums["refused"]),
+            ("unanswered", self.unanswered),
+            *((("late_share", self.late),) if self.late is not None else ()),
             ("mean_latency_s", self.mean_latency_s),
             *((f"p{q}_latency_s", self.latency(q / 100)) for q in (50, 95, 99)),
             *((f"mean_{name}", self.sums[name] / n) for name in ("device_s", "uplink_bits", "server_s")),
@@ -157,17 +179,26 @@ class Result:
         return pd.DataFrame(rows, columns=["what", "value"])
 
     def frames_to_frame(self) -> pd.DataFrame:
-        """One row a frame: ``arrive_s, latency_s``; NaN: refused; inf: not answered by the end."""
+        """One row a frame: ``arrive_s, latency_s``; NaN: refused; inf: not answered by the end. No rows where there is no tandem."""
         import pandas as pd
 
-        return pd.DataFrame({"arrive_s": self.arrive_s, "latency_s": self.latency_s})
+        return pd.DataFrame({"arrive_s": self.arrive_s[: len(self.latency_s)], "latency_s": self.latency_s})
 
     def slots_to_frame(self) -> pd.DataFrame:
-        """One row a slot, as far as a trace was kept."""
+        """One row a slot, as far as a trace was kept: `ROW`, and ``time_s, frames, channel_bps, clock_hz, rate_bps``.
+
+        ``cut``, ``clock``, ``level`` are numbers into the control's choices (clock 0 is off, level 0 silent; ``control.cuts.to_frame()``
+        has the cuts), ``clock_hz`` and ``rate_bps`` what they stand for; ``frames`` those that arrived.
+        """
         import pandas as pd
 
-        found = pd.DataFrame(self.trace, columns=list(ROW))
-        found.insert(0, "time_s", np.arange(len(found)) * self.policy.control.slot_s)
+        found, control = pd.DataFrame(self.trace, columns=list(ROW)), self.policy.control
+        found = found.astype(dict.fromkeys(("cut", "clock", "level", "admitted"), int))
+        slots, n = self.scene.slotted(control.slot_s), len(found)
+        found.insert(0, "time_s", np.arange(n) * control.slot_s)
+        found["frames"], found["channel_bps"] = slots.frames[:n], slots.rate_bps[:n]
+        found["clock_hz"] = control.choices.clock_hz[found["clock"]]
+        found["rate_bps"] = control.choices.levels[found["level"]] * found["channel_bps"]
         return found
 
     def plot(self) -> Figure:
@@ -175,19 +206,20 @@ class Result:
         from splitplan.plots.slots import plot_slots
 
         control = self.policy.control
-        rates = self.scene.slotted(control.slot_s).rate_bps
         return plot_slots(
             self.slots_to_frame(),
             self.frames_to_frame(),
-            rates_bps=rates,
             slot_s=control.slot_s,
             title=f"{self.policy.name}, V {control.V:g}",
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the slots (or, without a trace, the frames) as parquet."""
+        """Write the slots (or, without a trace, the frames) as parquet, or as CSV where the name ends so."""
         frame = self.slots_to_frame() if len(self.trace) else self.frames_to_frame()
-        frame.to_parquet(path)
+        if os.fspath(path).endswith(".csv"):
+            write_whole(path, frame.to_csv(index=False))
+        else:
+            frame.to_parquet(path)
 
     def __str__(self) -> str:
         lines = [
@@ -196,18 +228,29 @@ class Result:
             f"  frames      {self.throughput_hz:.4g}/s {'answered' if self.physical else 'admitted'}, {self.sums['refused']:.0f} refused",
         ]
         if self.physical:
-            waiting = int(np.isposinf(self.latency_s).sum())
             lines.append(
                 f"  latency     mean {self.mean_latency_s:.4g} s, p50 {self.latency():.4g}, p95 {self.latency(0.95):.4g}, "
-                f"p99 {self.latency(0.99):.4g} ({waiting} not answered by the end)"
+                f"p99 {self.latency(0.99):.4g} ({self.unanswered} not answered by the end)"
             )
+            if self.late is not None:
+                lines.append(
+                    f"  late        {self.late:.2%} of the admitted frames took longer than deadline_s = {self.policy.control.deadline_s:g}, waiting "
+                    "included; the deadline is of a frame's own seconds"
+                )
         means = [self.sums[name] / self.slots for name in ("device_s", "uplink_bits", "server_s")]
         lines.append(
             f"  work left   on average {means[0]:.4g} s, {means[1]:.4g} bits, {means[2]:.4g} s; at the end {self.left[0]:.4g} s, {self.left[1]:.4g} bits, {self.left[2]:.4g} s"
         )
         if self.bound is not None and self.certificate is not None:
+            watts = f" ({self.certificate / self.policy.control.slot_s:.4g} W)" if self.bound.unit == "J a slot" else ""
+            allowed = "work left at the end" + (" and frames refused" if self.sums["refused"] else "")
             lines.append(
-                f"  certificate {self.certificate:.4g} above what no policy can be below ({self.bound.bound:.6g} {self.bound.unit}, work left at the end allowed for): "
-                f"{self.certificate / abs(self.bound.bound or 1.0):.2%}"
+                f"  certificate {self.certificate:.4g} {self.bound.unit}{watts} above what no policy can be below ({self.bound.bound:.6g}; {allowed} allowed "
+                f"for): {self.certificate / abs(self.bound.bound or 1.0):.2%}"
+            )
+        if self.physical and self.unanswered > MANY_LEFT * max(1.0, self.sums["admitted"]) and self.unanswered > 10:
+            lines.append(
+                f"  note        {self.unanswered / self.sums['admitted']:.0%} of the admitted frames were not answered by the end: either the run is too short for this V, "
+                "or the queues grow without end (the bound knows of no deadline, cap, heat or fixed knob). Latencies are of answered frames only"
             )
         return "\n".join([*lines, *(f"  note        {note}" for note in self.notes)])

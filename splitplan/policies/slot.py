@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -82,7 +82,7 @@ class SlotPolicy:
         c, problems = self.control.choices, []
         for what, count in (("cuts", len(c.works)), ("clocks", len(c.clock_hz)), ("levels", len(c.levels))):
             given = getattr(self, what)
-            chosen = tuple(range(count)) if given is None else tuple(given)
+            chosen = tuple(range(count)) if given is None else tuple(given) if isinstance(given, Iterable) else ()
             if not chosen or not all(isinstance(i, (int, np.integer)) and 0 <= i < count for i in chosen):
                 problems.append(f"{what} is {given!r}; give numbers from 0 to {count - 1}, at least one")
             object.__setattr__(self, what, chosen)

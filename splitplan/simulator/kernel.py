@@ -29,7 +29,7 @@ def add(r: Rule, left: Any, frames: int, n: int, k: int, f: int, j: int, channel
 
 @njit
 def advance(
-    r: Rule, s: Any, arriving: int, channel: float, k: int, n: int, f: int, j: int, physical: bool, arrive: Any, line: Any, cut: Any,
+    r: Rule, s: Any, arriving: int, channel: float, k: int, n: int, f: int, j: int, physical: bool, arrive: Any, line: Any, queue: Any, cut: Any,
     work: Any, done: Any, clock: Any, latency: Any, sums: Any, trace: Any, t: int, left: Any, out: Any,
 ) -> None:  # fmt: skip
     """What a slot does once it is decided: the queues work, debts settle, the sums and the trace's row t are added to.
@@ -44,7 +44,24 @@ def advance(
     left[0], left[1], left[2] = s[DEVICE], s[UPLINK], s[SERVER]
     if physical:
         tandem(
-            r, s, n, k, f, j, channel, s[SLOTS] * r.tau, arrive, arriving, line, cut, work, done, clock, latency, out
+            r,
+            s,
+            n,
+            k,
+            f,
+            j,
+            channel,
+            s[SLOTS] * r.tau,
+            arrive,
+            arriving,
+            line,
+            queue,
+            cut,
+            work,
+            done,
+            clock,
+            latency,
+            out,
         )
     else:
         ideal(r, s, n, k, f, j, channel, out)
@@ -57,7 +74,7 @@ def advance(
 
 @njit
 def run(
-    r: Rule, s: Any, frames: Any, rates: Any, physical: bool, arrive: Any, line: Any, cut: Any, work: Any, done: Any, clock: Any,
+    r: Rule, s: Any, frames: Any, rates: Any, physical: bool, arrive: Any, line: Any, queue: Any, cut: Any, work: Any, done: Any, clock: Any,
     latency: Any, sums: Any, trace: Any, left: Any, out: Any, rooms: Any,
 ) -> None:  # fmt: skip
     """Slots one after the other by the rule; see `decide`, `tandem` and `ideal`.
@@ -76,5 +93,5 @@ def run(
     for t in range(len(frames)):
         k, n, f, j = decide(r, s, frames[t], rates[t], rooms)
         advance(
-            r, s, frames[t], rates[t], k, max(n, 0), f, j, physical, arrive, line, cut, work, done, clock, latency, sums, trace, t, left, out
+            r, s, frames[t], rates[t], k, max(n, 0), f, j, physical, arrive, line, queue, cut, work, done, clock, latency, sums, trace, t, left, out
         )  # fmt: skip

@@ -53,7 +53,7 @@ class Lane:
         self._numbers = rule_of(made)
         self._state = loose(first_state(policy, start))
         self._frames = (
-            loose(slots.arrive_s), loose(np.zeros(4, np.int64)), loose(np.zeros(count, np.int64)), loose(np.zeros(count)), loose(np.zeros(count)), loose(np.zeros(3)),
+            loose(slots.arrive_s), loose(np.zeros(7, np.int64)), loose(np.zeros(count, np.int64)), loose(np.zeros(count, np.int64)), loose(np.zeros(count)), loose(np.zeros(count)), loose(np.zeros(3)),
             loose(np.full(count, np.inf)),
         )  # fmt: skip
         self._sums = loose(np.zeros(len(SUMS)))

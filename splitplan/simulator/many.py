@@ -111,4 +111,5 @@ def _row(policy: DecidesSlots, scene: Scenario, physical: bool, solution: Soluti
         return row
     there = StationaryBound(control, scene, slots)
     mine = replace(solution, bound=dual_value(there, solution.duals))
-    return row | {"certificate": there.certificate(result.penalty, [row[f"left_{n}"] for n in RESOURCES], mine)}
+    left = [row[f"left_{n}"] for n in RESOURCES]
+    return row | {"certificate": there.certificate(result.penalty, left, mine, result.sums["admitted"] / count)}

@@ -49,16 +49,17 @@ def ideal(r: Rule, s: Any, n: int, k: int, f: int, j: int, channel: float, out: 
 
 # -- the queues as they are -----------------------------------------------------------------------------------
 
-HEAD, TAIL, FAR, NEXT = range(4)
-"""Of the line: the frame that the device, the radio, the server has or takes next; the frame that arrives next."""
+HEAD, TAIL, FAR, NEXT, QUEUED, OUT, ASIDE = range(7)
+"""Of the line: the frame that the device takes next; where in the radio's queue the radio and the server are, and how long it is; the frame that
+arrives next; how far frames with a head, and those without one, were looked through for the radio's queue."""
 
 
 @njit
 def tandem(
     r: Rule, s: Any, n: int, k: int, f: int, j: int, channel: float, start: float, arrive: Any, arriving: int,
-    line: Any, cut: Any, work: Any, done: Any, clock: Any, latency: Any, out: Any,
+    line: Any, queue: Any, cut: Any, work: Any, done: Any, clock: Any, latency: Any, out: Any,
 ) -> None:  # fmt: skip
-    """One slot of device → radio → server, first come first served, to the moment.
+    """One slot of device → radio → server to the moment, each first come first served. A frame that computes nothing on the device does not wait for it.
 
     Parameters
     ----------
@@ -68,6 +69,8 @@ def tandem(
         How many; the first ``n`` are admitted, the others refused (latency NaN).
     line : array of int
         Positions, see `HEAD`.
+    queue : array of int, shape (frames,)
+        The frames in the order in which they came to the radio.
     cut, work, done, latency : array, shape (frames,)
         Of each frame: its cut (−1: refused); what is left of what it is at; when the device, then the radio, had it done; seconds until
         its answer.
@@ -89,74 +92,140 @@ def tandem(
         else:
             cut[at] = -1
             latency[at] = math.nan
-    speed, rate, busy, sending = r.speed[f], r.share[j] * channel, 0.0, 0.0
-    while line[HEAD] < line[NEXT]:
-        i = line[HEAD]
-        if cut[i] >= 0:
-            begin = max(clock[0], arrive[i], start)
-            if work[i] > 0.0:
-                if speed <= 0.0 or begin >= end:
-                    break
-                took = work[i] / speed
-                if begin + took > end:
-                    busy += end - begin
-                    work[i] -= (end - begin) * speed
-                    s[DEVICE] -= (end - begin) * speed
-                    clock[0] = end
-                    break
-                busy += took
-                s[DEVICE] -= work[i]
-                begin += took
-            clock[0] = begin
-            done[i] = begin
-            work[i] = r.bits[cut[i]]
-            if work[i] <= 0.0:  # nothing goes up: it is answered here
-                latency[i] = begin - arrive[i] + r.fixed_s[cut[i]]
-        line[HEAD] += 1
-    if line[HEAD] == line[NEXT]:
-        s[DEVICE] = 0.0  # the rounding of what was taken off
-    while line[TAIL] < line[HEAD]:
-        i = line[TAIL]
-        if cut[i] >= 0 and r.bits[cut[i]] > 0.0:
-            begin = max(clock[1], done[i], start)
-            if rate <= 0.0 or begin >= end:
-                break
-            took = work[i] / rate
-            if begin + took > end:
-                sending += end - begin
-                work[i] -= (end - begin) * rate
-                s[UPLINK] -= (end - begin) * rate
-                clock[1] = end
-                break
-            sending += took
-            s[UPLINK] -= work[i]
-            clock[1] = begin + took
-            done[i] = clock[1]
-            work[i] = r.server_s[cut[i]]
-        line[TAIL] += 1
-    if line[TAIL] == line[NEXT]:
-        s[UPLINK] = 0.0
-    while line[FAR] < line[TAIL]:
-        i = line[FAR]
-        if cut[i] >= 0 and r.bits[cut[i]] > 0.0:
-            begin = max(clock[2], done[i], start)
-            if begin >= end:
-                break
-            if begin + work[i] > end:
-                work[i] -= end - begin
-                s[SERVER] -= end - begin
-                clock[2] = end
-                break
-            s[SERVER] -= work[i]
-            clock[2] = begin + work[i]
-            latency[i] = clock[2] - arrive[i] + r.fixed_s[cut[i]]
-        line[FAR] += 1
-    if line[FAR] == line[NEXT]:
-        s[SERVER] = 0.0
+    speed, rate = r.speed[f], r.share[j] * channel
+    busy = compute(r, s, speed, start, end, arrive, line, cut, work, done, clock, latency)
+    come(r, arrive, line, queue, cut, work, done, latency)
+    sending = send(r, s, rate, start, end, line, queue, cut, work, done, clock)
+    serve(r, s, start, end, arrive, line, queue, cut, work, done, clock, latency)
+    if line[HEAD] == line[NEXT]:  # the rounding of what was taken off
+        s[DEVICE] = 0.0
+        if line[TAIL] == line[QUEUED]:
+            s[UPLINK] = 0.0
+        if line[FAR] == line[QUEUED]:
+            s[SERVER] = 0.0
     s[DEVICE], s[UPLINK], s[SERVER] = max(0.0, s[DEVICE]), max(0.0, s[UPLINK]), max(0.0, s[SERVER])
     out[1], out[2] = busy, sending
     out[0] = r.power_w[0] * r.tau + (r.power_w[f] - r.power_w[0]) * busy + radio_w(r, rate, channel) * sending
     out[0] += n * r.receive_j[k]
+
+
+@njit
+def compute(
+    r: Rule, s: Any, speed: float, start: float, end: float, arrive: Any, line: Any, cut: Any, work: Any, done: Any, clock: Any, latency: Any,
+) -> float:  # fmt: skip
+    """The device's slot, frame after frame; those without a head are passed over. Seconds that it was busy."""
+    busy = 0.0
+    while line[HEAD] < line[NEXT]:
+        i = line[HEAD]
+        if cut[i] >= 0 and r.head_s[cut[i]] > 0.0:
+            begin = max(clock[0], arrive[i], start)
+            if speed <= 0.0 or begin >= end:
+                break
+            took = work[i] / speed
+            if begin + took > end:
+                busy += end - begin
+                work[i] -= (end - begin) * speed
+                s[DEVICE] -= (end - begin) * speed
+                clock[0] = end
+                break
+            busy += took
+            s[DEVICE] -= work[i]
+            clock[0] = done[i] = begin + took
+            work[i] = r.bits[cut[i]]
+            if work[i] <= 0.0:  # nothing goes up: it is answered here
+                latency[i] = done[i] - arrive[i] + r.fixed_s[cut[i]]
+        line[HEAD] += 1
+    return busy
+
+
+@njit
+def come(r: Rule, arrive: Any, line: Any, queue: Any, cut: Any, work: Any, done: Any, latency: Any) -> None:
+    """Put what the device is through with, and what never was for it, into the radio's queue, in the order of time."""
+    while True:
+        while line[OUT] < line[HEAD]:
+            i = line[OUT]
+            if cut[i] >= 0 and r.head_s[cut[i]] > 0.0 and r.bits[cut[i]] > 0.0:
+                break
+            line[OUT] += 1
+        while line[ASIDE] < line[NEXT]:
+            i = line[ASIDE]
+            if cut[i] >= 0 and r.head_s[cut[i]] <= 0.0:
+                break
+            line[ASIDE] += 1
+        first = done[line[OUT]] if line[OUT] < line[HEAD] else math.inf
+        aside = arrive[line[ASIDE]] if line[ASIDE] < line[NEXT] else math.inf
+        if first == math.inf and aside == math.inf:
+            return
+        if first <= aside:
+            i = line[OUT]
+            line[OUT] += 1
+        else:
+            i = line[ASIDE]
+            line[ASIDE] += 1
+            done[i] = arrive[i]
+            work[i] = r.bits[cut[i]]
+            if work[i] <= 0.0:
+                latency[i] = r.fixed_s[cut[i]]
+                continue
+        queue[line[QUEUED]] = i
+        line[QUEUED] += 1
+
+
+@njit
+def send(
+    r: Rule,
+    s: Any,
+    rate: float,
+    start: float,
+    end: float,
+    line: Any,
+    queue: Any,
+    cut: Any,
+    work: Any,
+    done: Any,
+    clock: Any,
+) -> float:
+    """The radio's slot. Seconds that it sent."""
+    sending = 0.0
+    while line[TAIL] < line[QUEUED]:
+        i = queue[line[TAIL]]
+        begin = max(clock[1], done[i], start)
+        if rate <= 0.0 or begin >= end:
+            break
+        took = work[i] / rate
+        if begin + took > end:
+            sending += end - begin
+            work[i] -= (end - begin) * rate
+            s[UPLINK] -= (end - begin) * rate
+            clock[1] = end
+            break
+        sending += took
+        s[UPLINK] -= work[i]
+        clock[1] = done[i] = begin + took
+        work[i] = r.server_s[cut[i]]
+        line[TAIL] += 1
+    return sending
+
+
+@njit
+def serve(
+    r: Rule, s: Any, start: float, end: float, arrive: Any, line: Any, queue: Any, cut: Any, work: Any, done: Any, clock: Any, latency: Any,
+) -> None:  # fmt: skip
+    """The server's slot."""
+    while line[FAR] < line[TAIL]:
+        i = queue[line[FAR]]
+        begin = max(clock[2], done[i], start)
+        if begin >= end:
+            break
+        if begin + work[i] > end:
+            work[i] -= end - begin
+            s[SERVER] -= end - begin
+            clock[2] = end
+            break
+        s[SERVER] -= work[i]
+        clock[2] = begin + work[i]
+        latency[i] = clock[2] - arrive[i] + r.fixed_s[cut[i]]
+        line[FAR] += 1
 
 
 # -- what follows from it ------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = (
-    "V", "seed", "power_w", "frames_hz", "refused", "mean_latency_s", "p50_latency_s", "p95_latency_s", "p99_latency_s",
+    "V", "seed", "power_w", "frames_hz", "admitted", "refused", "unanswered", "mean_latency_s", "p50_latency_s", "p95_latency_s", "p99_latency_s",
     "penalty", "certificate", "device_s", "uplink_bits", "server_s", *(f"left_{name}" for name in RESOURCES), "slots",
 )  # fmt: skip
 """Of a curve, a run: the weight and the seed; means over its slots; what was left at its end."""
@@ -47,11 +47,13 @@ class Curve:
     bound : Solution
         Of the first scenario's `StationaryBound`.
     name : str
+    slot_s : float
     """
 
     table: pd.DataFrame
     bound: Solution
     name: str = "joint"
+    slot_s: float = 1.0
 
     def to_frame(self) -> pd.DataFrame:
         """The table."""
@@ -65,11 +67,13 @@ class Curve:
             self.table.to_parquet(path)
 
     def plot(self) -> Figure:
-        """Power against mean latency, and both against V, with the least power that any policy could have."""
+        """Power against mean latency, and both against V, with what no policy can be below: of each run, for the work that it did."""
         from splitplan.plots.slots import plot_curve
 
-        least = self.bound.terms.get("power_w") if self.bound.unit == "J a slot" else None
-        return plot_curve(self.table, least_power_w=least, title=self.name)
+        table = self.table
+        if self.bound.unit == "J a slot":
+            table = table.assign(least_power_w=table["power_w"] - table["certificate"] / self.slot_s)
+        return plot_curve(table, title=self.name)
 
     def __str__(self) -> str:
         return f"{self.name}\n{self.table.to_string(index=False)}\n{self.bound}"
@@ -116,6 +120,13 @@ def sweep(
     InfeasibleError
         No policy can carry the load.
     """
+    if not isinstance(V, Iterable) or not (seeds is None or isinstance(seeds, Iterable)):
+        raise DataError(f"V is {V!r}, seeds are {seeds!r}; give sequences, as V=[0.01, 0.1], seeds=range(3)", "sweep")
+    if not callable(policy):
+        raise DataError(
+            f"policy is a {type(policy).__name__}; give what makes one of a control, as policy=SlotPolicy or policy=lambda control: device_only(control)",
+            "sweep",
+        )
     values = list(V)
     problems = [p for i, v in enumerate(values) if (p := number_problem(f"V[{i}]", v))]
     if not values:
@@ -145,7 +156,7 @@ def sweep(
             bounds[seed] = there, there.solve()
         stationary, solution = bounds[seed]
         row["certificate"] = stationary.certificate(
-            row["penalty"], [row[f"left_{name}"] for name in RESOURCES], solution
+            row["penalty"], [row[f"left_{name}"] for name in RESOURCES], solution, row["admitted"] / row["slots"]
         )
         kept.write(v, seed, row)
         rows[run] = row
@@ -153,7 +164,9 @@ def sweep(
             progress(len(rows), len(runs))
     import pandas as pd
 
-    return Curve(pd.DataFrame([rows[run] for run in runs], columns=list(COLUMNS)), bound, policy(control).name)
+    return Curve(
+        pd.DataFrame([rows[run] for run in runs], columns=list(COLUMNS)), bound, policy(control).name, control.slot_s
+    )
 
 
 def _rows(
@@ -208,7 +221,8 @@ def row_of(result: Result, v: float, seed: int) -> dict[str, float]:
     """A run's row, see `COLUMNS`; without its certificate."""
     n = result.slots
     found: dict[str, float] = {"V": v, "seed": seed, "power_w": result.power_w, "frames_hz": result.throughput_hz}
-    found |= {"refused": result.sums["refused"], "mean_latency_s": result.mean_latency_s}
+    found |= {"admitted": result.sums["admitted"], "refused": result.sums["refused"], "unanswered": result.unanswered}
+    found |= {"mean_latency_s": result.mean_latency_s}
     found |= {f"p{q}_latency_s": result.latency(q / 100) for q in (50, 95, 99)}
     found |= {"penalty": result.penalty}
     found |= {name: result.sums[name] / n for name in ("device_s", "uplink_bits", "server_s")}
@@ -241,6 +255,7 @@ class Kept:
             told["policy"] = f"{type(made).__module__}.{type(made).__qualname__}: {made.name}"
         slots = scene.slotted(control.slot_s)
         told |= {
+            "queues": 2,  # of the simulator; a run of other queues is another run
             "weights": control.weights,
             "physical": physical,
             "arrivals": repr(scene.arrivals),

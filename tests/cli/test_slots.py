@@ -31,7 +31,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
 
 def test_the_bound(files: list[object]) -> None:
     shown = good("bound", *files).stdout
-    assert "J a slot" in shown and "times this load; what binds" in shown
+    assert "J a slot" in shown and "times this load (" in shown and "what binds then" in shown and "J/bit" in shown
     found = loads("bound", *files)
     assert found["status"] == "optimal" and set(found["duals"]) >= {"device", "uplink", "server"}
 
@@ -41,6 +41,8 @@ def test_a_run(files: list[object], tmp_path: Path) -> None:
     assert "certificate" in shown and "p95" in shown and (tmp_path / "r.png").stat().st_size > 10_000
     assert len(pd.read_parquet(tmp_path / "r.parquet")) == 300
     assert loads("simulate", *files)["certificate"] >= 0
+    good("simulate", *files, "-o", tmp_path / "r.csv", "--policy", "all-or-nothing", "--latency-limit-s", 10)
+    assert len(pd.read_csv(tmp_path / "r.csv")) == 300
     assert "begins again" in good("simulate", *files, "--seconds", 45).stderr
 
 
@@ -51,6 +53,7 @@ def test_a_sweep(files: list[object], tmp_path: Path) -> None:
 
 
 def test_what_is_wrong(files: list[object]) -> None:
+    assert "is no policy; give joint" in refused("simulate", *files, "--policy", "jiont")
     assert "is no kind of arrivals" in refused("simulate", *files, "--arrivals", "bursts")
     assert "no policy can carry this load" in refused("simulate", *files[:-1], 1e6)
 
