@@ -248,8 +248,13 @@ class Crew:
     def follow(self, channel: Channel) -> None:
         """Have the emulated uplink follow a channel from now on, also after a restart of the device worker."""
         self._following = (channel, time.monotonic())
-        if self.session is not None and self.session.lost is None:
-            self._follow(self.session, *self._following)
+        if (session := self.session) is not None and session.lost is None:
+            try:
+                self._follow(session, *self._following)
+            except ExecutorError:
+                if session.lost is None:
+                    raise
+                # Lost meanwhile: the next session is told when it begins.
 
     def _follow(self, session: Session, channel: Channel, begin_s: float) -> None:
         body = {
@@ -336,6 +341,11 @@ class Crew:
     def followed(self) -> Channel | None:
         """The channel that the emulated uplink follows; None while it has the system's rate."""
         return self._following[0] if self._following is not None else None
+
+    @property
+    def followed_since_s(self) -> float:
+        """When that channel began, by `time.monotonic`; now while there is none."""
+        return self._following[1] if self._following is not None else time.monotonic()
 
     @property
     def conditions(self) -> Conditions:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,21 +37,37 @@ class Governed:
             )
         self.duty, self._uplink, self._meter = Duty(emulated=clock == "emulated"), uplink, meter
         self._governor = governor if clock == "governor" else None
-        self._clock_hz = 0.0
-        self._done = -1
+        self._clock_hz, self._until_s = 0.0, math.inf
+        self._setting = threading.Lock()
+        self._done, self._alone_s = -1, 0.0
 
     def end(self, frame_id: int) -> None:
         """The device is through with a frame."""
         self._done = max(self._done, frame_id)
 
+    def alone(self, seconds: float) -> None:
+        """The device has computed for so long what a server should have, whatever its knob says."""
+        self._alone_s += seconds
+
     def set(self, body: Mapping[str, float]) -> None:
         """Turn both knobs, see the message ``knobs``."""
-        if self._governor is not None and body["clock_hz"] > 0 and body["clock_hz"] != self._clock_hz:
-            self._clock_hz = 0.0  # if it fails, the hardware's own clock is back
-            self._governor.set(body["clock_hz"])
-            self._clock_hz = body["clock_hz"]
+        if self._governor is not None:
+            with self._setting:
+                if body["clock_hz"] > 0 and body["clock_hz"] != self._clock_hz:
+                    self._clock_hz = 0.0  # if it fails, the hardware's own clock is back
+                    self._governor.set(body["clock_hz"])
+                    self._clock_hz = body["clock_hz"]
+                self._until_s = time.monotonic() + body["lease_s"]
+            self.tend()
         self.duty.set(body["speed"], body["lease_s"])
         self._uplink.set(body["share"] if self._uplink.shaped else body["rate_bps"], body["lease_s"])
+
+    def tend(self) -> None:
+        """Put the hardware's own clock back when the lease is over; to be called again and again."""
+        with self._setting:
+            if self._governor is not None and self._clock_hz > 0 and time.monotonic() >= self._until_s:
+                self._governor.restore()
+                self._clock_hz = 0.0
 
     def progress(self) -> dict[str, Any]:
         """The message ``progress``."""
@@ -61,6 +80,7 @@ class Governed:
             "left_bits": left_bits,
             "busy_s": busy_s,
             "sending_s": sending_s,
+            "alone_s": self._alone_s,
             "joules": None if self._meter is None else self._meter.joules(),
         }
 
@@ -68,6 +88,7 @@ class Governed:
         """Let go: the top clock, all of the link, and the hardware's own clock back."""
         self.duty.release()
         self._uplink.release()
-        self._clock_hz = 0.0
         if self._governor is not None:
-            self._governor.restore()
+            with self._setting:
+                self._clock_hz = 0.0
+                self._governor.restore()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -176,12 +177,16 @@ class PacedSender:
         while (begun := self._begin()) is not None:
             message, start_s = begun
             try:
-                deliver = message.make(start_s)
-            except Exception as e:  # noqa: BLE001  whoever sent it knows what becomes of it
-                message.failed(e)
+                try:
+                    deliver = message.make(start_s)
+                except Exception as e:  # noqa: BLE001  whoever sent it knows what becomes of it
+                    message.failed(e)
+                    continue
+                if not self._emulated:
+                    attempt(deliver, message.failed)
+            except Exception:  # noqa: BLE001  not even the failure could be told: loudly here, and the messages behind go on
+                traceback.print_exc()
                 continue
-            if not self._emulated:
-                attempt(deliver, message.failed)
             if not self._wait_through(message.label):
                 return
             if self._emulated:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from splitplan.data.scenario import Scenario
 from splitplan.errors import DataError
 from splitplan.executor.crew import Settings
+from splitplan.executor.frames import FrameRecord
 from splitplan.executor.play import check_scene, hand_over, items_of
 from splitplan.executor.slots import SlotDriver
 from splitplan.formulations.stationary import StationaryBound
@@ -32,6 +33,11 @@ def clock_source(driver: SlotDriver, settings: Settings) -> str:
     emulated = settings.emulate if settings.emulate is not None else not settings.hosts
     if settings.governor == "emulated" or (settings.governor is None and emulated):
         return "emulated"
+    if settings.governor is not None and not driver.control.system.device.clock_hz:
+        raise DataError(
+            f"governor={settings.governor!r} sets clocks, and the system's device has none; give it clock_hz (and powers), or no governor",
+            "deploy",
+        )
     if not driver.control.system.device.clock_hz:
         return "free"
     if settings.governor is None and "device" not in settings.hosts:
@@ -83,7 +89,7 @@ def play_slots(
     latency = np.full(len(futures), math.nan)
     end = began[0] + count * tau
     latency[[f is not None for f in futures]] = [f.latency_s if f.done_s <= end else math.inf for f in answered]
-    return Result(
+    result = Result(
         driver.policy,
         scene,
         True,
@@ -96,4 +102,25 @@ def play_slots(
         bound,
         stationary,
         live=True,
+        notes=(*getattr(driver.policy, "notes", ()), *notes_of(answered)),
     )
+    if (certificate := result.certificate) is not None and certificate < -1e-6 * abs(bound.bound or 1.0):
+        said = "the certificate is negative: what was done took less than the profile says, and the bound is of the profile"
+        result = replace(result, notes=(*result.notes, said))
+    return result
+
+
+def notes_of(frames: Sequence[FrameRecord]) -> list[str]:
+    """What is to be known of frames that did not run as they were decided."""
+    here = [f for f in frames if "here_s" in f.times]
+    alone = sum(bool(f.alone) for f in frames) - len(here)
+    notes = []
+    if alone:
+        notes.append(
+            f"{alone} frames were finished without the server, at the device's top clock; that energy is counted"
+        )
+    if here:
+        notes.append(
+            f"{len(here)} frames were computed in the app's process, without any device; no energy is counted for them"
+        )
+    return notes

@@ -226,6 +226,8 @@ class DeviceRole:
             self._host.reply(error_parts(e, self._plan_id, frame.frame_id))
             return
         frame.times |= {"finish_here_s": compute_s}
+        if (governed := self._host.governed) is not None:
+            governed.alone(compute_s)
         frame.answer(values, reason)
 
     def submit(self, order: int, job: Callable[[], None]) -> None:

@@ -40,6 +40,9 @@ MAX_CLIENTS = 64
 MAX_PLANS = 64
 MAX_IN_FLIGHT = 1024
 _IDLE_S = 60.0
+_GONE_HEARTBEATS = 10
+"""An app that governs this device is gone when it was not heard of for so many."""
+_TEND_S = 0.25
 
 
 def _say(text: str) -> None:
@@ -73,6 +76,7 @@ class Client:
         self.governed: Governed | None = None
         self._senders: dict[str, Sender] = {}
         self.in_flight, self.heard_s, self.gone = 0, time.monotonic(), False
+        self.heartbeat_s = _IDLE_S / _GONE_HEARTBEATS
         self.compute = service.compute
 
     def submit(self, order: int, job: Callable[[], None]) -> None:
@@ -97,7 +101,8 @@ class Client:
         if (other := self._service.governing(self)) is not None:
             uplink.close()
             raise ExecutorError(
-                f"this device is governed by another session already ({other.token[:8]}); close that one first"
+                f"this device is governed by another session already ({other.token[:8]}); close that one first, or, if it is dead, "
+                f"wait {_GONE_HEARTBEATS * other.heartbeat_s:g} s"
             )
         self.governed = Governed(clock, uplink, self._service.governor, self._service.meter)
         return uplink
@@ -138,6 +143,8 @@ class Service:
         self._loop = Loop("splitplan worker")
         self._socket = self._listen()
         self._door = self._loop.watch(self._socket, self._read)
+        if governor is not None:
+            self._loop.every(_TEND_S, self._tend)
         self.jobs: queue.PriorityQueue[tuple[int, int, Callable[[], None]]] = queue.PriorityQueue()
         self.numbers = itertools.count()
         self._about = {
@@ -215,11 +222,20 @@ class Service:
         for client in list(self._clients.values()):
             if client is but or client.governed is None:
                 continue
-            if time.monotonic() - client.heard_s < _IDLE_S:
+            if time.monotonic() - client.heard_s < _GONE_HEARTBEATS * client.heartbeat_s:
                 return client
             client.governed.release()
             client.governed = None
         return None
+
+    def _tend(self) -> None:
+        """Put the clock back that an app holds no more."""
+        for client in list(self._clients.values()):
+            if client.governed is not None:
+                try:
+                    client.governed.tend()
+                except GovernorError as e:  # tried again the next time, and when this worker ends
+                    _say(str(e))
 
     # -- the socket ------------------------------------------------------------------------------
 
@@ -320,6 +336,7 @@ class Service:
 
     def _configure(self, client: Client, body: dict[str, Any]) -> None:
         plan_id = body["plan_id"]
+        client.heartbeat_s = body["heartbeat_s"]
         try:
             sees_server, why = self._make_role(client, plan_id, body)
         except Exception as e:  # noqa: BLE001  a plan that cannot be built is the client's to know; the worker goes on

@@ -76,6 +76,10 @@ def error_of(body: Mapping[str, Any], who: str) -> SplitplanError:
     return _ERRORS.get(body["what"], ExecutorError)(f"{who}: {body['message']}")
 
 
+class SilentError(ExecutorError):
+    """A peer has not answered in time: it may be slow, stopped, or gone without this being known yet."""
+
+
 class Clock:
     """How far the peer's monotonic clock is ahead of ours, from pings: the one with the least round trip tells most."""
 
@@ -137,7 +141,7 @@ class Session:
         self._on_message, self._on_lost, self._heartbeat_s = on_message, on_lost, heartbeat_s
         self._keys = None if address.startswith("ipc://") else keys
         self._answers: queue.SimpleQueue[Message | SplitplanError] = queue.SimpleQueue()
-        self._request = threading.Lock()
+        self._request, self._late = threading.Lock(), 0
         self._open, self._heard, self._missed = False, True, 0
         self._loop = Loop(f"splitplan {name}", self._crashed)
         self._data, self._control = context.socket(zmq.DEALER), context.socket(zmq.DEALER)
@@ -180,15 +184,17 @@ class Session:
         with self._request:
             while not self._answers.empty():
                 self._answers.get()
+                self._late = max(0, self._late - 1)
             if self._refused:  # it may have come before the question, and says more than that the connection is lost
                 raise self._refused
             if self.lost:
                 raise ExecutorError(f"{self.name} at {self.address}: {self.lost}")
             self.send(encode(kind, body))
             try:
-                got = self._answers.get(timeout=timeout_s)
+                got = self._answer(answer, time.monotonic() + timeout_s)
             except queue.Empty:
-                raise ExecutorError(
+                self._late += 1
+                raise SilentError(
                     f"{self.name} at {self.address} has not answered within {timeout_s:g} s; is a worker running there, and reachable?"
                 ) from None
         if isinstance(got, SplitplanError):
@@ -196,6 +202,14 @@ class Session:
         if got.kind != answer:
             raise WireError(f"{self.name} answered {kind} with {got.kind}")
         return got
+
+    def _answer(self, kind: str, end_s: float) -> Message | SplitplanError:
+        """The next answer; one to a question that was given up is dropped where its kind tells it apart."""
+        while True:
+            got = self._answers.get(timeout=max(0.0, end_s - time.monotonic()))
+            if isinstance(got, SplitplanError) or got.kind == kind or not self._late:
+                return got
+            self._late -= 1
 
     def send(self, parts: list[bytes | memoryview]) -> None:
         """Send a message; dropped when the session is lost, of which `on_lost` has told."""

@@ -21,7 +21,9 @@ from splitplan.data.slot import ON, SlotPlan, SlotState
 from splitplan.data.system import System
 from splitplan.errors import DataError, ExecutorError
 from splitplan.executor.crew import Crew
-from splitplan.formulations.slot_next import own_s, spent_j
+from splitplan.executor.session import Session, SilentError
+from splitplan.formulations.costs import sending_w
+from splitplan.formulations.slot_next import clock_of, own_s
 from splitplan.models.graph import LayerGraph
 from splitplan.policies.adaptive import RateEstimator
 from splitplan.policies.base import Moment, Seen
@@ -67,6 +69,9 @@ class SlotDriver:
         self._stir = threading.Condition()
         self._broken: Exception | None = None
         self._closed = False
+        self._counted: Session | None = None
+        self._counts: dict[str, float] = {}
+        self._watts = (0.0, 0.0)
         self._thread = threading.Thread(target=self._run, name="splitplan slots", daemon=True)
         self._reset(math.inf, None)
 
@@ -78,7 +83,7 @@ class SlotDriver:
         self._state, self._plan = SlotState(), SlotPlan(0, 0, 0.0, 0.0)
         self._arrived = self._admitted = 0
         self._receive_j, self._turned = 0.0, False
-        self._busy_s = self._sending_s = 0.0
+        self._done = (0.0, 0.0, 0.0)
         self._joules: tuple[float, float] | None = None
         self.rows: list[tuple[float, ...]] = []
         self.sums = dict.fromkeys(SUMS, 0.0)
@@ -99,10 +104,13 @@ class SlotDriver:
     def decide(self, now: Moment) -> int | None:
         """The cut of a frame that arrives now, as the number of its plan; None: it is refused."""
         with self._stir:
-            if self._broken is not None:
-                raise ExecutorError(f"policy {self.name!r} failed: {self._broken!r}") from self._broken
+            self._refuse_if_broken()
+            state = self._state
+            if not self._running:  # the last slot is over and nobody looks at queues any more: a frame is as if alone
+                self._arrived = self._admitted = 0
+                state = SlotState(rate_bps=state.rate_bps)
             self._arrived += 1
-            plan = self.policy.choose(replace(self._state, frames=self._arrived))
+            plan = self.policy.choose(replace(state, frames=self._arrived))
             if plan.frames <= self._admitted:
                 return None
             self._admitted += 1
@@ -144,6 +152,8 @@ class SlotDriver:
         """Slot 0 begins at ``begin_s``; all that was is forgotten. After the scene's last slot the knobs are free."""
         with self._stir:
             self._reset(begin_s, scene)
+            # Frames may come before the first tick, and must not find a link without a rate.
+            self._state = SlotState(rate_bps=self._rate_bps(0))
             self._stir.notify_all()
 
     def close(self) -> None:
@@ -155,10 +165,19 @@ class SlotDriver:
             self._thread.join()
 
     def wait_over(self) -> None:
-        """Wait for the end of the scene's last slot."""
+        """Wait for the end of the scene's last slot.
+
+        Raises
+        ------
+        ExecutorError
+            The policy failed before, or the app was closed.
+        """
         with self._stir:
             while self._running and not self._closed and self._broken is None:
                 self._stir.wait(0.5)
+            self._refuse_if_broken()
+            if self._running:
+                raise ExecutorError("the app was closed before the scenario's last slot")
 
     @property
     def left(self) -> tuple[float, float, float]:
@@ -202,6 +221,10 @@ class SlotDriver:
     def _running(self) -> bool:
         return self._next <= self._count and self._begin_s < math.inf
 
+    def _refuse_if_broken(self) -> None:
+        if self._broken is not None:
+            raise ExecutorError(f"policy {self.name!r} failed: {self._broken!r}") from self._broken
+
     def _check_clocks(self) -> None:
         """Set each clock once, so that one that cannot be set is told now."""
         for clock_hz in self.control.choices.clock_hz.tolist() if self._crew.clock == "governor" else ():
@@ -217,9 +240,9 @@ class SlotDriver:
                         self._stir.wait(None if wait == math.inf else wait)
                         continue
                     turned, self._turned = self._turned and wait > 0, False
-                    body = self._body()
+                    body, watts = self._body(), self._watts_of(self._plan)
                 if turned:
-                    self._ask("knobs", body)
+                    self._turn(body, watts)
                 else:
                     self._tick()
         except Exception as e:  # noqa: BLE001  the policy is the user's: whoever hands a frame over is told
@@ -247,10 +270,15 @@ class SlotDriver:
                 self._plan = replace(
                     self.policy.choose(replace(self._state, frames=self._arrived)), frames=self._admitted
                 )
-            body = self._body()
+            body, watts = self._body(), self._watts_of(self._plan)
             self._stir.notify_all()
         if seen is not None:
-            self._ask("knobs", body)
+            self._turn(body, watts)
+
+    def _turn(self, body: dict[str, float], watts: tuple[float, float]) -> None:
+        """Turn the knobs; what was done until then was done as they were."""
+        if self._ask("knobs", body) is not None:
+            self._watts = watts
 
     def _ask(self, kind: str, body: dict[str, float]) -> dict[str, Any] | None:
         """How far the device is; None when it is away."""
@@ -258,11 +286,41 @@ class SlotDriver:
         if session is None or session.lost is not None:
             return None
         try:
-            return session.request(kind, body, max(1.0, 3 * self._crew.settings.heartbeat_s), "progress").body
+            seen = session.request(kind, body, max(1.0, 3 * self._crew.settings.heartbeat_s), "progress").body
+        except SilentError:  # stopped, or very busy: whether it is lost is the session's to find out
+            return None
         except ExecutorError:
             if session.lost is None:
                 raise
             return None
+        with self._stir:
+            self._count_in(session, seen)
+        return seen
+
+    def _count_in(self, session: Session, seen: dict[str, Any]) -> None:
+        """Take in what was done since the device was asked before, at the powers of the knobs as they were then."""
+        c, rate = self.control.choices, self._state.rate_bps
+        top_w = float(c.active_w[int(np.argmax(c.speed))])
+        if session is not self._counted:  # it counts from 0, and its knobs are free until they are turned
+            self._counted, self._counts = session, {}
+            self._watts = (top_w, float(sending_w(c.radio, rate, rate)) if rate > 0 else 0.0)
+        busy_s, sending_s, alone_s = (
+            max(0.0, seen[k] - self._counts.get(k, 0.0)) for k in ("busy_s", "sending_s", "alone_s")
+        )
+        self._counts = seen
+        # What the server should have done is done at once, whatever the knob of an emulated clock says.
+        alone_w = top_w if self._crew.clock == "emulated" else self._watts[0]
+        joules = self._watts[0] * busy_s + self._watts[1] * sending_s + alone_w * alone_s
+        self._done = (self._done[0] + joules, self._done[1] + busy_s + alone_s, self._done[2] + sending_s)
+
+    def _watts_of(self, plan: SlotPlan) -> tuple[float, float]:
+        """What computing and sending draw above idle. Off draws what it did before: hardware finishes the frame that it has begun."""
+        c, (active_w, radio_w) = self.control.choices, self._watts
+        if (clock := clock_of(self.control, plan.clock_hz)) > 0:
+            active_w = float(c.active_w[clock])
+        if plan.rate_bps > 0:
+            radio_w = float(sending_w(c.radio, plan.rate_bps, self._state.rate_bps))
+        return active_w, radio_w
 
     def _body(self) -> dict[str, float]:
         c, plan, rate = self.control.choices, self._plan, self._state.rate_bps
@@ -279,19 +337,15 @@ class SlotDriver:
     def _close_slot(self, upto: int, seen: dict[str, Any] | None) -> SlotState:
         """Account for the slot that ends, and for those missed since; returns the state that follows, but for what is seen."""
         control, plan, state, slots = self.control, self._plan, self._state, upto - self._slot
-        busy_s = sending_s = 0.0
-        if seen is not None:
-            busy_s, sending_s = max(0.0, seen["busy_s"] - self._busy_s), max(0.0, seen["sending_s"] - self._sending_s)
-            self._busy_s, self._sending_s = seen["busy_s"], seen["sending_s"]
-            if seen["joules"] is not None:
-                first = seen["joules"] if self._joules is None or self._slot < 0 else self._joules[0]
-                self._joules = (first, seen["joules"])
+        (joules, busy_s, sending_s), self._done = self._done, (0.0, 0.0, 0.0)
+        if seen is not None and seen["joules"] is not None:
+            first = seen["joules"] if self._joules is None or self._slot < 0 else self._joules[0]
+            self._joules = (first, seen["joules"])
         if self._slot < 0:
             return state
         c, admitted = control.choices, self._admitted
         k, _, f, j = control.at(replace(state, frames=plan.frames)).numbers_of(plan)
-        energy = spent_j(control, replace(plan, frames=0), state.rate_bps, busy_s, sending_s) + self._receive_j
-        energy += float(c.power_w[0]) * control.slot_s * (slots - 1)
+        energy = float(c.power_w[0]) * control.slot_s * slots + joules + self._receive_j
         row = (state.device_s, state.uplink_bits, state.server_s, energy / slots, k, f, j)
         self.rows += [(*row, float(admitted if i == 0 else 0)) for i in range(slots)]
         late = admitted * own_s(control, plan) if admitted and control.timed else 0.0
@@ -299,7 +353,11 @@ class SlotDriver:
         left = tuple(slots * x for x in (state.device_s, state.uplink_bits, state.server_s))
         for name, value in zip(SUMS, (*values, *left), strict=True):
             self.sums[name] += value
-        return control.after(state, replace(plan, frames=admitted), energy_j=energy, busy_s=busy_s)
+        for i in range(slots):
+            done = replace(plan, frames=admitted if i == 0 else 0)
+            work = {name: getattr(state, name) for name in ("device_s", "uplink_bits", "server_s")}
+            state = control.after(state, done, energy_j=energy / slots, busy_s=busy_s / slots, **work)
+        return state
 
     def _left(self, pending: Sequence[tuple[int, int]], seen: dict[str, Any] | None) -> tuple[float, float, float]:
         """Work left of all frames that are not answered; work that is not there yet counts."""
@@ -322,6 +380,7 @@ class SlotDriver:
         """What the uplink can carry in a slot: known of an emulated link, estimated of a real one."""
         channel, tau = self._crew.followed, self.control.slot_s
         if channel is not None:
-            return float(channel.mean_rate(tau, 1, slot * tau)[0])
+            ahead_s = self._begin_s - self._crew.followed_since_s if self._scene is None else 0.0
+            return float(channel.mean_rate(tau, 1, ahead_s + slot * tau)[0])
         nominal = self.control.system.link.rate_up_bps
         return nominal if self._crew.emulate else self._estimator.rate_bps or nominal

@@ -128,6 +128,7 @@ BODIES: dict[str, dict[str, Check]] = {
         "left_bits": _number(),  # of the frame that is being sent
         "busy_s": _number(),
         "sending_s": _number(),
+        "alone_s": _number(),  # computing what a server should have; not in busy_s
         "joules": _or_none(_number()),
     },
     # client → worker: compute; answered by result, or by error with the frame's id

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitplan.data.channel import Channel
+from splitplan.executor.governed import Governed
 from splitplan.executor.knobs import Duty, Knob
 from splitplan.executor.pacer import Pace, PacedSender
 from splitplan.executor.shaper import Shaper
@@ -205,3 +206,53 @@ def test_one_message_that_fails_does_not_hold_up_the_next() -> None:
         assert [type(e) for e in failed] == [ValueError]
     finally:
         sender.close()
+
+
+def test_a_failure_that_cannot_be_told_does_not_hold_up_the_next(capsys: pytest.CaptureFixture[str]) -> None:
+    sender, done = PacedSender(Shaper(1e9), "test"), threading.Event()
+
+    def bad(_: object) -> None:
+        raise ValueError("no")
+
+    try:
+        sender.send(1.0, bad, bad)  # type: ignore[arg-type]
+        sender.send(1.0, lambda _: done.set, bad)
+        assert done.wait(10.0)
+    finally:
+        sender.close()
+    assert "ValueError: no" in capsys.readouterr().err
+
+
+class Dial:
+    """A governor that says what was done to it."""
+
+    def __init__(self) -> None:
+        self.told: list[float | str] = []
+
+    def set(self, clock_hz: float) -> None:
+        self.told.append(clock_hz)
+
+    def restore(self) -> None:
+        self.told.append("back")
+
+
+def test_hardware_has_its_own_clock_again_when_the_lease_is_over() -> None:
+    dial, uplink = Dial(), PacedSender(None, "test")
+    try:
+        governed = Governed("governor", uplink, dial, None)  # type: ignore[arg-type]
+        body = {"speed": 0.5, "clock_hz": 1e8, "share": 1.0, "rate_bps": 1e6, "lease_s": 60.0}
+        governed.tend()
+        governed.set(body)
+        governed.set({**body, "speed": 0.0, "clock_hz": 0.0})  # off: the clock stays as it is
+        governed.tend()
+        assert dial.told == [1e8]
+        governed.set({**body, "lease_s": 0.05})
+        time.sleep(0.1)  # nobody turns it any more
+        governed.tend()
+        governed.tend()
+        assert dial.told == [1e8, "back"]
+        governed.set(body)
+        governed.set({**body, "lease_s": 0.0})  # the last slot is over
+        assert dial.told == [1e8, "back", 1e8, "back"]
+    finally:
+        uplink.close()

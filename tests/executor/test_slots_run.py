@@ -69,6 +69,17 @@ def given(small: Traced, slow: System) -> Profile:
     return Profile(small.graph, pd.DataFrame(rows))
 
 
+def unclocked(small: Traced) -> Profile:
+    """Of a device whose clock is not ours to choose."""
+    columns = {"clock_hz": float("nan"), "time_s": 0.002, "spread_s": 0.0, "samples": 1, "method": "given"}
+    return Profile(
+        small.graph,
+        pd.DataFrame(
+            [{"layer": x.name, "place": p, **columns} for x in small.graph.layers for p in ("device", "server")]
+        ),
+    )
+
+
 def control(given: Profile, slow: System, **options: Any) -> SlotControl:
     return SlotControl(given, slow, **{"slot_s": TAU, "V": 1e-4, **options})
 
@@ -214,6 +225,86 @@ def test_dead_seconds_of_a_channel_end_no_frame(small: Traced, slow: System, giv
     assert run is not None and np.isfinite(run.latency_s).all()
 
 
+# -- what was done is paid for -------------------------------------------------------------------------
+
+
+def test_every_busy_second_is_paid_for_at_the_clock_it_had(small: Traced, slow: System, given: Profile) -> None:
+    """On and off by turns while work is left: what is done between looking and turning is still done at the top clock."""
+    c, ticks = control(given, slow), [0]
+    here = int(np.argmax(c.choices.works[:, 0]))
+    assert c.choices.works[here, 1] == 0
+
+    def choice(state: SlotState) -> tuple[int, int, int, int]:
+        ticks[0] += state.frames == 0
+        return here, int(state.frames), 3 * (ticks[0] % 2), 8
+
+    with deploy(small, Script(c, choice), slow, check=False) as app:
+        run = app.run(Scenario(periodic(12.0), constant(4e6), slots=150)).slots
+    assert run is not None and run.sums["busy_s"] > 0
+    idle_w, top_w = 0.5, 6.0
+    above_idle_j = run.sums["energy_j"] - idle_w * run.seconds
+    assert above_idle_j == pytest.approx((top_w - idle_w) * run.sums["busy_s"], rel=1e-6)
+
+
+def test_frames_that_the_server_did_not_do_are_paid_for(small: Traced, slow: System, given: Profile) -> None:
+    c = control(given, slow)
+    there = int(np.argmin(c.choices.works[:, 0]))
+    assert c.choices.works[there, 0] == 0
+    policy = SlotPolicy(c, cuts=[there])
+    with deploy(small, policy, slow, max_restarts=0) as app:
+        os.kill(app.pids["server"], signal.SIGKILL)
+        report = app.run(Scenario(periodic(10.0), constant(4e6), slots=100))
+    run = report.slots
+    here_s = sum(f.times.get("finish_here_s", 0.0) for f in report.frames)
+    assert run is not None and here_s > 0
+    assert run.sums["energy_j"] - 0.5 * run.seconds >= 0.8 * (6.0 - 0.5) * here_s
+    assert "finished without the server" in str(run)
+
+
+# -- when something stops ------------------------------------------------------------------------------
+
+
+def test_a_device_worker_that_hangs_for_a_while_is_not_a_policy_that_failed(
+    small: Traced, slow: System, given: Profile
+) -> None:
+    """Longer than it is waited for, about as long as it takes to be lost."""
+    policy = SlotPolicy(control(given, slow))
+    with deploy(small, policy, slow) as app:
+        pid = app.pids["device"]
+        timers = [threading.Timer(at, os.kill, (pid, n)) for at, n in ((0.7, signal.SIGSTOP), (4.1, signal.SIGCONT))]
+        for timer in timers:
+            timer.start()
+        report = app.run(Scenario(periodic(5.0), constant(4e6), slots=300))
+        for timer in timers:
+            timer.join()
+        assert same(app(EXAMPLE), expected(small, EXAMPLE))
+    assert report.slots is not None and report.counts["slots_missed"] > 0
+    assert report.counts["frames"] == len(report.slots.latency_s)
+
+
+def test_a_policy_that_fails_behind_the_last_frame_gives_no_result(small: Traced, slow: System, given: Profile) -> None:
+    c, after = control(given, slow), [-1]
+
+    def choice(state: SlotState) -> tuple[int, int, int, int]:
+        after[0] += after[0] >= 0 or state.frames > 0
+        if after[0] > 20:
+            raise ValueError("no idea")
+        return 0, int(state.frames), 3, 8
+
+    scene = Scenario(Arrivals("recorded", times_s=(0.1,)), constant(4e6), slots=100)
+    with deploy(small, Script(c, choice), slow, check=False) as app, pytest.raises(ExecutorError, match="no idea"):
+        app.run(scene)
+
+
+def test_after_the_last_slot_frames_are_taken_as_if_alone(small: Traced, slow: System, given: Profile) -> None:
+    """Nobody looks at queues any more: what was left then, and how many came since, must not refuse them."""
+    policy = SlotPolicy(control(given, slow, mode="max-throughput", V=1e-3))
+    with deploy(small, policy, slow, check=False) as app:
+        app.run(Scenario(periodic(30.0), constant(4e6), slots=30))
+        for _ in range(30):
+            app(EXAMPLE)
+
+
 # -- the clock of hardware -----------------------------------------------------------------------------
 
 
@@ -236,6 +327,17 @@ def governed_control(small: Traced, slow: System, clocks: tuple[float, ...]) -> 
         for p, hz, k in given_at
     ]
     return SlotControl(Profile(small.graph, pd.DataFrame(rows)), system, slot_s=TAU, V=1e-4)
+
+
+def back_within(place: Path, before: list[int], seconds: float = 10.0) -> bool:
+    """Whether the limits are as they were, soon."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(ValueError):  # read while it is written
+            if numbers(place, "min_freq", "max_freq") == before:
+                return True
+        time.sleep(0.02)
+    return False
 
 
 def test_a_governor_is_turned_by_the_slot_and_puts_back_what_was_there(
@@ -268,6 +370,7 @@ def test_a_governor_is_turned_by_the_slot_and_puts_back_what_was_there(
             killer.join()
         assert report.counts["frames"] == len(scene.arrive_s(TAU)) and report.counts["restarts_device"] >= 1
         assert "a frame that has begun is not stopped" in str(report) and str(place) in str(report)
+        assert back_within(place, before)  # after the last slot, not only when the app is closed
     held = {low for low, high in pinned if low == high}
     assert held >= set(GPU_HZ[:3])
     assert numbers(place, "min_freq", "max_freq") == before
@@ -296,6 +399,9 @@ def test_arguments_that_cannot_be_right(small: Traced, slow: System, given: Prof
         deploy(small, policy, slow, emulate=False)
     with pytest.raises(DataError, match="for a slotted policy"):
         deploy(small, c.cuts.plan(0), slow, governor="cpufreq")  # type: ignore[union-attr]
+    fixed = System(device=pair.device.but(active_power_w=(2.0,), idle_power_w=0.5), server=slow.server, link=slow.link)
+    with pytest.raises(DataError, match="the system's device has none"):
+        deploy(small, SlotPolicy(control(unclocked(small), fixed)), fixed, governor="cpufreq")
     ahead = Script(c, lambda state: (0, 0, 0, 0))
     ahead.sees = 3  # type: ignore[attr-defined]
     with pytest.raises(DataError, match="nobody knows"):
