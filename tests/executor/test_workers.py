@@ -87,6 +87,7 @@ def configure(small: Traced, plan_id: str, **changes: Any) -> list[Any]:
     body = {
         "plan_id": plan_id, "plan": cut(small, 2).to_dict(), "role": "server", "up": None, "down": None, "server": None,
         "heartbeat_s": 1.0, "frame_timeout_s": 10.0, "patience_s": 1.0, "tells": False,
+        "clock": None,
     }  # fmt: skip
     return wire.encode("configure", body | changes)
 
@@ -121,6 +122,9 @@ def test_hostile_messages_and_a_worker_that_goes_on_serving(
                 "torch_device": "",
                 "threads": 1,
                 "slowdown": 1,
+                "governor": "",
+                "clocks_hz": [],
+                "meter": "",
             },
         ),
         "never sent a welcome",
