@@ -39,11 +39,22 @@ class Governed:
         self._governor = governor if clock == "governor" else None
         self._clock_hz, self._until_s = 0.0, math.inf
         self._setting = threading.Lock()
-        self._done, self._alone_s = -1, 0.0
+        self._received, self._alone_s = -1, 0.0
+        self._here: list[int] = []
+        self._list = threading.Lock()
+
+    def take(self, frame_id: int, head: bool) -> None:
+        """A frame has come; with a head it waits for the device."""
+        with self._list:
+            self._received = max(self._received, frame_id)
+            if head:
+                self._here.append(frame_id)
 
     def end(self, frame_id: int) -> None:
-        """The device is through with a frame."""
-        self._done = max(self._done, frame_id)
+        """The device is through with a frame, and has handed it on."""
+        with self._list:
+            if frame_id in self._here:
+                self._here.remove(frame_id)
 
     def alone(self, seconds: float) -> None:
         """The device has computed for so long what a server should have, whatever its knob says."""
@@ -72,11 +83,16 @@ class Governed:
     def progress(self) -> dict[str, Any]:
         """The message ``progress``."""
         served_s, busy_s = self.duty.read()
-        uplink_done, left_bits, sending_s = self._uplink.read()
+        with (
+            self._list
+        ):  # before the uplink is asked: what is handed on meanwhile is then in both lists, and in none never
+            received, here = self._received, list(self._here)
+        uplink, left_bits, sending_s = self._uplink.read()
         return {
-            "device_done": self._done,
+            "received": received,
+            "device": here,
             "served_s": served_s,
-            "uplink_done": uplink_done,
+            "uplink": uplink,
             "left_bits": left_bits,
             "busy_s": busy_s,
             "sending_s": sending_s,

@@ -118,7 +118,8 @@ class PacedSender:
         self._way = ShapedSender(Shaper(math.inf, delay_s) if delay_s > 0 else None, f"{name} delay")
         self._stir = threading.Condition()
         self._queue: deque[_Message] = deque()
-        self._done, self._closed = -1, False
+        self._under_way: int | None = None
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -165,11 +166,12 @@ class PacedSender:
         """Take all of the link from now on."""
         self.set(1.0, 0.0)
 
-    def read(self) -> tuple[int, float, float]:
-        """Label of the last message that is through (−1: none), bits left of the one under way, seconds spent sending."""
+    def read(self) -> tuple[list[int], float, float]:
+        """Labels of the messages that are not through, in order; bits left of the one under way (0: it has not begun), seconds spent sending."""
         with self._stir:
             self._pace.advance(time.monotonic())
-            return self._done, self._pace.left_bits, self._pace.sending_s
+            here = [self._under_way] if self._under_way is not None and self._pace.left_bits > 0 else []
+            return here + [m.label for m in self._queue], self._pace.left_bits, self._pace.sending_s
 
     # -- in its own thread -----------------------------------------------------------------------
 
@@ -187,7 +189,7 @@ class PacedSender:
             except Exception:  # noqa: BLE001  not even the failure could be told: loudly here, and the messages behind go on
                 traceback.print_exc()
                 continue
-            if not self._wait_through(message.label):
+            if not self._wait_through():
                 return
             if self._emulated:
                 self._way.send(0.0, lambda _, deliver=deliver: deliver, message.failed)  # type: ignore[misc]
@@ -199,18 +201,19 @@ class PacedSender:
                 now = time.monotonic()
                 if self._queue and self._pace.may_begin(now):
                     message = self._queue.popleft()
+                    self._under_way = message.label
                     return message, self._pace.begin(message.bits, message.ready_s, now)
                 self._stir.wait(min(self._pace.wait_s(now), _LONG_S) if self._queue else None)
             return None
 
-    def _wait_through(self, label: int) -> bool:
+    def _wait_through(self) -> bool:
         """Wait until the message under way is through; False when closed."""
         with self._stir:
             while not self._closed:
                 now = time.monotonic()
                 self._pace.advance(now)
                 if self._pace.left_bits <= 0:
-                    self._done = label
+                    self._under_way = None
                     return True
                 self._stir.wait(min(self._pace.wait_s(now), _LONG_S))
             return False

@@ -138,7 +138,12 @@ class DeviceRole:
         self._up, self._tells = host.sender("up", body["up"], body["clock"]), body["tells"]
 
     def frame(self, message: Message, arrived_s: float) -> None:
-        """Take a frame in."""
+        """Take a frame in. Where the device is governed, one that computes nothing on it does not wait for it."""
+        if (governed := self._host.governed) is not None:
+            governed.take(message.body["frame_id"], bool(self._split.head))
+            if not self._split.head:
+                self._start(message, arrived_s)
+                return
         self._host.submit(IN_TURN, lambda: self._start(message, arrived_s))
 
     def _start(self, message: Message, arrived_s: float) -> None:
@@ -152,35 +157,35 @@ class DeviceRole:
             symbols = self._split.traced.symbols(inputs)
             values, compute_s = self._host.compute.run(self._split.head, inputs, symbols, duty)
         except Exception as e:  # noqa: BLE001  whatever the model raises is the client's to know; the worker goes on
-            if duty is not None:
+            if governed is not None and duty is not None:
                 duty.finish(0.0)
+                governed.end(frame_id)
             self._host.reply(error_parts(e, self._plan_id, frame_id))
             return
-        finally:
-            if governed is not None:
-                governed.end(frame_id)
         frame = _Frame(self, frame_id, message.body["check"], inputs, symbols, values, arrived_s)
         frame.times |= {"device_wait_s": started - arrived_s, "device_s": compute_s}
         if self._split.offloads:
             self._send_up(frame)
         else:
             frame.answer(values, "")
+        if governed is not None:  # now that the uplink has it, so that it is never nowhere
+            governed.end(frame_id)
 
     def _send_up(self, frame: _Frame) -> None:
         if self._relay is None:
-            frame.finish_here("no server was named")
+            frame.finish_later("no server was named")
             return
         try:
             packed = pack_all({n: frame.values[n] for n in self._split.crossing}, self._split.plan.wire)
             body = {"plan_id": self._plan_id, "frame_id": frame.frame_id, "symbols": frame.symbols, "check": False}
             parts = encode("frame", body, packed)
         except Exception as e:  # noqa: BLE001  the answer tells of it; the frame needs no server
-            frame.finish_here(_reason(e))
+            frame.finish_later(_reason(e))
             return
         ready = time.monotonic()
         note = Waiting(frame.frame_id, ready + self._timeout_s, frame.came_back, frame.finish_later)
         if not self._relay.send(note):
-            frame.finish_here(f"the server is away: {self._relay.reason}")
+            frame.finish_later(f"the server is away: {self._relay.reason}")
             return
         frame.times["server_connection"] = float(self._relay.connections)
 
@@ -297,10 +302,6 @@ class _Frame:
             self.role.submit(FINISH_FIRST, lambda: self.role.reply(self, values, alone))
         else:
             self.role.reply(self, values, alone)
-
-    def finish_here(self, reason: str) -> None:
-        """Compute the tail here, now."""
-        self.role.finish(self, reason)
 
     def finish_later(self, reason: str) -> None:
         """Have the compute thread finish it here."""

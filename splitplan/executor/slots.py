@@ -363,17 +363,18 @@ class SlotDriver:
         """Work left of all frames that are not answered; work that is not there yet counts."""
         works = self.control.choices.works
         device_s = uplink_bits = server_s = 0.0
-        device_done, uplink_done = (seen["device_done"], seen["uplink_done"]) if seen is not None else (-1, -1)
-        served_s, left_bits = (seen["served_s"], seen["left_bits"]) if seen is not None else (0.0, 0.0)
-        for frame_id, cut in sorted(pending):
+        received = -1 if seen is None else seen["received"]
+        device, uplink = ([], []) if seen is None else (seen["device"], seen["uplink"])
+        for frame_id, cut in pending:
             head_s, bits, tail_s = works[self._numbers[cut]].tolist()
-            if frame_id > device_done and head_s > 0:
-                device_s += max(head_s - served_s, LEAST * head_s)
-                served_s = 0.0
-            if frame_id > uplink_done and bits > 0:
-                uplink_bits += left_bits if frame_id <= device_done and left_bits > 0 else bits
-                left_bits = 0.0
             server_s += tail_s
+            if frame_id in uplink:
+                begun = seen is not None and frame_id == uplink[0] and seen["left_bits"] > 0
+                uplink_bits += seen["left_bits"] if begun and seen is not None else bits
+            elif frame_id > received or frame_id in device:
+                served_s = seen["served_s"] if seen is not None and frame_id in device[:1] else 0.0
+                device_s += max(head_s - served_s, LEAST * head_s)
+                uplink_bits += bits
         return device_s, uplink_bits, server_s
 
     def _rate_bps(self, slot: int) -> float:

@@ -25,6 +25,8 @@ MAX_HEADER_BYTES = 4 << 20
 MAX_TENSORS = 1024
 MAX_PIECES = 100_000
 """Of a channel."""
+MAX_FRAMES = 4096
+"""That a device may say it has waiting."""
 MAX_TEXT = 64 << 10
 
 Check = Callable[[Any], bool]
@@ -61,6 +63,10 @@ def _numbers(least: int, most: int) -> Check:
 
 def _fields(checks: Mapping[str, Check]) -> Check:
     return lambda v: isinstance(v, dict) and v.keys() == checks.keys() and all(c(v[k]) for k, c in checks.items())
+
+
+def _frames(v: Any) -> bool:
+    return isinstance(v, list) and len(v) <= MAX_FRAMES and all(_FRAME_ID(x) for x in v)
 
 
 _ID = _text(64)
@@ -122,9 +128,10 @@ BODIES: dict[str, dict[str, Check]] = {
     # client → device worker that is governed: how far is it? Answered by progress
     "look": {},
     "progress": {
-        "device_done": _whole(-1, 1 << 62),  # the last frame that the device is through with; −1: none
+        "received": _whole(-1, 1 << 62),  # the last frame that has come; −1: none
+        "device": _frames,  # those that wait for the device, the one that it is at first
         "served_s": _number(),  # at the top clock, of the frame that it is at
-        "uplink_done": _whole(-1, 1 << 62),
+        "uplink": _frames,  # those that wait for the uplink, likewise
         "left_bits": _number(),  # of the frame that is being sent
         "busy_s": _number(),
         "sending_s": _number(),

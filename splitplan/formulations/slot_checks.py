@@ -77,10 +77,9 @@ def _system(control: SlotControl) -> list[str]:
             f"device {device.name!r}: active_power_w of {low[0]:g} W is below idle_power_w = {device.idle_w:g} W: "
             "computing would save energy; mend one of them"
         )
-    if control.power_cap_w is not None and not found and control.power_cap_w < device.idle_w:
-        found.append(
-            f"power_cap_w = {control.power_cap_w:g} is below the idle power of {device.idle_w:g} W: no slot could keep it"
-        )
+    for name in ("power_cap_w", "power_budget_w"):
+        if (watts := getattr(control, name)) is not None and not found and watts < device.idle_w:
+            found.append(f"{name} = {watts:g} is below the idle power of {device.idle_w:g} W: nothing could keep it")
     return found
 
 

@@ -154,6 +154,30 @@ def test_a_device_that_is_off_and_a_radio_that_is_silent_do_nothing(
         assert time.monotonic() - begin > quiet_s
 
 
+def test_a_frame_for_the_server_does_not_wait_for_the_device(small: Traced, slow: System, given: Profile) -> None:
+    """The device is off and has a frame; one that goes up as it came is answered meanwhile."""
+    c = control(given, slow)
+    here, there = int(np.argmin(c.choices.works[:, 1])), int(np.argmin(c.choices.works[:, 0]))
+    assert c.choices.works[there, 0] == 0
+    told: list[int] = []
+    on = threading.Event()
+
+    def choice(state: SlotState) -> tuple[int, int, int, int]:
+        told.append(int(state.frames))
+        cut = here if sum(told) == 1 else there
+        return cut, int(state.frames), 3 if on.is_set() else 0, 8
+
+    with deploy(small, Script(c, choice), slow, check=False) as app:
+        time.sleep(3 * TAU)
+        first = app.submit(EXAMPLE)
+        time.sleep(3 * TAU)
+        second = app.submit(EXAMPLE)
+        assert same(second.result(timeout=30), expected(small, EXAMPLE))
+        assert not first.done()
+        on.set()
+        assert same(first.result(timeout=30), expected(small, EXAMPLE))
+
+
 def test_what_the_policy_sees_is_what_is_left(small: Traced, slow: System, given: Profile) -> None:
     c = control(given, slow)
     heads = c.choices.works[:, 0]

@@ -216,7 +216,9 @@ def test_fuzz_headers_that_are_nearly_right(data: st.DataObject) -> None:
             max_size=3,
         )
     )
-    text = json.dumps({"v": data.draw(st.just(wire.VERSION) | json_values), "kind": kind, "body": fields, "tensors": heads})
+    text = json.dumps(
+        {"v": data.draw(st.just(wire.VERSION) | json_values), "kind": kind, "body": fields, "tensors": heads}
+    )
     decodes_or_refuses(
         [text.encode("utf-8", "surrogatepass"), *data.draw(st.lists(st.binary(max_size=64), max_size=3))]
     )
