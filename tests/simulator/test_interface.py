@@ -10,6 +10,7 @@ import pytest
 import splitplan as sp
 from splitplan.errors import DataError
 from splitplan.formulations.slot import SlotControl
+from splitplan.policies.result import ROW
 from splitplan.policies.slot import Ahead, DecidesSlots
 from splitplan.simulator.lane import follows_the_rule
 from tests.simulator.test_simulate import carried
@@ -58,7 +59,7 @@ def test_a_wrapped_rule_has_the_compiled_runs_numbers(seed: int, options: dict[s
     there = sp.simulate(Wrapped(policy), scene, physical=physical, bound=False, progress=lambda *at: told.append(at))
     assert there.sums == mine.sums and there.left == mine.left
     assert np.array_equal(there.latency_s, mine.latency_s, equal_nan=True)
-    same = [i for i, name in enumerate(mine.slots_to_frame().columns[1:]) if name != "cut"]
+    same = [i for i, name in enumerate(ROW) if name != "cut"]
     assert np.array_equal(there.trace[:, same], mine.trace[:, same])
     some = mine.trace[:, -1] > 0  # where nothing is admitted, a cut means nothing
     assert np.array_equal(there.trace[some, 4], mine.trace[some, 4])
