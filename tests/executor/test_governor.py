@@ -355,7 +355,9 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
 # -- the watchdog --------------------------------------------------------------------------------
 
 HOLDER = """
-import os, sys, time
+import os, signal, sys, time
+for number in (signal.SIGINT, signal.SIGHUP):  # ignored where the tests were started in the background
+    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 from pathlib import Path
 from splitplan.executor.watchdog import governed
 with governed("devfreq", Path(sys.argv[1]), lock_directory=Path(sys.argv[1])) as governor:
