@@ -74,7 +74,7 @@ def deploy(
         A peer not heard of for three of these is gone.
     frame_timeout_s : float, optional
         A frame that the server has not answered by then is finished on the device. By default 30 s and what ``depth``
-        frames take on the link.
+        frames take on the link. Time in which a slotted policy let nothing be sent does not count while a frame waits for it.
     start_timeout_s : float
         For each worker to get ready, and for the check.
     max_restarts : int

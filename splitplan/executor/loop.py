@@ -58,6 +58,13 @@ class Channel:
         with self._lock:
             self._closed = True
 
+    def drop(self, address: str) -> None:
+        """Let nothing more be sent, and forget what has not been: ZeroMQ would send it to whoever listens there next."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._socket.disconnect(address)
+
     def _news(self) -> bool:
         return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from splitplan.data.channel import Channel
 from splitplan.executor.knobs import Knob
-from splitplan.executor.shaper import Failed, ShapedSender, Shaper, attempt
+from splitplan.executor.shaper import Failed, Make, ShapedSender, Shaper, attempt
 
 _LONG_S = 3600.0  # more than any lease; and no wait that is longer than a thread may wait
 
@@ -34,8 +34,8 @@ class Pace:
 
     def __init__(self, link: Shaper, free: float = 1.0) -> None:
         self.link, self._share = link, Knob(free)
-        self.left_bits, self.sending_s = 0.0, 0.0
-        self._since = self._set_s = self._through_s = -math.inf
+        self.left_bits, self.sending_s, self.silent_s = 0.0, 0.0, 0.0
+        self._since = self._set_s = self._through_s = self._heard_s = -math.inf
 
     def set(self, share: float, now_s: float, lease_s: float) -> None:
         """From now on take this share, for so long unless it is set again."""
@@ -67,6 +67,9 @@ class Pace:
 
     def advance(self, now_s: float) -> None:
         """Account for what has passed; notes to the moment when the message under way was through."""
+        for start, end, share in self._share.pieces(self._heard_s, now_s):
+            self.silent_s += end - start if share <= 0 else 0.0
+        self._heard_s = now_s
         for start, end, share in self._share.pieces(self._since, now_s) if self.left_bits > 0 else ():
             if share <= 0:
                 continue
@@ -80,6 +83,11 @@ class Pace:
             self.left_bits -= min(share * self.link.carried_bits(start, end), self.left_bits * (1 - 1e-12))
         self._since = now_s
 
+    def drop(self, now_s: float) -> None:
+        """Give up the message under way."""
+        self.advance(now_s)
+        self.left_bits = 0.0
+
     def wait_s(self, now_s: float) -> float:
         """How long nothing happens from now on, unless the share is set."""
         share, lease_s = self._share.at(now_s), self._share.until_s - now_s
@@ -91,7 +99,7 @@ class Pace:
 @dataclass
 class _Message:
     bits: float
-    make: Callable[[float], Callable[[], None]]
+    make: Make
     failed: Failed
     ready_s: float
     label: int
@@ -125,9 +133,7 @@ class PacedSender:
 
     # -- as of any sender ------------------------------------------------------------------------
 
-    def send(
-        self, size_bytes: float, make: Callable[[float], Callable[[], None]], failed: Failed, label: int = -1
-    ) -> None:
+    def send(self, size_bytes: float, make: Make, failed: Failed, label: int = -1) -> None:
         """Hand over a message, see `ShapedSender.send`; ``make`` is called when it begins, and ``label`` is what `read` calls it."""
         with self._stir:
             self._queue.append(_Message(self._pace.link.bits(size_bytes), make, failed, time.monotonic(), label))
@@ -144,6 +150,20 @@ class PacedSender:
             with self._stir:
                 self._pace.follow(channel, begin_s, time.monotonic())
                 self._stir.notify_all()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds so far in which the knob let nothing be sent."""
+        with self._stir:
+            self._pace.advance(time.monotonic())
+            return self._pace.silent_s
+
+    def clear(self) -> None:
+        """Drop what has not been sent: whoever it was for is gone. What is through already is delivered: nobody can take that back."""
+        with self._stir:
+            self._queue.clear()
+            self._pace.drop(time.monotonic())
+            self._stir.notify_all()
 
     def close(self) -> None:
         """Stop; what has not been delivered is dropped."""
@@ -179,10 +199,8 @@ class PacedSender:
         while (begun := self._begin()) is not None:
             message, start_s = begun
             try:
-                try:
-                    deliver = message.make(start_s)
-                except Exception as e:  # noqa: BLE001  whoever sent it knows what becomes of it
-                    message.failed(e)
+                deliver = self._made(message, start_s)
+                if deliver is None:
                     continue
                 if not self._emulated:
                     attempt(deliver, message.failed)
@@ -193,6 +211,20 @@ class PacedSender:
                 return
             if self._emulated:
                 self._way.send(0.0, lambda _, deliver=deliver: deliver, message.failed)  # type: ignore[misc]
+
+    def _made(self, message: _Message, start_s: float) -> Callable[[], None] | None:
+        """What delivers a message; None when it cannot be made or nobody wants it any more: then it takes nothing of the link."""
+        deliver, error = None, None
+        try:
+            deliver = message.make(start_s)
+        except Exception as e:  # noqa: BLE001  whoever sent it knows what becomes of it
+            error = e
+        if deliver is None:
+            with self._stir:
+                self._pace.drop(time.monotonic())
+        if error is not None:
+            message.failed(error)
+        return deliver
 
     def _begin(self) -> tuple[_Message, float] | None:
         """The next message and when it began, once it may; None when closed."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import zmq
@@ -27,13 +27,29 @@ _OPEN_S = 5.0
 
 @dataclass
 class Waiting:
-    """A frame that went up: what is needed to finish it here, and what to call when it comes back or does not."""
+    """A frame that goes up: what is needed to finish it here, and what to call when it comes back or does not.
+
+    ``silent_s`` tells for how long, so far, nothing was sent on purpose: while the frame waits for its turn that is not
+    the server's fault, and its deadline moves by as much.
+    """
 
     frame_id: int
     deadline_s: float
     answered: Callable[[Message, float], None]
     finish_here: Callable[[str], None]
-    sent: dict[str, float] = field(default_factory=dict)
+    silent_s: Callable[[], float] = float
+
+    def __post_init__(self) -> None:
+        self._silent_s, self._sent = self.silent_s(), False
+
+    def sent(self) -> None:
+        """It is on its way: silence is no reason any more."""
+        self.deadline_s += self.silent_s() - self._silent_s
+        self._sent = True
+
+    def late(self, now_s: float) -> bool:
+        """Whether it should have been answered."""
+        return now_s > self.deadline_s + (0.0 if self._sent else self.silent_s() - self._silent_s)
 
 
 class Relay:
@@ -48,6 +64,8 @@ class Relay:
     fingerprint, granularity : str
         Of this end's model; a server with another one is not used.
     heartbeat_s : float
+    on_lost : callable
+        Told, in the relay's thread, that the server is lost: nothing that waits to be sent is for anybody any more.
 
     Attributes
     ----------
@@ -65,13 +83,14 @@ class Relay:
         fingerprint: str,
         granularity: str,
         heartbeat_s: float,
+        on_lost: Callable[[], None],
     ) -> None:
         self.address = address
         self.reason = "the server has not answered yet"
         self.refused: SplitplanError | None = None
         self.connections = 0
         self._context, self._keys, self._token, self._heartbeat_s = context, keys, token, heartbeat_s
-        self._fingerprint, self._granularity = fingerprint, granularity
+        self._fingerprint, self._granularity, self._on_lost = fingerprint, granularity, on_lost
         self._lock = threading.Lock()
         self._plans: dict[str, dict[str, Any]] = {}
         self._waiting: dict[int, Waiting] = {}
@@ -113,6 +132,20 @@ class Relay:
                 return False
             self._waiting[waiting.frame_id] = waiting
         return True
+
+    def holds(self, frame_id: int) -> bool:
+        """Whether a frame is noted still: nobody has answered it or was handed it back."""
+        with self._lock:
+            return frame_id in self._waiting
+
+    def deliver(self, frame_id: int, parts: list[bytes | memoryview]) -> None:
+        """Send a noted frame; dropped when it was handed back meanwhile, perhaps because that server is gone."""
+        session = self._session
+        with self._lock:
+            waiting = self._waiting.get(frame_id)
+        if session is not None and waiting is not None:
+            waiting.sent()
+            session.send(parts)
 
     def take(self, frame_id: int) -> Waiting | None:
         """Take a frame's note away, and with it the duty to answer it."""
@@ -182,20 +215,19 @@ class Relay:
             self._stir.wait(_TICK_S)
             now = time.monotonic()
             with self._lock:
-                late = [w.frame_id for w in self._waiting.values() if w.deadline_s < now]
-            for frame_id in late:
-                self._finish_here(frame_id, "the server let the frame's deadline pass")
+                noted = list(self._waiting.values())
+            for frame in noted:
+                if frame.late(now) and self.take(frame.frame_id) is not None:
+                    frame.finish_here("the server let the frame's deadline pass")
         self.reason = session.lost or "closed"
         with self._lock:
             self._session = None
-            left = list(self._waiting)
+            left = list(self._waiting.values())
+            self._waiting.clear()
         self._stir.clear()
-        for frame_id in left:
-            self._finish_here(frame_id, self.reason)
-
-    def _finish_here(self, frame_id: int, reason: str) -> None:
-        if (waiting := self.take(frame_id)) is not None:
-            waiting.finish_here(reason)
+        self._on_lost()
+        for waiting in left:
+            waiting.finish_here(self.reason)
 
     # -- in the session's thread -----------------------------------------------------------------
 

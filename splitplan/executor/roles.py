@@ -16,7 +16,7 @@ from splitplan.errors import SplitplanError, WireError
 from splitplan.executor.governed import Governed
 from splitplan.executor.relay import Relay, Waiting
 from splitplan.executor.session import Clock
-from splitplan.executor.shaper import Failed
+from splitplan.executor.shaper import Failed, Make
 from splitplan.executor.split import Compute, Split, Values, difference, run_whole
 from splitplan.executor.wire import Message, Packed, encode, pack_all
 
@@ -36,10 +36,16 @@ class Sender(Protocol):
         """Whether a link is emulated."""
         ...
 
-    def send(
-        self, size_bytes: float, make: Callable[[float], Callable[[], None]], failed: Failed, label: int = -1
-    ) -> None:
+    @property
+    def silent_s(self) -> float:
+        """Seconds so far in which it sent nothing on purpose."""
+        ...
+
+    def send(self, size_bytes: float, make: Make, failed: Failed, label: int = -1) -> None:
         """Hand over a message."""
+
+    def clear(self) -> None:
+        """Drop what has not been sent, because whoever it was for is gone."""
 
     def follow(self, channel: Channel, begin_s: float) -> None:
         """Have an emulated link follow a channel."""
@@ -183,13 +189,18 @@ class DeviceRole:
             frame.finish_later(_reason(e))
             return
         ready = time.monotonic()
-        note = Waiting(frame.frame_id, ready + self._timeout_s, frame.came_back, frame.finish_later)
-        if not self._relay.send(note):
-            frame.finish_later(f"the server is away: {self._relay.reason}")
+        relay, up = self._relay, self._up
+        note = Waiting(
+            frame.frame_id, ready + self._timeout_s, frame.came_back, frame.finish_later, lambda: up.silent_s
+        )
+        if not relay.send(note):
+            frame.finish_later(f"the server is away: {relay.reason}")
             return
-        frame.times["server_connection"] = float(self._relay.connections)
+        frame.times["server_connection"] = float(relay.connections)
 
-        def make(start_s: float) -> Callable[[], None]:
+        def make(start_s: float) -> Callable[[], None] | None:
+            if not relay.holds(frame.frame_id):
+                return None
             frame.times |= {"up_wait_s": start_s - ready, "up_bytes": packed.size_bytes, "header_bytes": len(parts[0])}
             frame.up_start_s = start_s
             if self._tells:
@@ -199,22 +210,17 @@ class DeviceRole:
                     "in_s": max(0.0, start_s - time.monotonic()),
                 }
                 self._host.reply(encode("sending", told))
-            return lambda: self._deliver(parts)
+            return lambda: relay.deliver(frame.frame_id, parts)
 
         def failed(error: Exception) -> None:
             # Without the note, the relay has handed the frame back already.
-            if self._relay is not None and (taken := self._relay.take(frame.frame_id)) is not None:
+            if (taken := relay.take(frame.frame_id)) is not None:
                 taken.finish_here(f"it could not be sent: {_reason(error)}")
 
         try:
-            self._up.send(packed.size_bytes, make, failed, frame.frame_id)
+            up.send(packed.size_bytes, make, failed, frame.frame_id)
         except Exception as e:  # noqa: BLE001  `make` failed: nothing was sent
             failed(e)
-
-    def _deliver(self, parts: Parts) -> None:
-        session = self._relay.session if self._relay else None
-        if session is not None:  # otherwise the relay has handed the frame back already
-            session.send(parts)
 
     # -- what a frame does next, on behalf of `_Frame` -------------------------------------------
 

@@ -107,6 +107,11 @@ class Client:
         self.governed = Governed(clock, uplink, self._service.governor, self._service.meter)
         return uplink
 
+    def server_lost(self) -> None:
+        """Drop what waits to be sent up: it was for a server that is gone."""
+        if (up := self._senders.get("up")) is not None:
+            up.clear()
+
     def follow(self, channel: Channel, elapsed_s: float) -> bool:
         """Have the emulated uplink follow a channel that began so long ago; returns whether there is one."""
         up = self._senders.get("up")
@@ -355,9 +360,14 @@ class Service:
         if body["server"] is not None and split.offloads:
             address = body["server"]
             if address not in client.relays:
+                if client.relays:
+                    raise ExecutorError(
+                        f"this session sends to {next(iter(client.relays))} already; open another for {address}"
+                    )
                 client.relays[address] = Relay(
                     self._context, address, self._keys, token=client.token,
                     fingerprint=self.traced.graph.fingerprint, granularity=self.traced.granularity, heartbeat_s=body["heartbeat_s"],
+                    on_lost=client.server_lost,
                 )  # fmt: skip
             relay = client.relays[address]
             sees_server = relay.add_plan(plan_id, {**body, "role": "server", "server": None}, body["patience_s"])

@@ -308,6 +308,8 @@ class Session:
             self._answers.put(ExecutorError(f"{self.name} at {self.address}: {reason}"))
             if self._open:
                 self._on_lost(reason)
+            for channel in (self._frames, self._pings):
+                channel.drop(self.address)
 
     def _crashed(self, error: BaseException) -> None:
         self._lose(f"the session failed: {type(error).__name__}: {error}")

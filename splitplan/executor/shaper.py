@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from splitplan.data.channel import Channel
 
 Failed = Callable[[Exception], None]
+Make = Callable[[float], Callable[[], None] | None]
+
+_LONG_S = 3600.0  # no wait is longer than a thread may wait
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,17 @@ class Shaper:
         """Seconds for which a message of so many bytes holds the link at its own rate."""
         return self.bits(size_bytes) / self.rate_bps
 
+    def start_s(self, now_s: float) -> float:
+        """When a message that is put on the link at ``now_s`` enters it."""
+        return max(now_s, self._free_s)
+
+    def clear(self) -> None:
+        """Forget what was booked: the link is free."""
+        self._free_s = float("-inf")
+
     def book(self, size_bytes: float, now_s: float) -> Booking:
         """Put a message on the link at ``now_s``, behind all that were booked before."""
-        start = max(now_s, self._free_s)
+        start = self.start_s(now_s)
         self._free_s = self.finish_s(start, self.bits(size_bytes))
         return Booking(start, self._free_s, self._free_s + self.delay_s)
 
@@ -93,35 +104,36 @@ class ShapedSender:
 
     def __init__(self, shaper: Shaper | None, name: str) -> None:
         self._shaper = shaper
-        self._lock = threading.Lock()
-        self._queue: queue.SimpleQueue[tuple[float, Callable[[], None], Failed] | None] = queue.SimpleQueue()
-        self._closed = threading.Event()
+        self._stir = threading.Condition()
+        self._queue: deque[tuple[float, Callable[[], None], Failed]] = deque()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         if shaper is not None:
             self._thread.start()
 
-    def send(
-        self, size_bytes: float, make: Callable[[float], Callable[[], None]], failed: Failed, label: int = -1
-    ) -> None:
+    def send(self, size_bytes: float, make: Make, failed: Failed, label: int = -1) -> None:
         """Hand over a message.
 
         Parameters
         ----------
         size_bytes : float
         make : callable
-            Given the second, on `time.monotonic`, at which the message enters the link, returns what delivers it.
-            What it raises itself is the caller's.
+            Given the second, on `time.monotonic`, at which the message enters the link, returns what delivers it, or None
+            if nobody wants it any more. What it raises itself is the caller's.
         failed : callable
             Told what the delivery raised; later messages are delivered nevertheless.
         label : int
             What the message is called; of use where a sender can be asked how far it is.
         """
         if self._shaper is None:
-            attempt(make(time.monotonic()), failed)
+            if (deliver := make(time.monotonic())) is not None:
+                attempt(deliver, failed)
             return
-        with self._lock:  # two threads must not book in one order and queue in the other
-            booking = self._shaper.book(size_bytes, time.monotonic())
-            self._queue.put((booking.arrive_s, make(booking.start_s), failed))
+        with self._stir:  # two threads must not book in one order and queue in the other
+            now = time.monotonic()
+            if (deliver := make(self._shaper.start_s(now))) is not None:
+                self._queue.append((self._shaper.book(size_bytes, now).arrive_s, deliver, failed))
+                self._stir.notify_all()
 
     @property
     def shaped(self) -> bool:
@@ -131,23 +143,43 @@ class ShapedSender:
     def follow(self, channel: Channel, begin_s: float) -> None:
         """Have the emulated link follow a channel, see `Shaper.follow`; without emulation nothing follows anything."""
         if self._shaper is not None:
-            with self._lock:
+            with self._stir:
                 self._shaper.follow(channel, begin_s)
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds so far in which nothing was sent on purpose: never."""
+        return 0.0
+
+    def clear(self) -> None:
+        """Drop what has not been delivered, and free the link: whoever it was for is gone."""
+        if self._shaper is not None:
+            with self._stir:
+                self._shaper.clear()
+                self._queue.clear()
+                self._stir.notify_all()
 
     def close(self) -> None:
         """Stop; what has not been delivered is dropped."""
-        self._closed.set()
+        with self._stir:
+            self._closed = True
+            self._stir.notify_all()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._queue.put(None)
             self._thread.join()
 
+    def _next(self) -> tuple[Callable[[], None], Failed] | None:
+        """What is to be delivered, once it has arrived; None when closed."""
+        with self._stir:
+            while not self._closed:
+                wait_s = self._queue[0][0] - time.monotonic() if self._queue else None
+                if wait_s is not None and wait_s <= 0:
+                    return self._queue.popleft()[1:]
+                self._stir.wait(None if wait_s is None else min(wait_s, _LONG_S))
+            return None
+
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            arrive_s, deliver, failed = item
-            if (wait := arrive_s - time.monotonic()) > 0 and self._closed.wait(wait):
-                return
-            if self._closed.is_set():
-                return
+        while (item := self._next()) is not None:
+            deliver, failed = item
             try:
                 attempt(deliver, failed)
             except Exception:  # noqa: BLE001  not even the failure could be told: loudly here, and the messages behind go on

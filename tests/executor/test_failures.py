@@ -95,7 +95,9 @@ def test_an_answer_that_cannot_be_put_together_fails_its_frame(
 @pytest.fixture
 def relay() -> Iterator[Relay]:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    yield Relay(context, "ipc:///nowhere", None, token="t", fingerprint="f", granularity="layer", heartbeat_s=1)
+    yield Relay(
+        context, "ipc:///nowhere", None, token="t", fingerprint="f", granularity="layer", heartbeat_s=1, on_lost=lambda: None
+    )  # fmt: skip
     context.destroy(linger=0)
 
 
