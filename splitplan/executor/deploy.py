@@ -15,6 +15,7 @@ from splitplan.executor.check import check_given
 from splitplan.executor.conditions import not_emulated
 from splitplan.executor.crew import Settings
 from splitplan.executor.slots import SlotDriver
+from splitplan.executor.wire import MAX_PLANS
 from splitplan.models.trace import Traced
 from splitplan.policies.base import Fixed, Policy
 from splitplan.policies.slot import DecidesSlots
@@ -121,6 +122,7 @@ def deploy(
         meter,
     )
     raise_all(governor_problems(settings, isinstance(policy, SlotDriver)), "deploy")
+    raise_all(number_problems(policy), f"policy {policy.name!r}")
     app = App(traced, policy, system, profile=profile, settings=settings, progress=progress)
     if hosts and emulate is None:
         for text in dict.fromkeys(text for p in app.plans for text in not_emulated(p, system, hosts)):
@@ -131,6 +133,14 @@ def deploy(
         app.close(wait=False)
         raise
     return app
+
+
+def number_problems(policy: Policy) -> list[str]:
+    """Whether a policy has more plans than both ends keep ready."""
+    if (count := len(tuple(policy.plans))) <= MAX_PLANS:
+        return []
+    fewer = "take some: SlotPolicy(control, cuts=[…])" if isinstance(policy, SlotDriver) else "leave out some"
+    return [f"has {count:,} plans; both ends keep the parts of up to {MAX_PLANS:,} ready: {fewer}"]
 
 
 def governor_problems(settings: Settings, slotted: bool) -> list[str]:

@@ -32,12 +32,11 @@ from splitplan.executor.roles import FINISH_FIRST, DeviceRole, Parts, Sender, Se
 from splitplan.executor.session import UNKNOWN_PLAN, clock_name, versions
 from splitplan.executor.shaper import ShapedSender, Shaper
 from splitplan.executor.split import Compute, Split
-from splitplan.executor.wire import Message, decode, encode
+from splitplan.executor.wire import MAX_PLANS, Message, decode, encode
 from splitplan.executor.worker import WorkerOptions
 from splitplan.models.load import load_model
 
 MAX_CLIENTS = 64
-MAX_PLANS = 64
 MAX_IN_FLIGHT = 1024
 _IDLE_S = 60.0
 _GONE_HEARTBEATS = 10
@@ -351,7 +350,7 @@ class Service:
 
     def _make_role(self, client: Client, plan_id: str, body: dict[str, Any]) -> tuple[bool, str]:
         if plan_id not in client.plans and len(client.plans) >= MAX_PLANS:
-            raise ExecutorError(f"a session may hold {MAX_PLANS} plans")
+            raise ExecutorError(f"a session may hold {MAX_PLANS} plans; give the policy fewer")
         split = Split(self.traced, SplitPlan.from_dict(body["plan"]), self.options.torch_device)
         if body["role"] == "server":
             client.plans[plan_id] = ServerRole(client, split, plan_id, body)

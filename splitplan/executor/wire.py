@@ -27,6 +27,8 @@ MAX_PIECES = 100_000
 """Of a channel."""
 MAX_FRAMES = 4096
 """That a device may say it has waiting."""
+MAX_PLANS = 1024
+"""Of a session. Each costs a worker some 50 ms and, beside the parameters that all share, up to half a megabyte (resnet50, by layers)."""
 MAX_TEXT = 64 << 10
 
 Check = Callable[[Any], bool]

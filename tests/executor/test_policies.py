@@ -120,6 +120,20 @@ def test_what_plans_of_one_policy_must_have_in_common(small: Traced, pair: Syste
         deploy(small, Turns(()), pair)
 
 
+def test_as_many_cuts_as_a_pareto_set_has_are_kept_ready(small: Traced, pair: System) -> None:
+    inputs = frames(12)
+    policy = Turns(every_cut(small) * 40)
+    with deploy(small, policy, pair, check=False) as app:
+        results = list(app.stream(inputs))
+    assert len(policy.plans) > 200 and max(policy.chosen) > 100
+    assert all(same(got, expected(small, x)) for got, x in zip(results, inputs, strict=True))
+
+
+def test_more_cuts_than_are_kept_ready_are_told_before_anything_starts(small: Traced, pair: System) -> None:
+    with pytest.raises(DataError, match="policy 'turns': has 1,032 plans; both ends keep the parts of up to 1,024"):
+        deploy(small, Turns((cut(small, 1),) * 1032), pair)
+
+
 def test_a_scenario_over_a_channel_with_dead_seconds_completes_every_frame(small: Traced, pair: System) -> None:
     bits = 8 * 2 * 3 * 16 * 16 * 4.0
     channel = Channel(np.array([0, 1, 2, 3.0]), np.array([bits / 0.02, 0.0, bits / 0.1]), "holes")
