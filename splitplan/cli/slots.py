@@ -72,25 +72,18 @@ def bound(
 ) -> None:
     """What no policy can be below over a channel, the prices of device, uplink and server, and how much load can be carried."""
     from splitplan.formulations.stationary import StationaryBound
-    from splitplan.solvers.columns import capacity
 
     limits = {"power_budget_w": power_budget_w, "throughput_min_hz": throughput_min_hz}
     control = read_control(profile, system, slot_s=slot_s, V=1.0, mode=mode, wire=wire, **limits)
     problem = StationaryBound(control, read_scenario(channel, rate_hz, arrivals, seconds, seed, gaps))
-    share, binding = capacity(problem)
     solution = problem.solve()
     if json:
-        print_json({**solution.to_dict(), "duals": solution.duals, "capacity": share, "binding": binding})
+        most = solution.plan.capacity_hz
+        share = None if most is None else most * slot_s / problem.arriving
+        told = {"duals": solution.duals, "capacity": share, "capacity_hz": most, "binding": solution.plan.binding}
+        print_json({**solution.to_dict(), **told})
         return
     out().print(str(solution), markup=False)
-    prices = {"device": "J/s", "uplink": "J/bit", "server": "J/s"} if solution.unit == "J a slot" else {}
-    told = ", ".join(f"{name} {solution.duals[name]:.4g} {unit}" for name, unit in prices.items())
-    out().print(f"  prices      {told or solution.duals}", markup=False)
-    names = ", ".join(f"{name} ({part:.0%})" for name, part in binding.items())
-    out().print(
-        f"  capacity    {share:.4g} times this load ({share * problem.arriving / slot_s:.4g} frames/s); what binds then, by its part in the limit: {names}",
-        markup=False,
-    )
 
 
 def simulate(

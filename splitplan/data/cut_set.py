@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from splitplan.data.names import cut_names
 from splitplan.data.plan import ResultAt, SplitPlan, Wire
 from splitplan.errors import DataError, raise_all
 
@@ -82,6 +84,11 @@ class CutSet:
             result=self.result,
             clock_hz=self.clock_hz,
         )
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """What the cuts are called, as ``after conv2``; no two alike."""
+        return cut_names([self.plan(k) for k in range(len(self))])
 
     def __len__(self) -> int:
         return len(self.works)

@@ -8,6 +8,7 @@ import tempfile
 import textwrap
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -92,6 +93,10 @@ class Formulation(ABC):
     def alternatives(self, plan: Any) -> tuple[Alternative, ...]:
         """The plain plans that ``plan`` was chosen over, for the reader; none where there are none. Cheap: nothing is solved."""
         return ()
+
+    def facts(self, plan: Any, duals: Mapping[str, Any]) -> dict[str, str]:
+        """What a reader should know beside the plan, a line each, by its name; nothing unless there is something."""
+        return {}
 
     # -- what every formulation can do ------------------------------------------------------------
 
@@ -285,6 +290,7 @@ def conclude(
         bound_by=_whose(solver, found, audit),
         figure=problem.figure,
         compare=problem.alternatives,
+        facts=problem.facts(found.plan, found.duals),
     )
 
 

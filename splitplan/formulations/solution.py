@@ -166,6 +166,8 @@ class Solution:
     log : str
     bound_by : str
         Whose word the bound is: recomputed here from a certificate, or the solver's own claim; empty without a bound.
+    facts : dict of str to str
+        What a reader should know beside the plan, in words, by its name; printed.
     """
 
     problem: str
@@ -185,6 +187,7 @@ class Solution:
     duals: dict[str, Any] = field(default_factory=dict, repr=False)
     log: str = field(default="", repr=False)
     bound_by: str = ""
+    facts: dict[str, str] = field(default_factory=dict, repr=False)
     figure: Callable[[Any], Any] | None = field(default=None, repr=False, compare=False)
     compare: Callable[[Any], tuple[Alternative, ...]] | None = field(default=None, repr=False, compare=False)
 
@@ -219,6 +222,7 @@ class Solution:
             ("bound by", self.bound_by),
             ("gap", self.gap),
             ("why", self.why),
+            *self.facts.items(),
             ("status", str(self.status)),
             ("termination", str(self.termination)),
             ("solver", f"{self.solver} {self.solver_version}".strip()),
@@ -249,6 +253,7 @@ class Solution:
             "build_s": self.build_s,
             "solve_s": self.solve_s,
             "terms": self.terms,
+            "facts": self.facts,
             "rungs": [{"solver": r.solver, "used": r.used, "reason": r.reason} for r in self.rungs],
             "audit": {
                 "by": self.audit.by,
@@ -277,6 +282,7 @@ class Solution:
         lines += [f"  why         {self.why}"] if self.alternatives else []
         lines += [f"  objective   {self.objective:.6g} {self.unit}{bound}, {gap}"]
         lines += [f"  bound by    {self.bound_by}"] if self.bound_by else []
+        lines += [f"  {name:<11} {fact}" for name, fact in self.facts.items()]
         lines += [
             f"  status      {self.status} (stopped: {self.termination})",
             f"  solver      {self.solver} {self.solver_version}, build {self.build_s * 1e3:.2f} ms, solve {self.solve_s * 1e3:.2f} ms",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from splitplan.data.names import clock_name, shares
 from splitplan.data.scenario import Scenario, Slotted
 from splitplan.data.stored import Stored
 from splitplan.errors import SolverError, raise_all
 from splitplan.formulations.base import Formulation
 from splitplan.formulations.costs import sending_w
+from splitplan.formulations.plausible import unit_doubts
 from splitplan.formulations.slot import SlotControl
 
 if TYPE_CHECKING:
@@ -43,18 +47,42 @@ class StationaryPlan(Stored):
         Share of the time at each clock, off first.
     radio : tuple of (float, float)
         (share, price in J/bit): so often a slot sends at the level that makes watts − price · bit/s least.
+    cuts : tuple of str
+        What the cuts are called.
+    clock_hz : tuple of float
+        The clocks, off first.
+    capacity_hz : float or None
+        The most frames a second that any policy carries.
+    binding : dict of str to float
+        What binds at that load (``device, uplink, server, power``), as parts that add up to 1.
     """
 
     cut_frames: tuple[float, ...]
     clock_share: tuple[float, ...]
     radio: tuple[tuple[float, float], ...]
+    cuts: tuple[str, ...] = ()
+    clock_hz: tuple[float, ...] = ()
+    capacity_hz: float | None = None
+    binding: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        frames = sum(self.cut_frames) or 1.0
-        cuts = ", ".join(f"{k}: {y / frames:.1%}" for k, y in enumerate(self.cut_frames) if y > 1e-9 * frames)
-        clocks = ", ".join(f"{f}: {z:.1%}" for f, z in enumerate(self.clock_share) if z > 1e-9)
-        prices = ", ".join(f"{p:.4g} J/bit: {s:.1%}" for s, p in self.radio if s > 1e-9)
-        return f"cuts {cuts}; clocks {clocks}; bits at {prices}"
+        cuts = self.cuts or tuple(f"cut {k}" for k in range(len(self.cut_frames)))
+        clocks = tuple(map(clock_name, self.clock_hz)) or tuple(f"clock {f}" for f in range(len(self.clock_share)))
+        off = max(0.0, 1.0 - sum(self.clock_share))
+        sends = (
+            "silent"
+            if not p
+            else "all that it can carry"
+            if p >= ANY_PRICE
+            else f"whatever costs at most {p:.4g} J/bit"
+            for _, p in self.radio
+        )
+        told = [
+            f"frames: {shares(cuts, self.cut_frames)}",
+            f"device: {shares((*clocks, 'off'), (*self.clock_share, off))}",
+            f"uplink: {shares(sends, (s for s, _ in self.radio))}",
+        ]
+        return "; ".join(told)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +129,8 @@ class StationaryBound(Formulation):
         if not isinstance(self.scene, Scenario):
             problems.append(f"scene is a {type(self.scene).__name__}; give a splitplan.Scenario")
         raise_all(problems, "StationaryBound")
+        for text in unit_doubts(self.control, self.scene):
+            warnings.warn(text, stacklevel=3)
         if self.slotted is None:
             object.__setattr__(self, "slotted", self.scene.slotted(self.control.slot_s))
 
@@ -259,6 +289,23 @@ class StationaryBound(Formulation):
             f"StationaryBound: {what} of {self.control.profile.graph.name!r} over {self.slots} slots of {self.control.slot_s:g} s "
             f"({self.arriving / self.control.slot_s:.4g} frames/s, {self.scene.channel.name})"
         )
+
+    def facts(self, plan: StationaryPlan, duals: Mapping[str, Any]) -> dict[str, str]:
+        """The prices of the resources, and the most that any policy carries."""
+        found = {}
+        if self.unit == "J a slot":
+            units = dict(zip(RESOURCES, ("J/s", "J/bit", "J/s"), strict=True))
+            found["prices"] = ", ".join(f"{name} {duals[name]:.4g} {unit}" for name, unit in units.items())
+        if plan.capacity_hz is not None:
+            hz, names = (
+                self.arriving / self.control.slot_s,
+                ", ".join(f"{k} ({p:.0%})" for k, p in plan.binding.items()),
+            )
+            found["capacity"] = (
+                f"any policy carries at most {plan.capacity_hz:.4g} frames/s, {plan.capacity_hz / hz:.4g} times this load; "
+                f"what binds then, by its part in the limit: {names}"
+            )
+        return found
 
     @property
     def unit(self) -> str:

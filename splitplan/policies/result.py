@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from splitplan.data.names import clock_name, level_name, shares
 from splitplan.data.scenario import Scenario
+from splitplan.formulations.plausible import weight_doubts
 from splitplan.formulations.solution import Solution
 from splitplan.formulations.stationary import RESOURCES, StationaryBound
 from splitplan.models.files import write_whole
 from splitplan.policies.slot import DecidesSlots
+from splitplan.policies.stages import Stage, stage_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,6 +70,8 @@ class Result:
         Whether the frames ran through the real model; its energy is the control's equation (3) all the same.
     notes : tuple of str
         What a reader should know of how it was decided; printed.
+    stages : tuple of Stage
+        Of a live run: what the profile promised of each cut that was used, beside what it took.
     """
 
     policy: DecidesSlots
@@ -82,6 +87,7 @@ class Result:
     stationary: StationaryBound | None = field(default=None, repr=False)
     live: bool = False
     notes: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = field(default=(), repr=False)
 
     @property
     def kind(self) -> str:
@@ -152,6 +158,43 @@ class Result:
             return None
         return self.stationary.certificate(self.penalty, self.left, self.bound, self.sums["admitted"] / self.slots)
 
+    @property
+    def capacity_hz(self) -> float | None:
+        """The most frames a second that any policy carries over this channel; None without a bound. What binds: ``bound.plan.binding``."""
+        return None if self.bound is None else self.bound.plan.capacity_hz
+
+    @property
+    def doubts(self) -> list[str]:
+        """What a reader should know of the numbers themselves; printed as notes."""
+        found = weight_doubts(self.policy.control, self.seconds)
+        if self.physical and self.unanswered > MANY_LEFT * max(1.0, self.sums["admitted"]) and self.unanswered > 10:
+            found.append(
+                f"{self.unanswered / self.sums['admitted']:.0%} of the admitted frames were not answered by the end: either the run is too short for this V, "
+                "or the queues grow without end (the bound knows of no deadline, cap, heat or fixed knob). Latencies are of answered frames only"
+            )
+        return found
+
+    @cached_property
+    def chosen(self) -> dict[str, str]:
+        """How often which cut, clock and rate were chosen, by name; of a trace. Frames by cut, slots by clock and by rate."""
+        if not len(self.trace):
+            return {}
+        c, rows = self.policy.control.choices, dict(zip(ROW, self.trace.T, strict=True))
+        assert self.policy.control.cuts is not None
+        return {
+            "frames": shares(
+                self.policy.control.cuts.names,
+                np.bincount(rows["cut"].astype(int), rows["admitted"], len(c.works)).tolist(),
+            ),
+            "device": shares(
+                map(clock_name, c.clock_hz.tolist()),
+                np.bincount(rows["clock"].astype(int), None, len(c.clock_hz)).tolist(),
+            ),
+            "uplink": shares(
+                map(level_name, c.levels.tolist()), np.bincount(rows["level"].astype(int), None, len(c.levels)).tolist()
+            ),
+        }
+
     # -- seeing ------------------------------------------------------------------------------------------
 
     def to_frame(self) -> pd.DataFrame:
@@ -175,7 +218,7 @@ class Result:
             *((f"left_{name}", value) for name, value in zip(RESOURCES, self.left, strict=True)),
         ]
         if self.bound is not None:
-            rows += [("bound", self.bound.bound), ("certificate", self.certificate)]
+            rows += [("bound", self.bound.bound), ("certificate", self.certificate), ("capacity_hz", self.capacity_hz)]
         return pd.DataFrame(rows, columns=["what", "value"])
 
     def frames_to_frame(self) -> pd.DataFrame:
@@ -185,10 +228,10 @@ class Result:
         return pd.DataFrame({"arrive_s": self.arrive_s[: len(self.latency_s)], "latency_s": self.latency_s})
 
     def slots_to_frame(self) -> pd.DataFrame:
-        """One row a slot, as far as a trace was kept: `ROW`, and ``time_s, frames, channel_bps, clock_hz, rate_bps``.
+        """One row a slot, as far as a trace was kept: `ROW`, and ``time_s, frames, channel_bps, clock_hz, rate_bps, rate_share, cut_name``.
 
-        ``cut``, ``clock``, ``level`` are numbers into the control's choices (clock 0 is off, level 0 silent; ``control.cuts.to_frame()``
-        has the cuts), ``clock_hz`` and ``rate_bps`` what they stand for; ``frames`` those that arrived.
+        ``cut``, ``clock``, ``level`` are numbers into the control's choices (clock 0 is off, level 0 silent), ``cut_name``, ``clock_hz``,
+        ``rate_bps`` and ``rate_share`` (of what the uplink can carry) what they stand for; ``frames`` those that arrived.
         """
         import pandas as pd
 
@@ -198,8 +241,18 @@ class Result:
         found.insert(0, "time_s", np.arange(n) * control.slot_s)
         found["frames"], found["channel_bps"] = slots.frames[:n], slots.rate_bps[:n]
         found["clock_hz"] = control.choices.clock_hz[found["clock"]]
-        found["rate_bps"] = control.choices.levels[found["level"]] * found["channel_bps"]
+        found["rate_share"] = control.choices.levels[found["level"]]
+        found["rate_bps"] = found["rate_share"] * found["channel_bps"]
+        assert control.cuts is not None
+        found["cut_name"] = pd.Categorical.from_codes(found["cut"].to_numpy(), pd.Index(control.cuts.names))
         return found
+
+    def stages_to_frame(self) -> pd.DataFrame:
+        """One row a cut that was used and stage, of a live run: ``cut, name, stage, profiled_s, measured_s, p95_s, frames, ratio``."""
+        import pandas as pd
+
+        columns = [*(f.name for f in fields(Stage)), "ratio"]
+        return pd.DataFrame([[getattr(s, name) for name in columns] for s in self.stages], columns=columns)
 
     def plot(self) -> Figure:
         """The run over time: channel, work left, choices, latencies; as far as a trace was kept."""
@@ -248,9 +301,11 @@ class Result:
                 f"  certificate {self.certificate:.4g} {self.bound.unit}{watts} above what no policy can be below ({self.bound.bound:.6g}; {allowed} allowed "
                 f"for): {self.certificate / abs(self.bound.bound or 1.0):.2%}"
             )
-        if self.physical and self.unanswered > MANY_LEFT * max(1.0, self.sums["admitted"]) and self.unanswered > 10:
+        if self.capacity_hz is not None:
             lines.append(
-                f"  note        {self.unanswered / self.sums['admitted']:.0%} of the admitted frames were not answered by the end: either the run is too short for this V, "
-                "or the queues grow without end (the bound knows of no deadline, cap, heat or fixed knob). Latencies are of answered frames only"
+                f"  load        {len(self.arrive_s) / self.seconds:.4g} frames/s arrive, any policy carries at most {self.capacity_hz:.4g}"
             )
-        return "\n".join([*lines, *(f"  note        {note}" for note in self.notes)])
+        if self.chosen:
+            lines.append("  chosen      " + "; ".join(f"{what}: {text}" for what, text in self.chosen.items()))
+        lines += [f"  stages      {line}" for line in stage_lines(self.stages)]
+        return "\n".join([*lines, *(f"  note        {note}" for note in (*self.doubts, *self.notes))])

@@ -57,10 +57,16 @@ class Columns:
         if master is None:
             return Found(None, Termination.INFEASIBLE, conflicts=too_much(problem), solver_version=version())
         values, c = master.values, problem.control.choices
+        most, binding = most_frames(problem)
+        assert problem.control.cuts is not None
         plan = StationaryPlan(
             tuple(problem.arriving * max(0.0, values[f"y[{k}]"]) for k in range(len(c.works))),
             tuple(max(0.0, values[f"z[{f}]"]) for f in range(len(c.clock_hz))),
             tuple((share, p) for i, p in enumerate(master.prices) if (share := values[f"x[{i}]"]) > 0),
+            cuts=problem.control.cuts.names,
+            clock_hz=tuple(c.clock_hz.tolist()),
+            capacity_hz=most / problem.control.slot_s if most < np.inf else None,
+            binding=binding,
         )
         return Found(
             plan,
@@ -140,11 +146,27 @@ def capacity(problem: StationaryBound) -> tuple[float, dict[str, float]]:
     Returns
     -------
     share : float
-        Above 1 when there is room.
+        Above 1 when there is room; infinite where no frame must be admitted.
+    binding : dict of str to float
+        See `most_frames`.
+    """
+    most, binding = most_frames(problem)
+    return most / problem.least_frames if problem.least_frames > 0 else np.inf, binding
+
+
+def most_frames(problem: StationaryBound) -> tuple[float, dict[str, float]]:
+    """The most frames a slot that some policy carries over the scenario's channel, and each resource's part in that limit.
+
+    Returns
+    -------
+    most : float
+        Infinite where a frame asks for nothing, or none arrives.
     binding : dict of str to float
         Of ``device, uplink, server, power``, those whose dual price is not 0, as parts that add up to 1.
     """
-    master = by_columns(problem, ENDS, capacity=True)
+    master = by_columns(problem, ENDS, capacity=True) if problem.arriving else None
+    if master is None and problem.control.power_budget_w is None:
+        return np.inf, {}
     if master is None:
         raise SolverError(
             "no load at all is within the limit on the mean power: it is below what the device draws when idle"
@@ -158,6 +180,5 @@ def capacity(problem: StationaryBound) -> tuple[float, dict[str, float]]:
     if budget is not None:
         parts["power"] = duals["power"] * problem.control.slot_s * budget
     whole = sum(parts.values()) or 1.0
-    least = problem.least_frames / problem.arriving if problem.arriving else 1.0
-    share = values["kappa"] / least if least > 0 else np.inf
-    return float(share), {name: part / whole for name, part in parts.items() if part > 1e-9 * whole}
+    binding = {name: part / whole for name, part in parts.items() if part > 1e-9 * whole}
+    return float(values["kappa"]) * problem.arriving, binding

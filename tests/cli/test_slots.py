@@ -31,9 +31,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
 
 def test_the_bound(files: list[object]) -> None:
     shown = good("bound", *files).stdout
-    assert "J a slot" in shown and "times this load (" in shown and "what binds then" in shown and "J/bit" in shown
+    assert "J a slot" in shown and "times this load; what binds then" in shown and "J/bit" in shown
+    assert shown.count("capacity  ") == shown.count("prices  ") == 1
     found = loads("bound", *files)
     assert found["status"] == "optimal" and set(found["duals"]) >= {"device", "uplink", "server"}
+    assert found["capacity_hz"] > 1 and f"at most {found['capacity_hz']:.4g} frames/s" in shown and found["binding"]
 
 
 def test_a_run(files: list[object], tmp_path: Path) -> None:

@@ -1,0 +1,158 @@
+"""A result says what was chosen by name, the capacity, and when its numbers say little; bounds do too."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import splitplan as sp
+from benchmarks.instances import Seeded, graph
+from splitplan.data.channel import constant
+from splitplan.policies.result import Result
+from splitplan.policies.stages import Stage
+from splitplan.solvers.columns import capacity
+
+CLOCKS = (1e8, 4e8)
+
+
+def control(**options: object) -> sp.SlotControl:
+    """A device of two clocks that takes 0.1 s a frame, and an uplink of 10 Mbit/s."""
+    made = graph(Seeded(2), 5)
+    times = {p: {x.name: t for x in made.layers} for p, t in (("device", 0.02), ("server", 0.001))}
+    device = sp.Device("d", clock_hz=CLOCKS, active_power_w=(2.0, 5.0), idle_power_w=1.0, latency_a=1.0)
+    system = sp.System(
+        device=device, server=sp.Device("s"), link=sp.Link("w", 1e7, 2e7, 0.01, radio=sp.Radio(2e-7, 5e-8, 0.3))
+    )
+    rows = [
+        {"layer": x, "place": p, "clock_hz": hz, "time_s": t * (4e8 / hz if p == "device" else 1.0), "spread_s": 0.0, "samples": 1, "method": "given"}
+        for p, layers in times.items() for x, t in layers.items() for hz in (CLOCKS if p == "device" else (float("nan"),))
+    ]  # fmt: skip
+    given = sp.Profile(made, pd.DataFrame(rows))
+    return sp.SlotControl(given, system, **({"V": 0.01} | options))  # type: ignore[arg-type]
+
+
+def run(slots: int = 300, rate_hz: float = 3.0, **options: object) -> Result:
+    scene = sp.Scenario(sp.poisson(rate_hz), constant(1e7), slots=slots, seed=1)
+    return sp.simulate(sp.SlotPolicy(control(**options)), scene)
+
+
+def test_a_bound_speaks_of_layers_clocks_and_the_capacity() -> None:
+    problem = sp.StationaryBound(control(), sp.Scenario(sp.poisson(3.0), constant(1e7), slots=300, seed=1))
+    solution = problem.solve()
+    shown = str(solution)
+    names = problem.control.cuts.names  # type: ignore[union-attr]
+    best = names[int(np.argmax(solution.plan.cut_frames))]
+    assert f"frames: {best} (" in shown and "400 MHz (" in shown and "off (" in shown and "silent (" in shown
+    share, binding = capacity(problem)
+    assert solution.plan.capacity_hz == pytest.approx(share * problem.arriving / 0.1)
+    assert solution.plan.binding == pytest.approx(binding)
+    (first, *_) = binding
+    assert (
+        f"any policy carries at most {solution.plan.capacity_hz:.4g} frames/s" in shown
+        and f"{first} (" in solution.facts["capacity"]
+    )
+    assert "J/bit" in solution.facts["prices"] and solution.to_dict()["facts"] == solution.facts
+    assert type(solution.plan).from_dict(solution.plan.to_dict()).capacity_hz == solution.plan.capacity_hz
+
+
+def test_the_capacity_is_of_frames_also_where_frames_may_be_refused() -> None:
+    scene = sp.Scenario(sp.poisson(3.0), constant(1e7), slots=300, seed=1)
+    must = sp.StationaryBound(control(), scene).solve().plan.capacity_hz
+    for options in ({"throughput_min_hz": 0.5}, {"mode": "max-throughput"}):
+        assert sp.StationaryBound(control(**options), scene).solve().plan.capacity_hz == pytest.approx(must)
+
+
+def test_nothing_arrives_and_no_capacity_is_claimed() -> None:
+    times = sp.Arrivals("recorded", times_s=(100.0,))
+    result = sp.simulate(sp.SlotPolicy(control()), sp.Scenario(times, constant(1e7), slots=20))
+    assert result.capacity_hz is None and "any policy carries" not in str(result)
+
+
+def test_a_result_says_what_was_chosen_by_name() -> None:
+    result = run()
+    slots, shown = result.slots_to_frame(), str(result)
+    names = result.policy.control.cuts.names  # type: ignore[union-attr]
+    assert list(slots["cut_name"]) == [names[k] for k in slots["cut"]]
+    np.testing.assert_allclose(slots["rate_share"] * slots["channel_bps"], slots["rate_bps"])
+    off = (slots["clock_hz"] == 0).mean()
+    assert f"off ({100 * off:.3g} %)" in result.chosen["device"]
+    most = slots.groupby("cut_name", observed=True)["admitted"].sum()
+    assert f"{most.idxmax()} ({100 * most.max() / most.sum():.3g} %)" in result.chosen["frames"]
+    assert "of the uplink" in result.chosen["uplink"] and "chosen      frames: " in shown
+    assert f"any policy carries at most {result.capacity_hz:.4g}" in shown
+    assert dict(result.to_frame().to_numpy())["capacity_hz"] == result.capacity_hz
+    assert "chosen" not in str(sp.simulate(result.policy, result.scene, trace=False))
+
+
+def test_it_is_saved_with_names(tmp_path: object) -> None:
+    result = run(20)
+    for name in ("r.parquet", "r.csv"):
+        result.save(f"{tmp_path}/{name}")
+    assert list(pd.read_parquet(f"{tmp_path}/r.parquet")["cut_name"]) == list(
+        pd.read_csv(f"{tmp_path}/r.csv")["cut_name"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("v", "says"), [(1e-8, "so small that energy hardly counts"), (1e4, "so large that work waits")]
+)
+def test_a_weight_that_decides_nothing_is_noted(v: float, says: str) -> None:
+    assert says in str(run(V=v))
+
+
+@pytest.mark.parametrize("v", [0.0, 1e-3, 1e-2, 1.0])
+def test_a_weight_that_can_be_meant_is_not(v: float) -> None:
+    assert run(V=v).doubts == [] or "not answered" in run(V=v).doubts[0]
+
+
+def test_the_weights_that_the_note_names_are_not_noted() -> None:
+    for v in (1e-8, 1e4):
+        (text,) = [t for t in run(V=v).doubts if "V = " in t]
+        better = float(text.rsplit("V = ", 1)[1].split()[0] if v > 1 else text.rsplit("about ", 1)[1])
+        assert not [t for t in run(V=better).doubts if "V = " in t]
+
+
+def test_a_weight_of_something_else_than_energy_is_not_judged() -> None:
+    assert run(mode="min-latency", V=1e12).doubts == []
+
+
+@pytest.mark.parametrize(
+    ("options", "rate_bps", "says"),
+    [
+        ({"slot_s": 100.0}, 1e7, "slot_s = 100 is in seconds"),
+        ({}, 5.0, "the mean rate of channel 'constant 5e-06 Mbit/s' is 5 bit/s; rates are in bit/s: 5 Mbit/s are 5e6"),
+    ],
+)
+def test_a_unit_that_is_surely_wrong_is_warned_of(options: dict[str, float], rate_bps: float, says: str) -> None:
+    scene = sp.Scenario(sp.poisson(0.01), constant(rate_bps), slots=300, seed=1)
+    with pytest.warns(UserWarning, match=says):
+        sp.simulate(sp.SlotPolicy(control(**options)), scene)
+
+
+def test_a_link_in_megabits_is_warned_of_and_others_are_not() -> None:
+    scene, right = sp.Scenario(sp.poisson(0.01), constant(1e7), slots=300), control()
+    link = right.system.link.but(rate_bps=5.0)
+    system = sp.System(device=right.system.device, server=right.system.server, link=link)
+    with pytest.warns(UserWarning, match="the rate of link 'w' is 5 bit/s"):
+        sp.StationaryBound(sp.SlotControl(right.profile, system), scene)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for slot_s in (0.001, 0.1, 5.0):
+            sp.StationaryBound(replace(right, slot_s=slot_s), scene)
+
+
+def test_stages_are_shown_beside_the_profile() -> None:
+    stages = (Stage(1, "after b", "device", 0.1, 0.12, 0.2, 9), Stage(1, "after b", "rest", 0.0, 0.004, 0.01, 9))
+    result = replace(run(20), live=True, stages=stages)
+    assert "after b: device 120 ms (profiled 100, 1.20x), rest 4 ms (in no profile); medians of 9 frames" in str(result)
+    frame = result.stages_to_frame()
+    assert (
+        list(frame["stage"]) == ["device", "rest"]
+        and frame["ratio"][0] == pytest.approx(1.2)
+        and pd.isna(frame["ratio"][1])
+    )
+    assert list(run(20).stages_to_frame().columns) == list(frame.columns)
