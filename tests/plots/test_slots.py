@@ -1,0 +1,83 @@
+"""A run of any length is drawn readably: each slot, or means with bands; from 0 up; cuts by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from splitplan.plots.slots import MOST_CUTS, plot_slots
+
+from .test_plots import drawn, texts
+
+
+def run(count: int, cuts: int = 3) -> tuple[pd.DataFrame, pd.DataFrame]:
+    rng, i = np.random.default_rng(0), np.arange(count)
+    slots = pd.DataFrame(
+        {
+            "time_s": 0.1 * i,
+            "device_s": rng.exponential(0.2, count),
+            "uplink_bits": rng.exponential(1e6, count),
+            "server_s": np.zeros(count),
+            "cut": i % cuts,
+            "cut_name": pd.Categorical.from_codes(i % cuts, [f"after layer{k}" for k in range(cuts)]),
+            "admitted": rng.poisson(0.3, count),
+            "clock_hz": np.where(i % 3, 0.0, 5e8),
+            "rate_bps": np.where(i % 2, 0.0, 1e7),
+            "channel_bps": np.full(count, 1e7),
+        }
+    )
+    arrive = np.sort(rng.uniform(0, 0.1 * count, count // 3))
+    latency = rng.lognormal(0, 1, len(arrive))
+    latency[::17] = np.inf
+    return slots, pd.DataFrame({"arrive_s": arrive, "latency_s": latency})
+
+
+@pytest.mark.parametrize("count", [1, 50, 1_000, 2_000, 200_000])
+def test_any_length(count: int) -> None:
+    slots, frames = run(count)
+    figure = plot_slots(slots, frames, slot_s=0.1, title="net")
+    drawn(figure)
+    top, work, _, clocks, late = figure.axes
+    for ax in (top, work, clocks):
+        assert ax.get_ylim()[0] == 0  # no work is less than none
+    assert work.get_xlim() == (0, pytest.approx(0.1 * count))
+    marks = sum(len(line.get_xdata()) for ax in figure.axes for line in ax.lines)
+    steps = max(len(p.get_data().values) for ax in figure.axes for p in ax.patches)
+    assert marks <= 6_000 and steps <= 1_000, "more than a page can show"
+    assert ("bands from least to most" in texts(figure)) == (count > 1_000)
+    if count >= 50:
+        assert "after layer2" in texts(figure)
+    assert ("5 to 95 %" in texts(figure)) == (len(frames) > 5_000) and bool(late.lines or late.patches) == (
+        len(frames) > 1
+    )
+
+
+def test_bins_hold_the_means_and_the_extremes() -> None:
+    slots, frames = run(20_003)
+    work = plot_slots(slots, frames, slot_s=0.1).axes[1]
+    line, band = work.patches[:2]  # of the device
+    values, edges, _ = line.get_data()
+    wide = round((edges[1] - edges[0]) / 0.1)
+    assert values[0] == pytest.approx(slots["device_s"][:wide].mean())
+    assert band.get_data().values.max() == slots["device_s"].max()
+    assert np.min(band.get_data().baseline) == slots["device_s"].min()
+    last = len(slots) - round(edges[-2] / 0.1)
+    assert values[-1] == pytest.approx(slots["device_s"].iloc[-last:].mean())
+
+
+@pytest.mark.parametrize("count", [500, 5_000])
+def test_rare_cuts_are_drawn_as_one(count: int) -> None:
+    slots, frames = run(count, cuts=20)
+    figure = plot_slots(slots, frames, slot_s=0.1)
+    drawn(figure)
+    assert f"{20 - MOST_CUTS} others" in texts(figure)
+
+
+def test_without_names_cuts_have_numbers_and_a_run_may_have_no_frames() -> None:
+    slots, frames = run(300)
+    figure = plot_slots(slots.drop(columns="cut_name").assign(admitted=1), frames.iloc[:0], slot_s=0.1)
+    drawn(figure)
+    assert "cut 2" in texts(figure)
+    for count in (300, 3_000):
+        drawn(plot_slots(run(count)[0].assign(admitted=0, device_s=0.0, uplink_bits=0.0), frames.iloc[:0], slot_s=0.1))
