@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from splitplan.policies.adaptive import AdaptivePolicy, RateEstimator
     from splitplan.policies.base import Fixed, Moment, Policy, Seen
     from splitplan.policies.baselines import DADS, QDMP, DeviceOnly, Neurosurgeon, Scan, ServerOnly, at_rate
+    from splitplan.policies.compare import compare
     from splitplan.policies.slot import DecidesSlots, SlotPolicy
     from splitplan.policies.slot_horizon import Horizon
     from splitplan.simulator.many import simulate_many
@@ -99,6 +100,7 @@ _WHERE = {
     "splitplan.policies.adaptive": ("AdaptivePolicy", "RateEstimator"),
     "splitplan.policies.base": ("Fixed", "Moment", "Policy", "Seen"),
     "splitplan.policies.baselines": ("DADS", "QDMP", "DeviceOnly", "Neurosurgeon", "Scan", "at_rate", "ServerOnly"),
+    "splitplan.policies.compare": ("compare",),
     "splitplan.policies.slot": ("DecidesSlots", "SlotPolicy"),
     "splitplan.policies.slot_horizon": ("Horizon",),
     "splitplan.simulator.many": ("simulate_many",),
@@ -178,6 +180,7 @@ __all__ = [
     "at_rate",
     "bursty",
     "channel",
+    "compare",
     "cut_set",
     "deploy",
     "device",
