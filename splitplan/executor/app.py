@@ -60,6 +60,10 @@ class _Entry:
     sending_s: float | None = None
 
 
+def _outcome(frame: Future[Any] | RefusedError) -> Any:
+    return frame if isinstance(frame, RefusedError) else frame.result()
+
+
 class App:
     """A plan or a policy that runs; made by `deploy`, used as a context manager.
 
@@ -133,15 +137,25 @@ class App:
         items : iterable
         depth : int, optional
             Frames under way at once; at most `deploy`'s, and that by default.
+
+        Yields
+        ------
+        Any
+            The model's own output structure; in the place of a frame that the policy refused, the `RefusedError` that `submit` would have
+            raised, for the stream goes on. Every other error ends it.
         """
         number, most = next(self._streams), min(depth or self._depth, self._depth)
-        under_way: deque[Future[Any]] = deque()
+        under_way: deque[Future[Any] | RefusedError] = deque()
         for item in items:
             if len(under_way) >= most:
-                yield under_way.popleft().result()
-            under_way.append(self._submit(self.traced.flatten(*(item if isinstance(item, tuple) else (item,))), number))
+                yield _outcome(under_way.popleft())
+            inputs = self.traced.flatten(*(item if isinstance(item, tuple) else (item,)))
+            try:
+                under_way.append(self._submit(inputs, number))
+            except RefusedError as e:
+                under_way.append(e)
         while under_way:
-            yield under_way.popleft().result()
+            yield _outcome(under_way.popleft())
 
     def run(
         self, scene: Scenario, inputs: Iterable[Any] | None = None, progress: Callable[[str], None] | None = None

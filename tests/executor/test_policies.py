@@ -17,7 +17,7 @@ from splitplan.data.plan import SplitPlan
 from splitplan.data.profile import Profile
 from splitplan.data.scenario import Arrivals, Scenario, periodic, poisson
 from splitplan.data.system import System
-from splitplan.errors import DataError, ExecutorError, FingerprintError
+from splitplan.errors import DataError, ExecutorError, FingerprintError, RefusedError
 from splitplan.executor.deploy import deploy
 from splitplan.formulations.split import SplitPoint
 from splitplan.models.trace import Traced, trace
@@ -38,14 +38,15 @@ class Turns:
     plans: tuple[SplitPlan, ...]
     name: str = "turns"
     fails_in: str = ""
+    refuses: bool = False
     told: list[Seen] = field(default_factory=list)
     chosen: list[int] = field(default_factory=list)
 
-    def decide(self, now: Moment) -> int:
+    def decide(self, now: Moment) -> int | None:
         if self.fails_in == "decide":
             raise ValueError("no idea")
         self.chosen.append(random.Random(len(self.chosen)).randrange(len(self.plans)))
-        return self.chosen[-1]
+        return None if self.refuses and len(self.chosen) % 3 == 2 else self.chosen[-1]
 
     def observe(self, seen: Seen) -> None:
         if self.fails_in == "observe":
@@ -118,6 +119,17 @@ def test_what_plans_of_one_policy_must_have_in_common(small: Traced, pair: Syste
         deploy(small, Turns((cut(small, 1), cut(small, 2, wire="int8"))), pair)
     with pytest.raises(DataError, match="has no plans"):
         deploy(small, Turns(()), pair)
+
+
+def test_a_stream_goes_on_behind_a_frame_that_is_refused(small: Traced, pair: System) -> None:
+    policy, inputs = Turns(every_cut(small), refuses=True), frames(14)
+    with deploy(small, policy, pair, check=False) as app:
+        results = list(app.stream(inputs, depth=4))
+        assert app.report().counts["frames"] == 9
+    assert [k for k, got in enumerate(results) if isinstance(got, RefusedError)] == [1, 4, 7, 10, 13]
+    assert "policy 'turns' refused the frame" in str(results[1])
+    answered = [(got, x) for got, x in zip(results, inputs, strict=True) if not isinstance(got, RefusedError)]
+    assert all(same(got, expected(small, x)) for got, x in answered)
 
 
 def test_as_many_cuts_as_a_pareto_set_has_are_kept_ready(small: Traced, pair: System) -> None:
