@@ -21,8 +21,8 @@ class SlotState:
     Parameters
     ----------
     device_s, uplink_bits, server_s : float
-        Work that is left of the frames that were admitted: seconds of the device at its top clock, bits to send, seconds of the
-        server. Work that is not there yet (bits of a frame that the device still has) counts.
+        Q_D, Q_N, Q_S: work left of the frames that were admitted, seconds of the device at its top clock, bits to send, seconds of the
+        server. Where frames really go through one after the other, the last two are those of `splitplan.formulations.slot_next.queued`.
     frames : int
         Frames that arrive in this slot.
     rate_bps : float

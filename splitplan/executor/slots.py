@@ -23,7 +23,7 @@ from splitplan.errors import DataError, ExecutorError
 from splitplan.executor.crew import Crew
 from splitplan.executor.session import Session, SilentError
 from splitplan.formulations.costs import sending_w
-from splitplan.formulations.slot_next import clock_of, own_s
+from splitplan.formulations.slot_next import clock_of, left, own_s, queued
 from splitplan.models.graph import LayerGraph
 from splitplan.policies.adaptive import RateEstimator
 from splitplan.policies.base import Moment, Seen
@@ -83,6 +83,7 @@ class SlotDriver:
         self._state, self._plan = SlotState(), SlotPlan(0, 0, 0.0, 0.0)
         self._arrived = self._admitted = 0
         self._receive_j, self._turned = 0.0, False
+        self._asked, self._remaining = np.zeros(3), (0.0, 0.0, 0.0)
         self._done = (0.0, 0.0, 0.0)
         self._joules: tuple[float, float] | None = None
         self.rows: list[tuple[float, ...]] = []
@@ -115,6 +116,7 @@ class SlotDriver:
                 return None
             self._admitted += 1
             self._receive_j += float(self.control.choices.receive_j[plan.cut])
+            self._asked = self._asked + self.control.choices.works[plan.cut]
             if (plan.clock_hz, plan.rate_bps) != (self._plan.clock_hz, self._plan.rate_bps) and self._running:
                 self._turned = True
                 self._stir.notify_all()
@@ -182,7 +184,7 @@ class SlotDriver:
     @property
     def left(self) -> tuple[float, float, float]:
         """Work left at the beginning of this slot, or at the end of the last: device (s), uplink (bits), server (s)."""
-        return self._state.device_s, self._state.uplink_bits, self._state.server_s
+        return self._remaining
 
     @property
     def trace(self) -> np.ndarray:
@@ -258,13 +260,18 @@ class SlotDriver:
             slot = max(self._next, min(int((now - self._begin_s) / tau), int(min(self._count, 1 << 60))))
             self.missed += slot - self._next + (seen is None)
             state = self._close_slot(slot, seen)
-            left = self._left(pending, seen)
+            self._remaining, ready = self._work(pending, seen)
             self._state = replace(
-                state, device_s=left[0], uplink_bits=left[1], server_s=left[2], rate_bps=self._rate_bps(slot), frames=0
+                state,
+                device_s=self._remaining[0],
+                uplink_bits=queued(state.uplink_bits, ready[0], self._remaining[1]),
+                server_s=queued(state.server_s, ready[1], self._remaining[2]),
+                rate_bps=self._rate_bps(slot),
+                frames=0,
             )
             if self._slot >= 0:  # what came before the first tick is of the first slot
                 self._arrived = self._admitted = 0
-                self._receive_j = 0.0
+                self._receive_j, self._asked = 0.0, np.zeros(3)
             self._slot, self._next = slot, slot + 1
             if self._running:
                 self._plan = replace(
@@ -346,23 +353,27 @@ class SlotDriver:
         c, admitted = control.choices, self._admitted
         k, _, f, j = control.at(replace(state, frames=plan.frames)).numbers_of(plan)
         energy = float(c.power_w[0]) * control.slot_s * slots + joules + self._receive_j
-        row = (state.device_s, state.uplink_bits, state.server_s, energy / slots, k, f, j)
+        row = (*self._remaining, energy / slots, k, f, j)
         self.rows += [(*row, float(admitted if i == 0 else 0)) for i in range(slots)]
         late = admitted * own_s(control, plan) if admitted and control.timed else 0.0
         values = (energy, busy_s, sending_s, admitted, self._arrived - admitted, late, math.log1p(admitted))
-        left = tuple(slots * x for x in (state.device_s, state.uplink_bits, state.server_s))
-        for name, value in zip(SUMS, (*values, *left), strict=True):
+        remained = tuple(slots * x for x in self._remaining)
+        for name, value in zip(SUMS, (*values, *remained), strict=True):
             self.sums[name] += value
         for i in range(slots):
             done = replace(plan, frames=admitted if i == 0 else 0)
-            work = {name: getattr(state, name) for name in ("device_s", "uplink_bits", "server_s")}
+            came = self._asked if i == 0 else np.zeros(3)  # a slot's frames may have cuts of their own
+            _, uplink_bits, server_s = left(control, state, replace(done, frames=0)) + came
+            work = {"device_s": state.device_s, "uplink_bits": float(uplink_bits), "server_s": float(server_s)}
             state = control.after(state, done, energy_j=energy / slots, busy_s=busy_s / slots, **work)
         return state
 
-    def _left(self, pending: Sequence[tuple[int, int]], seen: dict[str, Any] | None) -> tuple[float, float, float]:
-        """Work left of all frames that are not answered; work that is not there yet counts."""
+    def _work(
+        self, pending: Sequence[tuple[int, int]], seen: dict[str, Any] | None
+    ) -> tuple[tuple[float, float, float], tuple[float, float]]:
+        """Work left of all frames that are not answered; and what of the bits and of the server's seconds is there already."""
         works = self.control.choices.works
-        device_s = uplink_bits = server_s = 0.0
+        device_s = uplink_bits = server_s = ready_bits = ready_s = 0.0
         received = -1 if seen is None else seen["received"]
         device, uplink = ([], []) if seen is None else (seen["device"], seen["uplink"])
         for frame_id, cut in pending:
@@ -370,12 +381,15 @@ class SlotDriver:
             server_s += tail_s
             if frame_id in uplink:
                 begun = seen is not None and frame_id == uplink[0] and seen["left_bits"] > 0
-                uplink_bits += seen["left_bits"] if begun and seen is not None else bits
+                waits = seen["left_bits"] if begun and seen is not None else bits
+                uplink_bits, ready_bits = uplink_bits + waits, ready_bits + waits
             elif frame_id > received or frame_id in device:
                 served_s = seen["served_s"] if seen is not None and frame_id in device[:1] else 0.0
                 device_s += max(head_s - served_s, LEAST * head_s)
                 uplink_bits += bits
-        return device_s, uplink_bits, server_s
+            else:
+                ready_s += tail_s
+        return (device_s, uplink_bits, server_s), (ready_bits, ready_s)
 
     def _rate_bps(self, slot: int) -> float:
         """What the uplink can carry in a slot: known of an emulated link, estimated of a real one."""

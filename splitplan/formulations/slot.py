@@ -17,6 +17,7 @@ from splitplan.data.system import System
 from splitplan.errors import DataError, SolverError, raise_all
 from splitplan.formulations import registry, slot_next
 from splitplan.formulations.base import TOLERANCE, Formulation
+from splitplan.formulations.costs import sending_w
 from splitplan.formulations.scaled import SCALE
 from splitplan.formulations.slot_checks import MODES, cut_problems, hull_loses, problems
 from splitplan.formulations.slot_costs import Choices, Prices, SlotCosts
@@ -55,6 +56,11 @@ class SlotControl(Formulation):
     (10) P(f) + P_radio(μ) ≤ power_cap_w
     (11) the slot does not end above the thermal limit if the device draws P(f) throughout
 
+    Place-holders (Neely 2010, §4.8): of Q_D, what is below P_D = V w_E min_f (P(f) − P_idle)/g(f) would never be served but for (6): it
+    only keeps the price up, and frames wait in it for nothing. So Q_D + P_D stands for Q_D wherever (7) multiplies by it, likewise
+    Q_N + P_N with P_N = u_N² V w_E min_j P_radio(φ_j R̄)/(φ_j R̄) at the link's nominal rate R̄; b stays what (1) says. The rule does as it
+    would with so much more in its queues, to within a slot's service, and is quicker by that much.
+
     The objective that is reported is (7) plus what no choice changes, so that it is never negative: the service that is forgone
     against the most, frames refused against none. Work that is admitted is served from the next slot on.
 
@@ -82,6 +88,8 @@ class SlotControl(Formulation):
         Limits on long-run means: of the power, of (4) for admitted frames, of admitted frames a second.
     cut_change_j, clock_change_j : float
         What a change costs.
+    place_holders : bool
+        False: the rule as it stands in textbooks.
     persistence : float
         ε, as a share of the top speed and of the link's nominal rate; 0: none, and frames may be stranded.
     rate_levels : tuple of float
@@ -108,6 +116,7 @@ class SlotControl(Formulation):
     throughput_min_hz: float | None = None
     cut_change_j: float = 0.0
     clock_change_j: float = 0.0
+    place_holders: bool = True
     persistence: float = 0.01
     rate_levels: tuple[float, ...] = LEVELS
     most_frames: int = 0
@@ -171,19 +180,30 @@ class SlotControl(Formulation):
         """Numbers of frames that may be admitted."""
         return tuple(range(int(self.state.frames) + 1)) if self.admits else (int(self.state.frames),)
 
+    @cached_property
+    def place_held(self) -> tuple[float, float]:
+        """Place-holders of device and uplink as prices: V times the least joules that a second of work, or a bit, takes at all."""
+        c, rates = self.choices, self.choices.levels[1:] * self.system.link.rate_up_bps
+        device_j = float(np.min(c.active_w[1:] / c.speed[1:]))
+        uplink_j = float(np.min(sending_w(c.radio, rates, self.system.link.rate_up_bps) / rates))
+        weight = self.V * self.weights["energy"] if self.place_holders else 0.0
+        return weight * device_j, weight * uplink_j
+
     def prices(self, state: Any) -> Prices:
         """What things are worth in a state; its fields may be arrays (…,) of many states."""
         w, u = self.weights, self.units
         late = self.V * w["latency"] + (state.latency_debt_s if self.latency_limit_s is not None else 0.0)
         debt = state.energy_debt_j / u["energy"] ** 2 if self.power_budget_w is not None else 0.0
         frame = state.frame_debt / u["frames"] ** 2 if self.throughput_min_hz is not None else 0.0
+        held = self.place_held
+        device, uplink = state.device_s + held[0], state.uplink_bits / u["uplink"] ** 2 + held[1]
         return Prices(
             energy=self.V * w["energy"] + debt,
-            device=state.device_s,
-            uplink=state.uplink_bits / u["uplink"] ** 2,
+            device=device,
+            uplink=uplink,
             server=state.server_s,
-            device_served=state.device_s + state.device_wait_s,
-            uplink_served=(state.uplink_bits + state.uplink_wait_bits) / u["uplink"] ** 2,
+            device_served=device + state.device_wait_s,
+            uplink_served=uplink + state.uplink_wait_bits / u["uplink"] ** 2,
             lateness=late,
             frame=frame,
         )
@@ -352,7 +372,7 @@ class SlotControl(Formulation):
         return SlotPlan(cut, frames, float(self.choices.clock_hz[clock]), float(self.costs.rates[level]), predicted)
 
     def after(self, state: SlotState, plan: SlotPlan, *, energy_j: float, busy_s: float, **seen: Any) -> SlotState:
-        """The next slot's state but for what is ``seen`` of it: debts, persistence, temperature, see `slot_next.after`."""
+        """The next slot's state but for what is ``seen`` of it: queues, debts, persistence, temperature, see `slot_next.after`."""
         return slot_next.after(self, state, plan, energy_j=energy_j, busy_s=busy_s, **seen)
 
     # -- the declarative model -------------------------------------------------------------------------
@@ -406,9 +426,10 @@ class SlotControl(Formulation):
             raise SolverError(f"unknown slot parameters {', '.join(unknown)}; known: {', '.join(self.slot_parameters)}")
         return self.at(replace(self.state, **slot))
 
-    def at(self, state: SlotState) -> SlotControl:
-        """The same problem in a given state. Nothing but the state is looked at again."""
+    def at(self, state: SlotState, *, place_holders: bool | None = None) -> SlotControl:
+        """The same problem in a given state, with or without place-holders if that is given. Nothing else is looked at again."""
         made = object.__new__(SlotControl)
         kept = {k: v for k, v in self.__dict__.items() if k in self.__dataclass_fields__}
-        made.__dict__.update(kept, state=state)
+        held = self.place_holders if place_holders is None else place_holders
+        made.__dict__.update(kept, state=state, place_holders=held)
         return made

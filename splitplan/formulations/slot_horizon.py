@@ -73,7 +73,7 @@ class SlotHorizon(Scaled, Formulation):
     Parameters
     ----------
     control : SlotControl
-        Its state is where the window begins. Limits on means, a thermal limit and costs of changes are refused: they reach beyond a window.
+        Its state is where the window begins; there are no place-holders. Limits on means, a thermal limit and costs of changes are refused: they reach beyond a window.
     frames : array of int, shape (T,)
         A_t.
     rate_bps : array, shape (T,)
@@ -115,6 +115,7 @@ class SlotHorizon(Scaled, Formulation):
         problems += [p for p in (number_problem("wait_weight", self.wait_weight),) if p]
         raise_all(problems, "SlotHorizon")
         object.__setattr__(self, "frames", self.frames.astype(int))
+        object.__setattr__(self, "control", self.control.at(self.control.state, place_holders=False))
 
     # -- what it is, for solvers -----------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
-"""From a slot to the next: energy, debts, persistence and temperature, equations (3) to (6) of `slot.SlotControl`, in plain Python.
+"""From a slot to the next: queues, energy, debts, persistence and temperature, equations (1) to (6) of `slot.SlotControl`, in plain Python.
 
 Stated once for whoever steps a control slot by slot (the executor, policies that look ahead). The simulator's compiled loop
-(`splitplan.simulator.queues.settle`) says the same; a test holds the two equal.
+(`splitplan.simulator.queues`) says the same; a test holds the two equal.
 """
 
 from __future__ import annotations
@@ -65,10 +65,41 @@ def own_s(control: SlotControl, plan: SlotPlan) -> float:
     return found
 
 
+def left(control: SlotControl, state: SlotState, plan: SlotPlan) -> tuple[float, float, float]:
+    """Work left when the slot ends, (1) and (2): seconds of the device, bits, seconds of the server."""
+    tau, speed = control.slot_s, float(control.choices.speed[clock_of(control, plan.clock_hz)])
+    offered = (tau * speed, tau * plan.rate_bps, tau)
+    before = (state.device_s, state.uplink_bits, state.server_s)
+    device_s, uplink_bits, server_s = (
+        q - min(b, q) + plan.frames * w
+        for q, b, w in zip(before, offered, control.choices.works[plan.cut].tolist(), strict=True)
+    )
+    return device_s, uplink_bits, server_s
+
+
+def queued(expected: float, ready: float, remaining: float) -> float:
+    """Q_N or Q_S where work is physical: what (2) expects, but no less than is there, and no more than there is.
+
+    Bits of a frame that the device still has are not at the radio. A rule that counted them among Q_N would raise the uplink's price by
+    leaving frames on the device, where V lets it leave them; by (2) they are charged when they are admitted and served as the rule serves
+    them. But what comes late, after the rule has served it on paper, must not be forgotten, nor what has been sent early be counted.
+
+    Parameters
+    ----------
+    expected : float
+        By (2).
+    ready : float
+        Of the work that is left: what waits at the radio, or at the server.
+    remaining : float
+        All that is left, upstream too.
+    """
+    return min(max(expected, ready), remaining)
+
+
 def after(
     control: SlotControl, state: SlotState, plan: SlotPlan, *, energy_j: float, busy_s: float, **seen: Any
 ) -> SlotState:
-    """The state in which the next slot begins: debts (5), persistence (6), temperature, and what was chosen.
+    """The state in which the next slot begins: work left (2), debts (5), persistence (6), temperature, and what was chosen.
 
     Parameters
     ----------
@@ -80,10 +111,11 @@ def after(
     energy_j, busy_s : float
         What it took, (3), and for how many seconds the device computed.
     **seen
-        The fields of `SlotState` that are seen and not reckoned: work left, frames, rate of the next slot. 0 unless given.
+        The fields of `SlotState` that are seen and not reckoned: frames and rate of the next slot, 0 unless given; work left, see `queued`.
     """
     tau, speed = control.slot_s, float(control.choices.speed[clock_of(control, plan.clock_hz)])
-    found: dict[str, Any] = {"device_s": 0.0, "uplink_bits": 0.0, "server_s": 0.0, "frames": 0, "rate_bps": 0.0}
+    found: dict[str, Any] = dict(zip(("device_s", "uplink_bits", "server_s"), left(control, state, plan), strict=True))
+    found |= {"frames": 0, "rate_bps": 0.0}
     if control.power_budget_w is not None:
         found["energy_debt_j"] = max(0.0, state.energy_debt_j + energy_j - tau * control.power_budget_w)
     if control.latency_limit_s is not None and plan.frames:
@@ -95,9 +127,9 @@ def after(
         ("device_wait_s", "device_s", control.persistence, speed),
         ("uplink_wait_bits", "uplink_bits", control.persistence * control.system.link.rate_up_bps, plan.rate_bps),
     ):
-        left = getattr(state, work)
-        more = grows * tau if left > 0 else 0.0
-        found[wait] = max(0.0, getattr(state, wait) + more - min(tau * offered, left))
+        waiting = getattr(state, work)
+        more = grows * tau if waiting > 0 else 0.0
+        found[wait] = max(0.0, getattr(state, wait) + more - min(tau * offered, waiting))
     if control.thermal is not None:
         idle_w, now = float(control.choices.power_w[0]), state.temperature_c
         active_w = float(control.choices.active_w[clock_of(control, plan.clock_hz)])

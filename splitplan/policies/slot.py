@@ -102,4 +102,33 @@ class SlotPolicy:
             best = cheapest(problem, self.cuts, self.clocks, self.levels)
         if best is None:
             raise InfeasibleError("no clock and rate are within the power limits, not even off and silent", ())
-        return problem.plan_for(*best[0])
+        return problem.plan_for(*awake(problem, best[0], self.clocks, self.levels))
+
+
+def awake(
+    problem: SlotControl, choice: tuple[int, int, int, int], clocks: Sequence[int] | None, levels: Sequence[int] | None
+) -> tuple[int, int, int, int]:
+    """A choice with the clock and the level that serve the frames of this slot, where no work was left and every clock, or level, costs the same.
+
+    With nothing to serve (7) of `SlotControl` is the same on and off. But a frame that arrives meanwhile could be served at once: off makes
+    it wait for the next slot, twice. So the tie goes to the clock that (7) would take if the work that is admitted were there already,
+    then likewise the level. Not where frames' own seconds decide (a deadline, latency), which never leaves them off, nor where a change
+    of the clock costs something.
+    """
+    k, n, f, j = choice
+    c, state, (head_s, bits, _) = problem.choices, problem.state, problem.choices.works[choice[0]].tolist()
+    if not n or problem.timed:
+        return choice
+    if state.device_s == 0 and c.speed[f] == 0 and not problem.clock_change_j:
+        there = problem.at(replace(state, device_s=n * head_s))
+        f = _cheapest(there.costs.clock, there.within_power[:, j] & ~there.hot, clocks)
+    if state.uplink_bits == 0 and c.levels[j] == 0:
+        there = problem.at(replace(state, uplink_bits=n * bits))
+        j = _cheapest(there.costs.level, there.within_power[f], levels)
+    return k, n, f, j
+
+
+def _cheapest(cost: np.ndarray, allowed: np.ndarray, some: Sequence[int] | None) -> int:
+    """The first of the cheapest that are allowed and among some."""
+    among = np.ones(len(cost), bool) if some is None else np.isin(np.arange(len(cost)), some)
+    return int(np.argmin(np.where(allowed & among, cost, np.inf)))

@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from splitplan.simulator.queues import ideal, settle, tandem
-from splitplan.simulator.rule import DEVICE, SERVER, SLOTS, UPLINK, Rule, decide, njit, own_s
+from splitplan.simulator.rule import DEVICE, RULE_N, SERVER, SLOTS, UPLINK, Rule, awake, decide, njit, own_s
 
 
 @njit
@@ -42,6 +42,7 @@ def advance(
         Room for the work left when the slot began, and for its sums.
     """
     left[0], left[1], left[2] = s[DEVICE], s[UPLINK], s[SERVER]
+    waiting = s[RULE_N]
     if physical:
         tandem(
             r,
@@ -66,7 +67,7 @@ def advance(
     else:
         ideal(r, s, n, k, f, j, channel, out)
     add(r, left, arriving, n, k, f, j, channel, out, sums)
-    settle(r, s, n, k, f, j, channel, out[0], out[1], left)
+    settle(r, s, n, k, f, j, channel, out[0], out[1], left[0], waiting)
     if len(trace) > t:
         trace[t][0], trace[t][1], trace[t][2], trace[t][3] = left[0], left[1], left[2], out[0]
         trace[t][4], trace[t][5], trace[t][6], trace[t][7] = k, f, j, n
@@ -92,6 +93,7 @@ def run(
     """
     for t in range(len(frames)):
         k, n, f, j = decide(r, s, frames[t], rates[t], rooms)
+        f, j = awake(r, s, n, k, f, j, rates[t])
         advance(
             r, s, frames[t], rates[t], k, max(n, 0), f, j, physical, arrive, line, queue, cut, work, done, clock, latency, sums, trace, t, left, out
         )  # fmt: skip

@@ -61,6 +61,7 @@ def rule_of(policy: SlotPolicy) -> rule.Rule:
         "cuts": np.array(policy.cuts),
         "clocks": np.array(policy.clocks),
         "levels": np.array(policy.levels),
+        **dict(zip(("place_device", "place_uplink"), control.place_held, strict=True)),
     }
     return rule.Rule(**{k: loose(v) if isinstance(v, np.ndarray) else v for k, v in found.items()})
 
@@ -83,8 +84,9 @@ def rooms_for(policy: SlotPolicy) -> tuple[Any, ...]:
 def first_state(policy: DecidesSlots, start: SlotState | None = None) -> np.ndarray:
     """A state as the loop has it, see `splitplan.simulator.rule`; empty queues unless given."""
     start = SlotState() if start is None else start
-    c, heat, s = policy.control.choices, policy.control.thermal, np.zeros(12)
+    c, heat, s = policy.control.choices, policy.control.thermal, np.zeros(16)
     s[rule.DEVICE], s[rule.UPLINK], s[rule.SERVER] = start.device_s, start.uplink_bits, start.server_s
+    s[rule.RULE_N], s[rule.RULE_S] = start.uplink_bits, start.server_s
     s[rule.ENERGY], s[rule.LATE], s[rule.FRAMES] = start.energy_debt_j, start.latency_debt_s, start.frame_debt
     s[rule.WAIT_D], s[rule.WAIT_N] = start.device_wait_s, start.uplink_wait_bits
     ambient = heat.ambient_c if heat else 0.0
@@ -100,8 +102,8 @@ def state_of(control: SlotControl, s: Any, frames: int, rate_bps: float) -> Slot
     cut, clock = int(s[rule.CUT]), int(s[rule.CLOCK])
     return SlotState(
         device_s=float(s[rule.DEVICE]),
-        uplink_bits=float(s[rule.UPLINK]),
-        server_s=float(s[rule.SERVER]),
+        uplink_bits=float(s[rule.RULE_N]),
+        server_s=float(s[rule.RULE_S]),
         frames=frames,
         rate_bps=rate_bps,
         energy_debt_j=float(s[rule.ENERGY]),

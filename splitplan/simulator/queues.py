@@ -16,6 +16,10 @@ from splitplan.simulator.rule import (
     FRAMES,
     HEAT,
     LATE,
+    READY_N,
+    READY_S,
+    RULE_N,
+    RULE_S,
     SERVER,
     SLOTS,
     UPLINK,
@@ -45,6 +49,7 @@ def ideal(r: Rule, s: Any, n: int, k: int, f: int, j: int, channel: float, out: 
     s[DEVICE] = s[DEVICE] - computed + n * r.head_s[k]
     s[UPLINK] = s[UPLINK] - sent + n * r.bits[k]
     s[SERVER] = s[SERVER] - served + n * r.server_s[k]
+    s[RULE_N], s[RULE_S] = s[UPLINK], s[SERVER]
 
 
 # -- the queues as they are -----------------------------------------------------------------------------------
@@ -94,7 +99,7 @@ def tandem(
             latency[at] = math.nan
     speed, rate = r.speed[f], r.share[j] * channel
     busy = compute(r, s, speed, start, end, arrive, line, cut, work, done, clock, latency)
-    come(r, arrive, line, queue, cut, work, done, latency)
+    come(r, s, arrive, line, queue, cut, work, done, latency)
     sending = send(r, s, rate, start, end, line, queue, cut, work, done, clock)
     serve(r, s, start, end, arrive, line, queue, cut, work, done, clock, latency)
     if line[HEAD] == line[NEXT]:  # the rounding of what was taken off
@@ -104,9 +109,19 @@ def tandem(
         if line[FAR] == line[QUEUED]:
             s[SERVER] = 0.0
     s[DEVICE], s[UPLINK], s[SERVER] = max(0.0, s[DEVICE]), max(0.0, s[UPLINK]), max(0.0, s[SERVER])
+    s[READY_N] = max(0.0, s[READY_N]) if line[TAIL] < line[QUEUED] else 0.0
+    s[READY_S] = max(0.0, s[READY_S]) if line[FAR] < line[TAIL] else 0.0
+    s[RULE_N] = queued(s[RULE_N], r.tau * rate, n * r.bits[k], s[READY_N], s[UPLINK])
+    s[RULE_S] = queued(s[RULE_S], r.tau, n * r.server_s[k], s[READY_S], s[SERVER])
     out[1], out[2] = busy, sending
     out[0] = r.power_w[0] * r.tau + (r.power_w[f] - r.power_w[0]) * busy + radio_w(r, rate, channel) * sending
     out[0] += n * r.receive_j[k]
+
+
+@njit
+def queued(before: float, offered: float, came: float, ready: float, left: float) -> float:
+    """Q_N or Q_S when a slot ends, as `splitplan.formulations.slot_next.queued`."""
+    return min(max(before - min(offered, before) + came, ready), left)
 
 
 @njit
@@ -139,7 +154,7 @@ def compute(
 
 
 @njit
-def come(r: Rule, arrive: Any, line: Any, queue: Any, cut: Any, work: Any, done: Any, latency: Any) -> None:
+def come(r: Rule, s: Any, arrive: Any, line: Any, queue: Any, cut: Any, work: Any, done: Any, latency: Any) -> None:
     """Put what the device is through with, and what never was for it, into the radio's queue, in the order of time."""
     while True:
         while line[OUT] < line[HEAD]:
@@ -169,6 +184,7 @@ def come(r: Rule, arrive: Any, line: Any, queue: Any, cut: Any, work: Any, done:
                 continue
         queue[line[QUEUED]] = i
         line[QUEUED] += 1
+        s[READY_N] += work[i]
 
 
 @njit
@@ -197,12 +213,15 @@ def send(
             sending += end - begin
             work[i] -= (end - begin) * rate
             s[UPLINK] -= (end - begin) * rate
+            s[READY_N] -= (end - begin) * rate
             clock[1] = end
             break
         sending += took
         s[UPLINK] -= work[i]
+        s[READY_N] -= work[i]
         clock[1] = done[i] = begin + took
         work[i] = r.server_s[cut[i]]
+        s[READY_S] += work[i]
         line[TAIL] += 1
     return sending
 
@@ -220,9 +239,11 @@ def serve(
         if begin + work[i] > end:
             work[i] -= end - begin
             s[SERVER] -= end - begin
+            s[READY_S] -= end - begin
             clock[2] = end
             break
         s[SERVER] -= work[i]
+        s[READY_S] -= work[i]
         clock[2] = begin + work[i]
         latency[i] = clock[2] - arrive[i] + r.fixed_s[cut[i]]
         line[FAR] += 1
@@ -233,9 +254,9 @@ def serve(
 
 @njit
 def settle(
-    r: Rule, s: Any, n: int, k: int, f: int, j: int, channel: float, energy: float, busy: float, left: Any
-) -> None:
-    """The slot's end: debts, persistence, temperature, what was chosen. ``left``: work of device, radio, server when it began.
+    r: Rule, s: Any, n: int, k: int, f: int, j: int, channel: float, energy: float, busy: float, device_s: float, uplink_bits: float
+) -> None:  # fmt: skip
+    """The slot's end: debts, persistence, temperature, what was chosen. ``device_s, uplink_bits``: Q_D and Q_N when it began.
 
     ``energy`` and ``busy`` are the slot's; work that is left has been updated already.
     """
@@ -245,10 +266,10 @@ def settle(
         s[LATE] = max(0.0, s[LATE] + n * (own_s(r, k, f, j, channel) - r.latency_limit_s))
     if r.least_frames > 0.0:
         s[FRAMES] = max(0.0, s[FRAMES] + r.least_frames - n)
-    done = min(r.tau * r.speed[f], left[0])
-    s[WAIT_D] = max(0.0, s[WAIT_D] + (r.grow_s * r.tau if left[0] > 0.0 else 0.0) - done)
-    done = min(r.tau * r.share[j] * channel, left[1])
-    s[WAIT_N] = max(0.0, s[WAIT_N] + (r.grow_bits * r.tau if left[1] > 0.0 else 0.0) - done)
+    done = min(r.tau * r.speed[f], device_s)
+    s[WAIT_D] = max(0.0, s[WAIT_D] + (r.grow_s * r.tau if device_s > 0.0 else 0.0) - done)
+    done = min(r.tau * r.share[j] * channel, uplink_bits)
+    s[WAIT_N] = max(0.0, s[WAIT_N] + (r.grow_bits * r.tau if uplink_bits > 0.0 else 0.0) - done)
     if r.limit_c < math.inf:
         drawn = r.power_w[0] + (r.power_w[f] - r.power_w[0]) * busy / r.tau
         final = r.ambient_c + r.heat_k_per_w * drawn

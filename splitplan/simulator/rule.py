@@ -87,11 +87,31 @@ class Rule(NamedTuple):
     cuts: Any
     clocks: Any
     levels: Any
+    place_device: float
+    place_uplink: float
 
 
 # What stands where in the state.
-DEVICE, UPLINK, SERVER, ENERGY, LATE, FRAMES, WAIT_D, WAIT_N, HEAT, CUT, CLOCK, SLOTS = range(12)
-"""Of a state: work left (s, bits, s), debts (J, s, frames), persistence (s, bits), °C, last cut and clock (−1: none), slots so far."""
+(
+    DEVICE,
+    UPLINK,
+    SERVER,
+    ENERGY,
+    LATE,
+    FRAMES,
+    WAIT_D,
+    WAIT_N,
+    HEAT,
+    CUT,
+    CLOCK,
+    SLOTS,
+    READY_N,
+    READY_S,
+    RULE_N,
+    RULE_S,
+) = range(16)
+"""Of a state: work left (s, bits, s), debts (J, s, frames), persistence (s, bits), °C, last cut and clock (−1: none), slots so far; what of
+the bits and the server's seconds is there already; Q_N and Q_S, by which the rule decides, see `splitplan.formulations.slot_next.queued`."""
 
 
 @njit
@@ -120,6 +140,24 @@ def own_s(r: Rule, k: int, f: int, j: int, channel: float) -> float:
 
 
 @njit
+def joule_price(r: Rule, s: Any) -> float:
+    """What a joule costs: V's weight, and the debt of the limit on the mean power."""
+    price: float = r.v_energy
+    if r.budget_j < math.inf:
+        price += s[ENERGY] / r.unit_joules**2
+    return price
+
+
+@njit
+def hottest_w(r: Rule, s: Any) -> float:
+    """Watts that the device may draw in this slot, (11) of `SlotControl`."""
+    watts: float = math.inf
+    if r.limit_c < math.inf:
+        watts = ((r.limit_c - s[HEAT] * r.heat_kept) / (1.0 - r.heat_kept) - r.ambient_c) / r.heat_k_per_w
+    return watts
+
+
+@njit
 def decide(r: Rule, s: Any, frames: int, channel: float, rooms: Any) -> tuple[int, int, int, int]:
     """Cut, frames, clock and level of a slot; −1 frames: nothing is allowed with them, and they are refused.
 
@@ -136,28 +174,23 @@ def decide(r: Rule, s: Any, frames: int, channel: float, rooms: Any) -> tuple[in
         Room to reckon in, see `splitplan.simulator.numbers.rooms_for`.
     """
     clock_cost, level_cost, level_w, cut_cost, cut_frames, order = rooms
-    joule = r.v_energy
-    if r.budget_j < math.inf:
-        joule += s[ENERGY] / r.unit_joules**2
+    joule = joule_price(r, s)
     late, worth = r.v_late, 0.0  # of a second of a frame's own latency; of a frame that is admitted
     if r.least_frames > 0.0:
         worth += s[FRAMES] / r.unit_frames**2
     if r.latency_limit_s < math.inf:
         late += s[LATE]
         worth += s[LATE] * r.latency_limit_s
-    device, uplink, server = s[DEVICE], s[UPLINK] / r.unit_bits**2, s[SERVER]
-    device_served = s[DEVICE] + s[WAIT_D]
-    uplink_served = (s[UPLINK] + s[WAIT_N]) / r.unit_bits**2
-    idle = r.power_w[0]
-    hottest = math.inf
-    if r.limit_c < math.inf:
-        hottest = ((r.limit_c - s[HEAT] * r.heat_kept) / (1.0 - r.heat_kept) - r.ambient_c) / r.heat_k_per_w
+    device, uplink, server = s[DEVICE] + r.place_device, s[RULE_N] / r.unit_bits**2 + r.place_uplink, s[RULE_S]
+    device_served = device + s[WAIT_D]
+    uplink_served = uplink + s[WAIT_N] / r.unit_bits**2
+    idle, hottest = r.power_w[0], hottest_w(r, s)
     top = 0.0
     for f in r.clocks:
         top = max(top, min(r.tau * r.speed[f], s[DEVICE]))
     full = 0.0
     for j in r.levels:
-        full = max(full, min(r.tau * r.share[j] * channel, s[UPLINK]))
+        full = max(full, min(r.tau * r.share[j] * channel, s[RULE_N]))
 
     best_f, least = -1, math.inf
     for f in r.clocks:
@@ -177,7 +210,7 @@ def decide(r: Rule, s: Any, frames: int, channel: float, rooms: Any) -> tuple[in
     best_j, least = -1, math.inf
     for j in r.levels:
         rate = r.share[j] * channel
-        done = min(r.tau * rate, s[UPLINK])
+        done = min(r.tau * rate, s[RULE_N])
         level_w[j] = radio_w(r, rate, channel)
         cost = uplink_served * (full - done)
         if rate > 0.0:
@@ -279,6 +312,38 @@ def decide(r: Rule, s: Any, frames: int, channel: float, rooms: Any) -> tuple[in
     if found_k < 0:
         return r.cuts[0], -1, free_f, free_j
     return found_k, found_n, found_f, found_j
+
+
+@njit
+def awake(r: Rule, s: Any, n: int, k: int, f: int, j: int, channel: float) -> tuple[int, int]:
+    """Clock and level of a slot that finds its queues empty, by the frames that come in it, as `splitplan.policies.slot.awake`."""
+    if n <= 0 or r.timed:
+        return f, j
+    joule, hottest = joule_price(r, s), hottest_w(r, s)
+    if s[DEVICE] == 0.0 and r.speed[f] == 0.0 and r.clock_change_j == 0.0:
+        work, least, beside = n * r.head_s[k], 0.0, radio_w(r, r.share[j] * channel, channel)
+        price = work + r.place_device + s[WAIT_D]
+        for i in r.clocks:
+            if (
+                r.speed[i] > 0.0
+                and r.power_w[i] <= hottest * (1.0 + 1e-9)
+                and r.power_w[i] + beside <= r.cap_w * (1.0 + 1e-9)
+            ):
+                done = min(r.tau * r.speed[i], work)
+                cost = (joule * (r.power_w[i] - r.power_w[0]) / r.speed[i] - price) * done
+                if cost < least:
+                    f, least = i, cost
+    if s[RULE_N] == 0.0 and r.share[j] == 0.0 and channel > 0.0:
+        bits, least = n * r.bits[k], 0.0
+        price = (bits + s[WAIT_N]) / r.unit_bits**2 + r.place_uplink
+        for i in r.levels:
+            rate = r.share[i] * channel
+            watts = radio_w(r, rate, channel)
+            if rate > 0.0 and r.power_w[f] + watts <= r.cap_w * (1.0 + 1e-9):
+                cost = (joule * watts / rate - price) * min(r.tau * rate, bits)
+                if cost < least:
+                    j, least = i, cost
+    return f, j
 
 
 @njit

@@ -97,6 +97,17 @@ def _joule(problem: SlotControl) -> float:
     return problem.V * problem.weights["energy"] + debt
 
 
+def _place_holders(problem: SlotControl) -> tuple[float, float]:
+    """Seconds and bits that no clock and no level would be worth serving, from the device's powers and the radio's."""
+    device, link, speeds = problem.system.device, problem.system.link, _facts(problem).speed
+    joule = problem.V * problem.weights["energy"]
+    clocks = device.clock_hz or (None,)
+    rates = [share * link.rate_up_bps for share in problem.rate_levels]
+    second_j = min((device.power_w(f) - device.idle_w) / speeds[f] for f in clocks)
+    bit_j = min(_radio_w(link.needs_radio, rate, link.rate_up_bps) / rate for rate in rates)
+    return joule * second_j, joule * bit_j * problem.units["uplink"] ** 2
+
+
 def _audit(by: str, problem: SlotControl, plan: SlotPlan, speed: float, power: float, slack: float) -> Audit:
     """The sums of a slot at a speed and a power of the device; changes of cut and clock left out."""
     s, tau = problem.state, problem.slot_s
@@ -135,12 +146,13 @@ def _audit(by: str, problem: SlotControl, plan: SlotPlan, speed: float, power: f
     # (7), each sum beside the best that its knob alone could do, so that it is never negative.
     top = min(tau * max(_facts(problem).speed.values()), s.device_s)
     full = min(tau * s.rate_bps * problem.rate_levels[-1], s.uplink_bits)
+    held_s, held_bits = _place_holders(problem) if problem.place_holders else (0.0, 0.0)
     terms = [
         _joule(problem) * active,
-        s.device_s * n * work["device_s"],
-        (s.device_s + s.device_wait_s) * (top - computed),
-        s.uplink_bits * n * work["up_bits"] / u["uplink"] ** 2,
-        (s.uplink_bits + s.uplink_wait_bits) * (full - sent) / u["uplink"] ** 2,
+        (held_s + s.device_s) * n * work["device_s"],
+        (held_s + s.device_s + s.device_wait_s) * (top - computed),
+        (held_bits + s.uplink_bits) * n * work["up_bits"] / u["uplink"] ** 2,
+        (held_bits + s.uplink_bits + s.uplink_wait_bits) * (full - sent) / u["uplink"] ** 2,
         s.server_s * n * work["server_s"],
         v * w["throughput"] * math.log((1 + all_) / (1 + n)),
     ]

@@ -13,13 +13,14 @@ from hypothesis import given, settings
 import splitplan as sp
 from benchmarks.instances import Seeded
 from benchmarks.slot_instances import slot_control, slot_state
+from splitplan.data.slot import SlotState
 from splitplan.errors import AuditError, DataError, InfeasibleError, NotApplicable, SolverError
 from splitplan.formulations import slot_model
 from splitplan.formulations.base import conclude
 from splitplan.formulations.solution import Found, Termination
 from splitplan.solvers import highs_run
 from splitplan.solvers.audit_slot import audit_slot
-from splitplan.solvers.slot_enumerate import Enumerate
+from splitplan.solvers.slot_enumerate import Enumerate, cheapest
 from tests.generators import slot_problems
 
 AGREE = 1e-9
@@ -224,3 +225,20 @@ def test_a_shannon_radio_is_the_affine_one_at_the_channels_rate() -> None:
     almost = sp.Radio(1e-7, 0.0, 0.5, 1e15)
     assert np.allclose(sending_w(almost, 0.5 * rates, rates), sending_w(plain, 0.5 * rates, rates), rtol=1e-6)
     assert float(sending_w(wide, 1e6, 1e12)) == pytest.approx(0.5, abs=1e-6)  # 2^(R/W) overflows a float
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_place_holders_are_what_is_never_served(seed: int) -> None:
+    """The textbook's rule serves nothing of what is below them; with them it takes, and serves, what the textbook's takes above them."""
+    choose = Seeded(seed)
+    made = replace(slot_control(choose, 4, limits=False), mode="min-energy", V=0.5, persistence=0.0, cuts=None)
+    textbook = replace(made, place_holders=False)
+    assert made.place_holders and textbook.place_held == (0.0, 0.0) and min(made.place_held) > 0
+    nominal, unit = made.system.link.rate_up_bps, made.units["uplink"] ** 2
+    device_s, uplink_bits = made.place_held[0], made.place_held[1] * unit
+    below = SlotState(device_s=0.999 * device_s, uplink_bits=0.999 * uplink_bits, frames=1, rate_bps=nominal)
+    _, _, clock, level = cheapest(textbook.at(below))[0]  # type: ignore[index]
+    assert (clock, level) == (0, 0)
+    held = SlotState(device_s=50.0, uplink_bits=50 * nominal, frames=2, rate_bps=nominal)
+    whole = replace(held, device_s=50.0 + device_s, uplink_bits=50 * nominal + uplink_bits)
+    assert cheapest(made.at(held))[0] == cheapest(textbook.at(whole))[0]  # type: ignore[index]

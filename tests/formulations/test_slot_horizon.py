@@ -106,7 +106,7 @@ def test_three_slots(seed: int, mode: object) -> None:
 def test_one_slot_is_the_slots_own_problem(seed: int) -> None:
     """Without waiting, and with V π = Q/u², the objectives differ by what no choice changes: Σ (Q/u)² − Q · (the most that can be done)/u²."""
     choose = Seeded(seed)
-    control = stated(seed, layers=5, V=0.5, persistence=0.0)
+    control = stated(seed, layers=5, V=0.5, persistence=0.0, place_holders=False)
     state = replace(slot_state(choose, control), device_wait_s=0.0, uplink_wait_bits=0.0, last_cut=None)
     slot = control.at(state)
     units = np.array([1.0, control.units["uplink"], 1.0])

@@ -20,6 +20,9 @@ from splitplan.simulator.numbers import first_state, loose, rule_of
 from tests.generators import Drawn, slot_problems
 
 NAMES = {
+    "device_s": rule.DEVICE,
+    "uplink_bits": rule.RULE_N,
+    "server_s": rule.RULE_S,
     "energy_debt_j": rule.ENERGY,
     "latency_debt_s": rule.LATE,
     "frame_debt": rule.FRAMES,
@@ -41,16 +44,17 @@ def test_it_is_what_the_simulator_does(p: sp.SlotControl, data: st.DataObject) -
     policy = sp.SlotPolicy(p)
     r, s = rule_of(policy), loose(first_state(policy, state))
     assert own == pytest.approx(rule.own_s(r, k, f, j, state.rate_bps), rel=1e-12)
-    left = loose(np.array([state.device_s, state.uplink_bits, state.server_s]))
-    queues.settle(r, s, n, k, f, j, state.rate_bps, energy, busy, left)
-    there = p.after(state, plan, energy_j=energy, busy_s=busy, device_s=0.25, frames=1)
+    queues.ideal(r, s, n, k, f, j, state.rate_bps, loose(np.zeros(3)))
+    queues.settle(r, s, n, k, f, j, state.rate_bps, energy, busy, state.device_s, state.uplink_bits)
+    there = p.after(state, plan, energy_j=energy, busy_s=busy, frames=1)
     for name, at in NAMES.items():
         assert getattr(there, name) == pytest.approx(s[at], rel=1e-12, abs=1e-300), name
     if p.thermal is not None:
         assert there.temperature_c == pytest.approx(s[rule.HEAT], rel=1e-12)
     assert (-1 if there.last_cut is None else there.last_cut) == s[rule.CUT]
     assert there.last_clock_hz == c.clock_hz[int(s[rule.CLOCK])]
-    assert (there.device_s, there.uplink_bits, there.server_s, there.frames) == (0.25, 0.0, 0.0, 1)
+    assert (there.frames, there.rate_bps) == (1, 0.0)
+    assert p.after(state, plan, energy_j=energy, busy_s=busy, device_s=0.25).device_s == 0.25
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -121,14 +121,14 @@ def test_the_theorys_queues(seed: int) -> None:
     assert result.sums["energy_j"] == pytest.approx(energy)
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_the_tandem_is_lindleys_recursion(seed: int) -> None:
-    """Frames one by one: each begins when it is there and the one before is done, in the time that the knobs leave."""
-    control, scenario = carried(seed, 0.7, 40.0, V=1e-4)
-    result = simulate(SlotPolicy(control), scenario)
-    c, tau, trace = control.choices, control.slot_s, result.trace
+def lindley(result: sp.Result) -> tuple[np.ndarray, list[np.ndarray], np.ndarray, np.ndarray]:
+    """Frames one by one: each begins when it is there and the one before is done, in the time that the knobs leave.
+
+    The slots' edges; what each stage could have done up to them; when each frame came to each stage and was done there, shape (3, frames).
+    """
+    c, tau, trace = result.policy.control.choices, result.policy.control.slot_s, result.trace
     edges = tau * np.arange(len(trace) + 1)
-    rates = scenario.slotted(tau).rate_bps
+    rates = result.scene.slotted(tau).rate_bps
     offered = [
         np.r_[0.0, np.cumsum(tau * c.speed[trace[:, 5].astype(int)])],
         np.r_[0.0, np.cumsum(tau * c.levels[trace[:, 6].astype(int)] * rates)],
@@ -148,16 +148,80 @@ def test_the_tandem_is_lindleys_recursion(seed: int) -> None:
 
     cuts = trace[np.minimum((result.arrive_s / tau).astype(int), len(trace) - 1), 4].astype(int)
     ready = result.arrive_s.astype(float).copy()
+    came, done = np.empty((3, len(ready))), np.empty((3, len(ready)))
     for stage in range(3):  # each by itself, first come first served among those that have something for it
         free = 0.0
+        came[stage] = ready
         for i in np.argsort(ready, kind="stable"):
             work = c.works[cuts[i], stage] if stage == 0 or c.works[cuts[i], 1] > 0 else 0.0
             if work > 0 and math.isfinite(ready[i]):
                 ready[i] = free = finish(stage, max(ready[i], free), work)
+        done[stage] = ready
+    return edges, offered, came, done
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_tandem_is_lindleys_recursion(seed: int) -> None:
+    control, scenario = carried(seed, 0.7, 40.0, V=1e-4)
+    result = simulate(SlotPolicy(control), scenario)
+    c, tau, trace = control.choices, control.slot_s, result.trace
+    edges, _, _, done = lindley(result)
+    ready = done[-1]
+    cuts = trace[np.minimum((result.arrive_s / tau).astype(int), len(trace) - 1), 4].astype(int)
     expected = ready - result.arrive_s + c.fixed_s[cuts]
     inside = ready < edges[-1] * (1 - 1e-9)
     assert inside.sum() > 5
     assert result.latency_s[inside] == pytest.approx(expected[inside], rel=1e-6, abs=1e-7)
+
+
+class Noting(SlotPolicy):
+    """The rule; and the states that it saw."""
+
+    def choose(self, state: sp.SlotState) -> sp.SlotPlan:
+        self.__dict__.setdefault("seen", []).append(state)
+        return super().choose(state)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("load", [0.3, 0.8])
+def test_the_rules_queues_are_what_it_expects_but_no_less_than_is_there(seed: int, load: float) -> None:
+    """Equation (2), held between the work that waits at the radio, or at the server, and all that is left; by sums over single frames."""
+    control, scenario = carried(seed, load, 30.0, V=(1e-4, 1e-2)[seed % 2])
+    policy = Noting(control)
+    result = simulate(policy, scenario, bound=False)
+    c, tau = control.choices, control.slot_s
+    edges, offered, came, done = lindley(result)
+    slot_of = np.minimum((result.arrive_s / tau).astype(int), len(result.trace) - 1)
+    works = c.works[result.trace[slot_of, 4].astype(int)].copy()
+    works[works[:, 1] == 0, 2] = 0.0
+    expected = np.zeros(2)
+    strict = 0
+    for t, state in enumerate(policy.seen):  # type: ignore[attr-defined]
+        now = edges[t]
+        arrived, at = slot_of < t, []
+        for stage in (1, 2):
+            work = works[:, stage]
+            waits = arrived & (came[stage] <= now) & (done[stage] > now) & (work > 0)
+            left = work[waits].copy()
+            if (
+                waits.any()
+            ):  # of the one that is being served a part is done: what the stage did since the last other one ended
+                first = np.flatnonzero(waits)[np.argmin(came[stage][waits])]
+                before = done[stage][(done[stage] <= now) & (work > 0)]
+                since = max(came[stage][first], before.max() if len(before) else 0.0)
+                served = np.interp(now, edges, offered[stage]) - np.interp(since, edges, offered[stage])
+                left[np.flatnonzero(np.flatnonzero(waits) == first)] -= served
+            upstream = work[arrived & (came[stage] > now)].sum()
+            at.append((left.sum(), left.sum() + upstream))
+        seen = np.array([state.uplink_bits, state.server_s])
+        for i, (ready, remaining) in enumerate(at):
+            wanted = min(max(expected[i], ready), remaining)
+            assert seen[i] == pytest.approx(wanted, rel=1e-6, abs=(1e-3, 1e-9)[i]), (t, i)
+            strict += seen[i] < remaining * (1 - 1e-6)
+        _, _, _, _, k, f, j, n = result.trace[t]
+        rate = c.levels[int(j)] * state.rate_bps
+        expected = np.maximum(seen - tau * np.array([rate, 1.0]), 0) + n * c.works[int(k), 1:]
+    assert state.device_s >= 0 and (strict or load < 0.5 or not works[:, 0].any())
 
 
 def test_a_frame_for_the_server_does_not_wait_for_the_device() -> None:
@@ -227,13 +291,15 @@ def test_the_same_seed_the_same_run() -> None:
 
 
 def test_no_frame_is_stranded_when_arrivals_stop() -> None:
+    """By persistence; and by place-holders, below which nothing stays. Without both frames stay for ever."""
     control, scenario = carried(4, 0.5, 100.0, V=0.01, persistence=0.01)
     times = scenario.arrive_s()
     early = replace(scenario, arrivals=sp.Arrivals("recorded", times_s=tuple(times[times < 10.0].tolist())))
-    result = simulate(SlotPolicy(control), early)
-    assert len(result.latency_s) and np.isfinite(result.latency_s).all()
-    idle = simulate(SlotPolicy(replace(control, persistence=0.0)), early)
-    assert np.isinf(idle.latency_s).any(), "without persistence frames stay for ever: the test shows nothing"
+    for kept in ({}, {"place_holders": False}, {"persistence": 0.0}):
+        result = simulate(SlotPolicy(replace(control, **kept)), early)  # type: ignore[arg-type]
+        assert len(result.latency_s) and np.isfinite(result.latency_s).all()
+    idle = simulate(SlotPolicy(replace(control, persistence=0.0, place_holders=False)), early)
+    assert np.isinf(idle.latency_s).any(), "without both frames stay for ever: the test shows nothing"
 
 
 def test_too_much_is_said_before_the_run() -> None:
