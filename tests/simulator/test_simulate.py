@@ -218,7 +218,7 @@ def test_the_rules_queues_are_what_it_expects_but_no_less_than_is_there(seed: in
             wanted = min(max(expected[i], ready), remaining)
             assert seen[i] == pytest.approx(wanted, rel=1e-6, abs=(1e-3, 1e-9)[i]), (t, i)
             strict += seen[i] < remaining * (1 - 1e-6)
-        _, _, _, _, k, f, j, n = result.trace[t]
+        _, _, _, _, k, _, j, n = result.trace[t]
         rate = c.levels[int(j)] * state.rate_bps
         expected = np.maximum(seen - tau * np.array([rate, 1.0]), 0) + n * c.works[int(k), 1:]
     assert state.device_s >= 0 and (strict or load < 0.5 or not works[:, 0].any())
