@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from splitplan.data.channel import Channel
 from splitplan.data.link import Link
 from splitplan.data.plan import SplitPlan, wire_bytes
 from splitplan.data.profile import Profile
@@ -85,6 +86,10 @@ class Conditions:
     emulate : bool
     abouts : mapping of str to dict
         What the workers say of themselves, by place; of those that could be asked.
+    clock : str or None
+        How the device gets its clock where it is governed slot by slot, see `splitplan.executor.governed.CLOCKS`.
+    followed : Channel or None
+        What the emulated uplink's rate follows.
     """
 
     plans: tuple[SplitPlan, ...]
@@ -93,6 +98,8 @@ class Conditions:
     hosts: Mapping[str, str]
     emulate: bool
     abouts: Mapping[str, Mapping[str, Any]]
+    clock: str | None = None
+    followed: Channel | None = None
 
     @property
     def _offloads(self) -> bool:
@@ -135,8 +142,9 @@ class Conditions:
         """What the report says of workers and emulation."""
         found, link = [], self.system.link
         if self._offloads and self.emulate:
+            up = f"{link.rate_up_bps / 1e6:g} Mbit/s" if self.followed is None else f"as channel {self.followed.name!r}"
             found.append(
-                f"emulated link: {link.rate_up_bps / 1e6:g} Mbit/s up, {link.rate_down_bps / 1e6:g} down, "
+                f"emulated link: {up} up, {link.rate_down_bps / 1e6:g} Mbit/s down, "
                 f"delays {link.up_delay_s * 1e3:g} and {link.down_delay_s * 1e3:g} ms; messages also crossed the real way below it"
             )
         elif self._offloads and link.name == LOOPBACK:
@@ -159,7 +167,7 @@ class Conditions:
             for place, device in self.system.places.items()
             if place in self.hosts and place not in self.abouts and device.slowdown > 1
         ]
-        if self.plans[0].clock_hz is not None:
+        if self.plans[0].clock_hz is not None and self.clock is None:
             found.append(
                 f"the plan's clock of {self.plans[0].clock_hz / 1e6:g} MHz was not set: no clock was governed in this run"
             )

@@ -350,7 +350,8 @@ class Crew:
     @property
     def conditions(self) -> Conditions:
         """What the run is under."""
-        return Conditions(self._plans, self._traced.graph, self._system, self.settings.hosts, self.emulate, self.abouts)
+        given = (self._plans, self._traced.graph, self._system, self.settings.hosts, self.emulate, self.abouts)
+        return Conditions(*given, clock=self.clock, followed=self.followed)
 
 
 def _link_body(shaper: Shaper | None) -> dict[str, float] | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from splitplan.data.catalog import device, link
+from splitplan.data.channel import constant
 from splitplan.data.profile import Origin, Profile
 from splitplan.data.system import System
 from splitplan.executor.conditions import Conditions, Remark, not_emulated, unlike_profiled, up_bytes
@@ -115,6 +116,15 @@ def test_a_clock_that_nobody_sets(small: Traced, pair: System) -> None:
     assert set(found) == {"device", *TOTALS} and all(r.differs for r in found.values())
     assert "at 200 MHz, and no clock was set" in found["device"].text
     assert unlike_run(cut(small, 2, clock_hz=1e9), small.graph, system) == {}
+
+
+def test_a_clock_that_is_governed_and_a_channel_that_is_followed_are_not_denied(small: Traced, lte: System) -> None:
+    at = conditions(small, lte, plans=(cut(small, 2, clock_hz=2e8),), emulate=True)
+    plain = "\n".join(at.facts())
+    assert "200 MHz was not set" in plain and f"emulated link: {lte.link.rate_up_bps / 1e6:g} Mbit/s up, " in plain
+    governed = "\n".join(replace(at, clock="emulated", followed=constant(5e6)).facts())
+    assert "was not set" not in governed and "emulated link: as channel 'constant 5 Mbit/s' up" in governed
+    assert f"{lte.link.rate_up_bps / 1e6:g} Mbit/s up" not in governed
 
 
 def test_remarks_of_one_quantity_are_said_together() -> None:
