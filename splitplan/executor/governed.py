@@ -82,12 +82,12 @@ class Governed:
 
     def progress(self) -> dict[str, Any]:
         """The message ``progress``."""
-        served_s, busy_s = self.duty.read()
+        served_s, busy_s, free_busy_s = self.duty.read()
         with (
             self._list
         ):  # before the uplink is asked: what is handed on meanwhile is then in both lists, and in none never
             received, here = self._received, list(self._here)
-        uplink, left_bits, sending_s = self._uplink.read()
+        uplink, left_bits, sending_s, free_sending_s = self._uplink.read()
         return {
             "received": received,
             "device": here,
@@ -95,7 +95,9 @@ class Governed:
             "uplink": uplink,
             "left_bits": left_bits,
             "busy_s": busy_s,
+            "free_busy_s": free_busy_s,
             "sending_s": sending_s,
+            "free_sending_s": free_sending_s,
             "alone_s": self._alone_s,
             "joules": None if self._meter is None else self._meter.joules(),
         }

@@ -73,7 +73,7 @@ class Duty:
         self._stir = threading.Condition()
         self._since = now()
         self._working = False
-        self._served_s = self._busy_s = 0.0
+        self._served_s = self._busy_s = self._free_s = 0.0
 
     def set(self, speed: float, lease_s: float) -> None:
         """From now on have this speed, for so long unless it is set again."""
@@ -107,11 +107,13 @@ class Duty:
                 now = self._advance()
             self._working = False
 
-    def read(self) -> tuple[float, float]:
-        """Seconds at the top clock that the present job has been served (0 without one), and seconds busy since the beginning."""
+    def read(self) -> tuple[float, float, float]:
+        """Seconds at the top clock that the present job has been served (0 without one); seconds busy since the beginning, and those of them
+        in which nobody held the knob.
+        """
         with self._stir:
             self._advance()
-            return self._served_s if self._working else 0.0, self._busy_s
+            return self._served_s if self._working else 0.0, self._busy_s, self._free_s
 
     def _advance(self) -> float:
         """Account for what has passed; returns now."""
@@ -119,6 +121,8 @@ class Duty:
         if self._working:
             for start, end, speed in self._speed.pieces(self._since, now):
                 self._served_s += speed * (end - start)
-                self._busy_s += end - start if speed > 0 or not self.emulated else 0.0
+                busy_s = end - start if speed > 0 or not self.emulated else 0.0
+                self._busy_s += busy_s
+                self._free_s += busy_s if start >= self._speed.until_s else 0.0
         self._since = now
         return now

@@ -34,7 +34,7 @@ class Pace:
 
     def __init__(self, link: Shaper, free: float = 1.0) -> None:
         self.link, self._share = link, Knob(free)
-        self.left_bits, self.sending_s, self.silent_s = 0.0, 0.0, 0.0
+        self.left_bits, self.sending_s, self.free_s, self.silent_s = 0.0, 0.0, 0.0, 0.0
         self._since = self._set_s = self._through_s = self._heard_s = -math.inf
 
     def set(self, share: float, now_s: float, lease_s: float) -> None:
@@ -74,11 +74,12 @@ class Pace:
             if share <= 0:
                 continue
             through = self.link.finish_s(start, self.left_bits / share)
+            sending_s = min(through, end) - start
+            self.sending_s += sending_s
+            self.free_s += sending_s if start >= self._share.until_s else 0.0
             if through <= end:
-                self.sending_s += through - start
                 self.left_bits, self._through_s = 0.0, through
                 break
-            self.sending_s += end - start
             # What is left is never rounded to nothing: only the line above says that a message is through.
             self.left_bits -= min(share * self.link.carried_bits(start, end), self.left_bits * (1 - 1e-12))
         self._since = now_s
@@ -186,12 +187,14 @@ class PacedSender:
         """Take all of the link from now on."""
         self.set(1.0, 0.0)
 
-    def read(self) -> tuple[list[int], float, float]:
-        """Labels of the messages that are not through, in order; bits left of the one under way (0: it has not begun), seconds spent sending."""
+    def read(self) -> tuple[list[int], float, float, float]:
+        """Labels of the messages that are not through, in order; bits left of the one under way (0: it has not begun); seconds spent sending, and
+        those of them in which nobody held the knob.
+        """
         with self._stir:
             self._pace.advance(time.monotonic())
             here = [self._under_way] if self._under_way is not None and self._pace.left_bits > 0 else []
-            return here + [m.label for m in self._queue], self._pace.left_bits, self._pace.sending_s
+            return here + [m.label for m in self._queue], self._pace.left_bits, self._pace.sending_s, self._pace.free_s
 
     # -- in its own thread -----------------------------------------------------------------------
 

@@ -21,9 +21,9 @@ from splitplan.data.slot import ON, SlotPlan, SlotState
 from splitplan.data.system import System
 from splitplan.errors import DataError, ExecutorError
 from splitplan.executor.crew import Crew
-from splitplan.executor.session import Session, SilentError
-from splitplan.formulations.costs import sending_w
-from splitplan.formulations.slot_next import clock_of, left, own_s, queued
+from splitplan.executor.session import SilentError
+from splitplan.executor.spent import Spent
+from splitplan.formulations.slot_next import left, own_s, queued
 from splitplan.models.graph import LayerGraph
 from splitplan.policies.adaptive import RateEstimator
 from splitplan.policies.base import Moment, Seen
@@ -69,9 +69,7 @@ class SlotDriver:
         self._stir = threading.Condition()
         self._broken: Exception | None = None
         self._closed = False
-        self._counted: Session | None = None
-        self._counts: dict[str, float] = {}
-        self._watts = (0.0, 0.0)
+        self._spent = Spent(self.control)
         self._thread = threading.Thread(target=self._run, name="splitplan slots", daemon=True)
         self._reset(math.inf, None)
 
@@ -84,7 +82,7 @@ class SlotDriver:
         self._arrived = self._admitted = 0
         self._receive_j, self._turned = 0.0, False
         self._asked, self._remaining = np.zeros(3), (0.0, 0.0, 0.0)
-        self._done = (0.0, 0.0, 0.0)
+        self._spent.settle()
         self._joules: tuple[float, float] | None = None
         self.rows: list[tuple[float, ...]] = []
         self.sums = dict.fromkeys(SUMS, 0.0)
@@ -242,7 +240,7 @@ class SlotDriver:
                         self._stir.wait(None if wait == math.inf else wait)
                         continue
                     turned, self._turned = self._turned and wait > 0, False
-                    body, watts = self._body(), self._watts_of(self._plan)
+                    body, watts = self._body(), self._spent.watts_of(self._plan, self._state.rate_bps)
                 if turned:
                     self._turn(body, watts)
                 else:
@@ -277,7 +275,7 @@ class SlotDriver:
                 self._plan = replace(
                     self.policy.choose(replace(self._state, frames=self._arrived)), frames=self._admitted
                 )
-            body, watts = self._body(), self._watts_of(self._plan)
+            body, watts = self._body(), self._spent.watts_of(self._plan, self._state.rate_bps)
             self._stir.notify_all()
         if seen is not None:
             self._turn(body, watts)
@@ -285,7 +283,7 @@ class SlotDriver:
     def _turn(self, body: dict[str, float], watts: tuple[float, float]) -> None:
         """Turn the knobs; what was done until then was done as they were."""
         if self._ask("knobs", body) is not None:
-            self._watts = watts
+            self._spent.watts = watts
 
     def _ask(self, kind: str, body: dict[str, float]) -> dict[str, Any] | None:
         """How far the device is; None when it is away."""
@@ -301,33 +299,8 @@ class SlotDriver:
                 raise
             return None
         with self._stir:
-            self._count_in(session, seen)
+            self._spent.take(session, seen, self._state.rate_bps, self._crew.clock == "emulated")
         return seen
-
-    def _count_in(self, session: Session, seen: dict[str, Any]) -> None:
-        """Take in what was done since the device was asked before, at the powers of the knobs as they were then."""
-        c, rate = self.control.choices, self._state.rate_bps
-        top_w = float(c.active_w[int(np.argmax(c.speed))])
-        if session is not self._counted:  # it counts from 0, and its knobs are free until they are turned
-            self._counted, self._counts = session, {}
-            self._watts = (top_w, float(sending_w(c.radio, rate, rate)) if rate > 0 else 0.0)
-        busy_s, sending_s, alone_s = (
-            max(0.0, seen[k] - self._counts.get(k, 0.0)) for k in ("busy_s", "sending_s", "alone_s")
-        )
-        self._counts = seen
-        # What the server should have done is done at once, whatever the knob of an emulated clock says.
-        alone_w = top_w if self._crew.clock == "emulated" else self._watts[0]
-        joules = self._watts[0] * busy_s + self._watts[1] * sending_s + alone_w * alone_s
-        self._done = (self._done[0] + joules, self._done[1] + busy_s + alone_s, self._done[2] + sending_s)
-
-    def _watts_of(self, plan: SlotPlan) -> tuple[float, float]:
-        """What computing and sending draw above idle. Off draws what it did before: hardware finishes the frame that it has begun."""
-        c, (active_w, radio_w) = self.control.choices, self._watts
-        if (clock := clock_of(self.control, plan.clock_hz)) > 0:
-            active_w = float(c.active_w[clock])
-        if plan.rate_bps > 0:
-            radio_w = float(sending_w(c.radio, plan.rate_bps, self._state.rate_bps))
-        return active_w, radio_w
 
     def _body(self) -> dict[str, float]:
         c, plan, rate = self.control.choices, self._plan, self._state.rate_bps
@@ -344,7 +317,7 @@ class SlotDriver:
     def _close_slot(self, upto: int, seen: dict[str, Any] | None) -> SlotState:
         """Account for the slot that ends, and for those missed since; returns the state that follows, but for what is seen."""
         control, plan, state, slots = self.control, self._plan, self._state, upto - self._slot
-        (joules, busy_s, sending_s), self._done = self._done, (0.0, 0.0, 0.0)
+        joules, busy_s, sending_s = self._spent.settle()
         if seen is not None and seen["joules"] is not None:
             first = seen["joules"] if self._joules is None or self._slot < 0 else self._joules[0]
             self._joules = (first, seen["joules"])

@@ -136,7 +136,9 @@ BODIES: dict[str, dict[str, Check]] = {
         "uplink": _frames,  # those that wait for the uplink, likewise
         "left_bits": _number(),  # of the frame that is being sent
         "busy_s": _number(),
+        "free_busy_s": _number(),  # of them, those after the knobs' lease
         "sending_s": _number(),
+        "free_sending_s": _number(),  # likewise
         "alone_s": _number(),  # computing what a server should have; not in busy_s
         "joules": _or_none(_number()),
     },

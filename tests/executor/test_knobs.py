@@ -52,11 +52,12 @@ def test_a_device_is_served_what_its_speed_adds_up_to(steps: list[tuple[float, f
     for length, value, lease in steps:
         duty.set(value, lease)
         watch.now += length
-    served, busy = duty.read()
+    served, busy, free = duty.read()
     assert served == pytest.approx(sum(v * (b - a) for a, b, v in held(steps)), abs=1e-9)
     assert busy == pytest.approx(sum(b - a for a, b, v in held(steps) if v > 0), abs=1e-9)
+    assert free == pytest.approx(sum(b - a for a, b, _ in held(steps)[1::2]), abs=1e-9)
     duty.finish(0.0)
-    assert duty.read() == (0.0, pytest.approx(busy))
+    assert duty.read() == (0.0, pytest.approx(busy), pytest.approx(free))
 
 
 def test_a_knob_is_free_before_it_is_set_and_after_its_lease() -> None:
@@ -147,6 +148,16 @@ def test_messages_are_through_when_the_share_of_the_link_adds_up(
     if busy or waiting:  # there was always something to send
         assert sent >= carried - 0.1 - 0.02 * len(steps)
     assert pace.sending_s <= at + 1e-9
+
+
+def test_seconds_of_sending_that_nobody_held_the_knob_for_are_told_apart() -> None:
+    pace = Pace(Shaper(8.0))
+    pace.begin(80.0, 0.0, 0.0)
+    pace.set(0.5, 2.0, 4.0)  # 16 bits are through; 16 more until 6, then 48 at all of the link
+    pace.advance(9.0)
+    assert (pace.sending_s, pace.free_s) == (9.0, 2.0 + 3.0)
+    pace.advance(50.0)
+    assert (pace.left_bits, pace.sending_s, pace.free_s) == (0.0, 12.0, 2.0 + 6.0)
 
 
 def test_a_sender_that_was_silenced_sends_when_it_may_and_in_order() -> None:

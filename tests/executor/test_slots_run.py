@@ -23,6 +23,9 @@ from splitplan.data.slot import SlotPlan, SlotState
 from splitplan.data.system import System
 from splitplan.errors import DataError, ExecutorError, InfeasibleError
 from splitplan.executor.deploy import deploy
+from splitplan.executor.slots import LEASE_S
+from splitplan.executor.spent import Spent
+from splitplan.formulations.costs import sending_w
 from splitplan.formulations.slot import SlotControl
 from splitplan.models.trace import Traced
 from splitplan.policies.slot import SlotPolicy
@@ -283,6 +286,52 @@ def test_frames_that_the_server_did_not_do_are_paid_for(small: Traced, slow: Sys
     assert run is not None and here_s > 0
     assert run.sums["energy_j"] - 0.5 * run.seconds >= 0.8 * (6.0 - 0.5) * here_s
     assert "finished without the server" in str(run)
+
+
+def test_what_a_device_does_when_its_lease_is_over_is_paid_for_at_the_top_clock(
+    small: Traced, slow: System, given: Profile
+) -> None:
+    """The policy sleeps for longer than its knobs hold: a device that it had slow, and then off, does its frames at the top clock meanwhile."""
+    c, ticks = control(given, slow), [0]
+    here = int(np.argmax(c.choices.works[:, 0]))
+    assert c.choices.works[here, 1] == 0
+
+    def choice(state: SlotState) -> tuple[int, int, int, int]:
+        ticks[0] += state.frames == 0
+        if ticks[0] == 30 and state.frames == 0:
+            time.sleep(LEASE_S + 1.5)
+        return here, int(state.frames), 1 if ticks[0] < 5 else 0, 8
+
+    scene = Scenario(Arrivals("recorded", times_s=(0.3, 0.35, 0.4)), constant(4e6), slots=250)
+    with deploy(small, Script(c, choice), slow, check=False) as app:
+        run = app.run(scene).slots
+    assert run is not None and run.sums["busy_s"] > 0
+    above_idle_j = run.sums["energy_j"] - 0.5 * run.seconds
+    assert above_idle_j == pytest.approx((6.0 - 0.5) * run.sums["busy_s"], rel=1e-6)
+
+
+def test_each_second_is_paid_for_by_who_held_the_knob(given: Profile, slow: System) -> None:
+    c = control(given, slow)
+    spent, line, other = Spent(c), object(), object()
+    counts = dict.fromkeys(("busy_s", "free_busy_s", "sending_s", "free_sending_s", "alone_s"), 0.0)
+
+    def take(session: object, **more: float) -> tuple[float, float, float]:
+        counts.update(more)
+        spent.take(session, dict(counts), 4e6, True)  # type: ignore[arg-type]
+        return spent.settle()
+
+    full_w = float(sending_w(c.choices.radio, 4e6, 4e6))
+    # Before anything is turned: at the top clock and all of the link.
+    assert take(line, busy_s=1.0, free_busy_s=1.0, sending_s=2.0, free_sending_s=2.0) == pytest.approx(
+        (5.5 + 2 * full_w, 1.0, 2.0)
+    )
+    spent.watts = (0.5, 0.1)
+    assert take(line, busy_s=4.0, sending_s=3.0) == pytest.approx((3 * 0.5 + 0.1, 3.0, 1.0))
+    assert take(line, busy_s=9.0, free_busy_s=3.0, sending_s=6.0, free_sending_s=4.0, alone_s=1.0) == pytest.approx(
+        (3 * 0.5 + 2 * 5.5 + 0.1 + 2 * full_w + 5.5, 6.0, 3.0)
+    )
+    assert take(line) == (0.0, 0.0, 0.0)
+    assert take(other) == pytest.approx((9 * 5.5 + 6 * full_w + 5.5, 10.0, 6.0))
 
 
 # -- when something stops ------------------------------------------------------------------------------
