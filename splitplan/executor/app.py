@@ -215,7 +215,7 @@ class App:
         rows = make_rows(self.plans, self.system, frames, remarks)
         counts |= sent_by_kind(self.plans, self.traced.graph, frames)
         if self._driver is not None:
-            counts |= {"slots": float(len(self._driver.rows)), "slots_missed": float(self._driver.missed)}
+            counts |= {"slots": float(self._driver.over), "slots_missed": float(self._driver.missed)}
         return Report(self.plans, tuple(rows), counts, notes, frames, self.policy.name, self._scene, self._slotted)
 
     @property

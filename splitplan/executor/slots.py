@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -37,6 +38,9 @@ LEAST = 0.05
 """What is left at least of a frame that the device has not finished, as a part of it: it may take longer than it was profiled with, and a
 rule that believes that nothing is left switches off."""
 
+KEPT = 36_000
+"""Rows that are kept at most where no scenario says how many slots there will be: an hour of slots of 0.1 s, some 10 MB. Sums are of all slots."""
+
 Pending = Callable[[], list[tuple[int, int]]]
 
 
@@ -53,6 +57,12 @@ class SlotDriver:
         Of the cuts that the policy may choose.
     missed : int
         Slots that passed without a decision, because the one before took too long or the device worker was away.
+    over : int
+        Slots that are over.
+    rows : deque of tuple of float
+        One a slot, see `splitplan.policies.result.ROW`: of all, where a scenario is played, else of the last `KEPT`.
+    sums : dict of str to float
+        Over all slots, see `splitplan.policies.result.SUMS`.
     """
 
     def __init__(self, policy: DecidesSlots) -> None:
@@ -77,14 +87,14 @@ class SlotDriver:
         tau = self.control.slot_s
         self._begin_s, self._scene = begin_s, scene
         self._count = math.inf if scene is None else float(len(scene.slotted(tau).frames))
-        self._slot, self._next, self.missed = -1, 0, 0
+        self._slot, self._next, self.missed, self.over = -1, 0, 0, 0
         self._state, self._plan = SlotState(), SlotPlan(0, 0, 0.0, 0.0)
         self._arrived = self._admitted = 0
         self._receive_j, self._turned = 0.0, False
         self._asked, self._remaining = np.zeros(3), (0.0, 0.0, 0.0)
         self._spent.settle()
         self._joules: tuple[float, float] | None = None
-        self.rows: list[tuple[float, ...]] = []
+        self.rows: deque[tuple[float, ...]] = deque(maxlen=KEPT if scene is None else None)
         self.sums = dict.fromkeys(SUMS, 0.0)
 
     # -- a policy, for the app -------------------------------------------------------------------
@@ -188,7 +198,7 @@ class SlotDriver:
     def trace(self) -> np.ndarray:
         """One row a slot, see `splitplan.policies.result.ROW`."""
         with self._stir:
-            return np.array(self.rows, float).reshape(-1, 8)
+            return np.array(list(self.rows), float).reshape(-1, 8)
 
     @property
     def metered_j(self) -> float | None:
@@ -327,7 +337,8 @@ class SlotDriver:
         k, _, f, j = control.at(replace(state, frames=plan.frames)).numbers_of(plan)
         energy = float(c.power_w[0]) * control.slot_s * slots + joules + self._receive_j
         row = (*self._remaining, energy / slots, k, f, j)
-        self.rows += [(*row, float(admitted if i == 0 else 0)) for i in range(slots)]
+        self.rows.extend((*row, float(admitted if i == 0 else 0)) for i in range(slots))
+        self.over += slots
         late = admitted * own_s(control, plan) if admitted and control.timed else 0.0
         values = (energy, busy_s, sending_s, admitted, self._arrived - admitted, late, math.log1p(admitted))
         remained = tuple(slots * x for x in self._remaining)

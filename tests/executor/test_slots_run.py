@@ -22,6 +22,7 @@ from splitplan.data.scenario import Arrivals, Scenario, periodic, poisson
 from splitplan.data.slot import SlotPlan, SlotState
 from splitplan.data.system import System
 from splitplan.errors import DataError, ExecutorError, InfeasibleError
+from splitplan.executor import slots
 from splitplan.executor.deploy import deploy
 from splitplan.executor.slots import LEASE_S
 from splitplan.executor.spent import Spent
@@ -250,6 +251,24 @@ def test_dead_seconds_of_a_channel_end_no_frame(small: Traced, slow: System, giv
     with deploy(small, policy, slow) as app:
         run = app.run(scene).slots
     assert run is not None and np.isfinite(run.latency_s).all()
+
+
+def test_a_deploy_that_runs_for_days_keeps_its_last_rows_and_all_its_sums(
+    small: Traced, slow: System, given: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "KEPT", 20)
+    c = control(given, slow)
+    with deploy(small, SlotPolicy(c), slow, check=False) as app:
+        driver = app._driver
+        assert driver is not None
+        while driver.over < 50:
+            app(EXAMPLE)
+        assert len(driver.rows) == len(driver.trace) == 20
+        assert app.report().counts["slots"] >= 50
+        with driver._stir:
+            assert driver.sums["energy_j"] >= 0.5 * TAU * driver.over
+        run = app.run(Scenario(periodic(10.0), constant(4e6), slots=50)).slots  # of a scenario all are kept
+    assert run is not None and len(run.trace) == 50
 
 
 # -- what was done is paid for -------------------------------------------------------------------------
