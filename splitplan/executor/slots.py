@@ -88,7 +88,7 @@ class SlotDriver:
         self._begin_s, self._scene = begin_s, scene
         self._count = math.inf if scene is None else float(len(scene.slotted(tau).frames))
         self._slot, self._next, self.missed, self.over = -1, 0, 0, 0
-        self._state, self._plan = SlotState(), SlotPlan(0, 0, 0.0, 0.0)
+        self._state, self._plan, self._handed = SlotState(), SlotPlan(0, 0, 0.0, 0.0), scene is None
         self._arrived = self._admitted = 0
         self._receive_j, self._turned = 0.0, False
         self._asked, self._remaining = np.zeros(3), (0.0, 0.0, 0.0)
@@ -116,7 +116,7 @@ class SlotDriver:
             self._refuse_if_broken()
             state = self._state
             if not self._running:  # the last slot is over and nobody looks at queues any more: a frame is as if alone
-                self._arrived = self._admitted = 0
+                self._settle_late()
                 state = SlotState(rate_bps=state.rate_bps)
             self._arrived += 1
             plan = self.policy.choose(replace(state, frames=self._arrived))
@@ -188,6 +188,8 @@ class SlotDriver:
             self._refuse_if_broken()
             if self._running:
                 raise ExecutorError("the app was closed before the scenario's last slot")
+            self._settle_late()
+            self._handed = True
 
     @property
     def left(self) -> tuple[float, float, float]:
@@ -265,7 +267,8 @@ class SlotDriver:
         now = time.monotonic()
         with self._stir:
             tau = self.control.slot_s
-            slot = max(self._next, min(int((now - self._begin_s) / tau), int(min(self._count, 1 << 60))))
+            due = max(self._next, min(int((now - self._begin_s) / tau), int(min(self._count, 1 << 60))))
+            slot = due if self._slot >= 0 else 0  # a late first look begins the first slot all the same
             self.missed += slot - self._next + (seen is None)
             state = self._close_slot(slot, seen)
             self._remaining, ready = self._work(pending, seen)
@@ -351,6 +354,28 @@ class SlotDriver:
             work = {"device_s": state.device_s, "uplink_bits": float(uplink_bits), "server_s": float(server_s)}
             state = control.after(state, done, energy_j=energy / slots, busy_s=busy_s / slots, **work)
         return state
+
+    def _settle_late(self) -> None:
+        """Count what was decided since the last slot ended with that slot: it arrived within it, if the scenario is not all handed over."""
+        arrived, admitted, receive_j = self._arrived, self._admitted, self._receive_j
+        self._arrived = self._admitted = 0
+        self._receive_j = 0.0
+        if self._handed or not arrived:
+            return
+        *row, energy_j, k, f, j, before = self.rows.pop()
+        self.rows.append((*row, energy_j + receive_j, k, f, j, before + admitted))
+        late_s = admitted * own_s(self.control, self._plan) if admitted and self.control.timed else 0.0
+        more = (
+            receive_j,
+            0.0,
+            0.0,
+            admitted,
+            arrived - admitted,
+            late_s,
+            math.log1p(before + admitted) - math.log1p(before),
+        )
+        for name, value in zip(SUMS, (*more, 0.0, 0.0, 0.0), strict=True):
+            self.sums[name] += value
 
     def _work(
         self, pending: Sequence[tuple[int, int]], seen: dict[str, Any] | None

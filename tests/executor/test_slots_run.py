@@ -21,7 +21,7 @@ from splitplan.data.profile import Profile
 from splitplan.data.scenario import Arrivals, Scenario, periodic, poisson
 from splitplan.data.slot import SlotPlan, SlotState
 from splitplan.data.system import System
-from splitplan.errors import DataError, ExecutorError, InfeasibleError
+from splitplan.errors import DataError, ExecutorError, InfeasibleError, RefusedError
 from splitplan.executor import slots
 from splitplan.executor.deploy import deploy
 from splitplan.executor.slots import LEASE_S
@@ -269,6 +269,62 @@ def test_a_deploy_that_runs_for_days_keeps_its_last_rows_and_all_its_sums(
             assert driver.sums["energy_j"] >= 0.5 * TAU * driver.over
         run = app.run(Scenario(periodic(10.0), constant(4e6), slots=50)).slots  # of a scenario all are kept
     assert run is not None and len(run.trace) == 50
+
+
+@pytest.mark.parametrize("admits", [True, False])
+def test_a_frame_that_is_handed_over_behind_the_last_slot_is_of_the_last_slot(
+    small: Traced, slow: System, given: Profile, monkeypatch: pytest.MonkeyPatch, admits: bool
+) -> None:
+    """It arrived within it: whoever is late is the process, and what the slots add up to are the scenario's frames."""
+    c = control(given, slow, mode="min-energy" if admits else "max-throughput")  # only the latter may refuse
+    script = Script(c, lambda state: (0, int(state.frames) if admits else 0, 3, 8))
+    scene = Scenario(Arrivals("recorded", times_s=(0.1, 0.590, 0.595)), constant(4e6), slots=30)
+    with deploy(small, script, slow, check=False) as app:
+        submit, handed = app._submit, []
+
+        def late(*args: Any, arrived_s: float) -> Any:
+            assert app._driver is not None
+            while handed and app._driver._running:
+                time.sleep(TAU)
+            handed.append(arrived_s)
+            return submit(*args, arrived_s=arrived_s)
+
+        monkeypatch.setattr(app, "_submit", late)
+        run = app.run(scene).slots
+        assert app._driver is not None
+        sums = dict(app._driver.sums)
+        monkeypatch.undo()
+        with contextlib.suppress(RefusedError):
+            app(EXAMPLE)
+        assert app._driver.sums == sums  # no frame of the scenario's
+    assert run is not None and len(run.latency_s) == 3
+    assert (
+        run.sums["admitted"]
+        == run.trace[:, 7].sum()
+        == np.isfinite(run.latency_s).sum() + np.isinf(run.latency_s).sum()
+    )
+    assert run.sums["admitted"] == (3 if admits else 0) and run.sums["refused"] == 3 - run.sums["admitted"]
+    assert run.trace[:, 3].sum() == pytest.approx(run.sums["energy_j"], rel=1e-12)
+    assert run.sums["utility"] == pytest.approx(np.log1p(run.trace[:, 7]).sum())
+
+
+def test_slots_before_a_late_first_look_are_slots(small: Traced, slow: System, given: Profile) -> None:
+    with deploy(small, SlotPolicy(control(given, slow)), slow, check=False) as app:
+        driver, begun = app._driver, [False]
+        assert driver is not None
+        pending = driver._pending
+
+        def slowly() -> list[tuple[int, int]]:
+            if driver._slot < 0 and driver._scene is not None and not begun[0]:
+                begun[0] = True
+                time.sleep(0.5)
+            return pending()
+
+        driver._pending = slowly
+        run = app.run(Scenario(Arrivals("recorded", times_s=(0.01, 0.3)), constant(4e6), slots=20)).slots
+    assert begun[0] and run is not None and len(run.trace) == 20
+    assert run.sums["admitted"] == run.trace[:, 7].sum() == 2
+    assert run.sums["energy_j"] >= 0.5 * TAU * 20
 
 
 # -- what was done is paid for -------------------------------------------------------------------------
