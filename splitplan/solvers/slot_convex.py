@@ -29,6 +29,9 @@ Choice = tuple[int, int, float, float]
 LOOSER = (1e-8, 1e-7)
 """Tolerances at which Clarabel tries again what it gave up."""
 
+STEPS = (0.99, 0.95, 0.8)
+"""The longest steps, as parts of the way to the cone's edge, that it tries at each: from its own default to those that do not lose their way."""
+
 REGIMES: tuple[tuple[Regime, Regime], ...] = tuple(
     itertools.product(("off", "busy", "finish"), ("off", "busy", "finish"))
 )
@@ -107,9 +110,7 @@ class Programs:
         start = time.perf_counter()
         for p in program.parameters():
             p.value = values[p.name()]
-        for tolerance in (self.solver.tolerance, *LOOSER):
-            if self._run(program, tolerance) in ("optimal", "infeasible"):
-                break  # what it calls inaccurate may be far away; a looser tolerance that it meets is nearer
+        self.attempt(program)
         self.solve_s += time.perf_counter() - start
         self.solves += 1
         self.inaccurate += program.status not in ("optimal", "infeasible")
@@ -121,12 +122,18 @@ class Programs:
             )
         return slot_program.read(program, problem)
 
+    def attempt(self, program: cp.Problem) -> None:
+        """Solve at the solver's tolerance, or what it meets next; the program's status tells."""
+        for tolerance, step in itertools.product((self.solver.tolerance, *LOOSER), STEPS):
+            if self._run(program, tolerance, step) in ("optimal", "infeasible"):
+                return  # what it calls inaccurate may be far away; a looser tolerance that it meets is nearer
+
     @staticmethod
-    def _run(program: cp.Problem, tolerance: float) -> str:
-        """Solve at a tolerance; "failed" when Clarabel ends in an error of numbers."""
+    def _run(program: cp.Problem, tolerance: float, step: float) -> str:
+        """Solve at a tolerance and with steps so long; "failed" when Clarabel ends in an error of numbers."""
         import cvxpy as cp
 
-        options = {"tol_gap_abs": tolerance, "tol_gap_rel": tolerance, "tol_feas": tolerance}
+        options = {"tol_gap_abs": tolerance, "tol_gap_rel": tolerance, "tol_feas": tolerance, "max_step_fraction": step}
         with warnings.catch_warnings():
             # "may be inaccurate" is told by the status, and judged by plain arithmetic.
             warnings.simplefilter("ignore", UserWarning)

@@ -11,10 +11,13 @@ import pytest
 import splitplan as sp
 from benchmarks.instances import Seeded
 from benchmarks.slot_instances import slot_control, slot_state
+from benchmarks.slots import control as board
 from splitplan.data.profile import COLUMNS
 from splitplan.errors import DataError, InfeasibleError
 from splitplan.formulations import slot_program
 from splitplan.formulations.slot_continuous import Curve
+from splitplan.solvers import slot_convex
+from splitplan.solvers.convex import Convex
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -120,3 +123,19 @@ def test_costs_of_changes_are_refused() -> None:
     control = replace(slot_control(Seeded(1), 3, limits=False), clock_change_j=1.0)
     with pytest.raises(DataError, match="clock_change_j"):
         sp.SlotContinuous(control)
+
+
+def test_clarabel_tries_shorter_steps_before_it_gives_up() -> None:
+    """Numbers of a slot on which its own step length ends in an error of numbers at every tolerance (Clarabel 0.11.1)."""
+    problem = sp.SlotContinuous(board("tiny-branch", "jetson-tx2", deadline=False))
+    programs = slot_convex.Programs(Convex(), problem)
+    program = programs.program("busy", "busy")
+    hard = {
+        "c": 0.0, "b": 0.0, "late_c": 0.0, "late_b": 0.0, "a": 1.1810176110441135, "rho": 1.7074774019233374, "g_most": 1.0,
+        "joule_s": 122.39245430948297, "service_s": 2078.021777612905, "m_least": 0.0009474496846864502, "m_most": 0.9474496846864502,
+        "radio_joule_s": 122.39245430948297, "radio_joule_s_a": 144.5476439984114, "radio_service_s": 10554.650195814262,
+    }  # fmt: skip
+    for parameter in program.parameters():
+        parameter.value = hard[parameter.name()]
+    programs.attempt(program)
+    assert program.status == "optimal" and program.value == pytest.approx(-10089.5194, abs=1e-3)
