@@ -68,7 +68,7 @@ def assemble(
 
     def look(node: fx.Node) -> fx.Node:
         if node not in env:
-            env[node] = graph.get_attr(_hold(root, exported, node, device))
+            env[node] = graph.get_attr(hold(root, exported, node, device))
         return env[node]
 
     stamps = [graph.call_function(stamp)] if stamp else []
@@ -86,7 +86,7 @@ def assemble(
     return fx.GraphModule(root, graph, class_name="Part")
 
 
-def _hold(root: nn.Module, exported: Exported, node: fx.Node, device: torch.device) -> str:
+def hold(root: nn.Module, exported: Exported, node: fx.Node, device: torch.device) -> str:
     """Make a weight, or the graph of a higher-order operator, an attribute of the part; its name."""
     if node in exported.weights:
         name = exported.weights[node]

@@ -20,6 +20,7 @@ import numpy as np
 from splitplan.errors import DataError, raise_all
 from splitplan.models.files import check_schema, read_json, write_whole
 from splitplan.models.order import find_cycle, topological
+from splitplan.models.rows import RowOperator, read_operators, row_problems
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -112,6 +113,8 @@ class LayerGraph:
         Of the model's structure and weights; empty for a graph that has no model behind it.
     batch : int
         The batch size at which sizes and FLOPs were counted.
+    rows : sequence of RowOperator
+        What each operator does to rows, in execution order; empty where nobody knows. See `splitplan.models.rows`.
 
     Raises
     ------
@@ -126,15 +129,17 @@ class LayerGraph:
     parameter_bytes: dict[str, float] = field(default_factory=dict)
     fingerprint: str = ""
     batch: int = 1
+    rows: tuple[RowOperator, ...] = ()
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
         set_(self, "layers", tuple(self.layers))
         set_(self, "tensors", tuple(self.tensors))
         set_(self, "parameter_bytes", dict(self.parameter_bytes))
+        set_(self, "rows", tuple(self.rows))
         raise_all(_name_problems(self) or _number_problems(self), f"layer graph {self.name!r}")
         set_(self, "layers", _in_order(self))
-        raise_all(_reach_problems(self), f"layer graph {self.name!r}")
+        raise_all(_reach_problems(self) or row_problems(self), f"layer graph {self.name!r}")
 
     # -- looking at it ---------------------------------------------------------------------------
 
@@ -263,7 +268,7 @@ class LayerGraph:
             "layers": [asdict(layer) for layer in self.layers],
             "tensors": [asdict(t) for t in self.tensors],
             "parameter_bytes": self.parameter_bytes,
-        }
+        } | ({"rows": [o.to_list() for o in self.rows]} if self.rows else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "layer graph") -> LayerGraph:
@@ -283,6 +288,7 @@ class LayerGraph:
                 parameter_bytes=data["parameter_bytes"],
                 fingerprint=data["fingerprint"],
                 batch=data["batch"],
+                rows=read_operators(data.get("rows", ())),
             )
         except (KeyError, TypeError, AttributeError) as e:
             raise DataError(f"a field is missing, unknown or of the wrong type: {e}", where) from e

@@ -16,6 +16,7 @@ from splitplan.models.exported import Exported, is_scalar, module_of, names
 from splitplan.models.graph import INPUT, Layer, LayerGraph, Tensor
 from splitplan.models.measure import Facts, memory_of_layers
 from splitplan.models.merge import SOURCE, Value, join_blocks, join_cheap
+from splitplan.models.row_rules import row_operators
 
 Granularity: TypeAlias = Literal["operator", "layer", "block"]
 
@@ -122,9 +123,26 @@ def build_graph(
                 nodes=names(group),
             )
         )
+    rows = row_operators(
+        exported,
+        {
+            name: [*group, *(idle if i == len(groups) - 1 else [])]
+            for i, (name, group) in enumerate(zip(layer_names, groups, strict=True))
+        },
+        _row_work(groups, facts, idle),
+    )
     used = dict.fromkeys(p for layer in layers for p in layer.parameters)
     sizes = {p: float(t.numel() * t.element_size()) for p in used for t in [exported.tensors[p]]}
-    return LayerGraph(name, tuple(layers), tuple(tensors), sizes, fingerprint, batch)
+    return LayerGraph(name, tuple(layers), tuple(tensors), sizes, fingerprint, batch, rows)
+
+
+def _row_work(groups: Sequence[Sequence[fx.Node]], facts: Facts, idle: Sequence[fx.Node]) -> dict[fx.Node, float]:
+    """Each node's part of its layer: FLOPs, or the bytes it makes in a layer that computes none."""
+    found = dict.fromkeys(idle, 0.0)
+    for group in groups:
+        computes = any(facts.work_flops[n] for n in group)
+        found |= {n: facts.work_flops[n] if computes else facts.size_bytes(n) for n in group}
+    return found
 
 
 def _layer_names(modules: Sequence[str], nodes: Sequence[str]) -> list[str]:

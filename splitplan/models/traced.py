@@ -244,7 +244,7 @@ def load_traced(
             "altered, or another torch reads it differently. Trace and save it again."
         )
     if name is not None:
-        graph = LayerGraph(name, graph.layers, graph.tensors, graph.parameter_bytes, found, graph.batch)
+        graph = LayerGraph(name, graph.layers, graph.tensors, graph.parameter_bytes, found, graph.batch, graph.rows)
     traced = Traced(exported, graph, side["granularity"])
     return traced if granularity is None else traced.at(granularity)
 

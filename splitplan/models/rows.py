@@ -1,0 +1,503 @@
+"""Rows: which input rows an operator, a layer or a block of layers needs for some of its output rows. Knows no torch.
+
+Rows are dimension 2 of a tensor [batch, channels, height, …]. All of it is whole-number arithmetic on ranges
+``first … last`` (both included, empty when ``last < first``), and works on single numbers and on integer arrays alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from splitplan.errors import DataError, listed
+
+if TYPE_CHECKING:
+    from splitplan.models.graph import LayerGraph, Tensor
+
+ROW_DIM = 2
+"""The dimension that rows are counted along; tensors of fewer than four dimensions have no rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Each output row reads a window of input rows: convolution, pooling, padding by a constant, slicing.
+
+    Output row o reads input rows oσ − π + δt, t = 0 … κ−1; the transposed one adds input row i to output rows
+    iσ − π + δt. The plain ``Window()`` is the identity: row o reads row o.
+
+    Parameters
+    ----------
+    kernel, stride, padding, dilation : int
+        κ, σ, π (above; negative when rows are cut off) and δ along the rows.
+    transposed : bool
+    """
+
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    transposed: bool = False
+
+    def reach(self, first: Any, last: Any, rows: int) -> tuple[Any, Any]:
+        """Input rows that output rows ``first … last`` touch, not clipped to the ``rows`` that there are."""
+        span = self.dilation * (self.kernel - 1)
+        if self.transposed:
+            return -((span - self.padding - first) // self.stride), (last + self.padding) // self.stride
+        return first * self.stride - self.padding, last * self.stride - self.padding + span
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Output row o reads input rows ``first[o] … last[o]``: resizing, and padding by rows of the tensor itself.
+
+    Both never fall as o grows (made so here, outwards), so that a range of rows reads from its first's first to its last's last.
+    """
+
+    first: tuple[int, ...]
+    last: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        first = np.minimum.accumulate(np.asarray(self.first)[::-1])[::-1]
+        object.__setattr__(self, "first", tuple(first.tolist()))
+        object.__setattr__(self, "last", tuple(np.maximum.accumulate(np.asarray(self.last)).tolist()))
+
+    def reach(self, first: Any, last: Any, rows: int) -> tuple[Any, Any]:
+        """As `Window.reach`; outside its own output rows the nearest one's."""
+        most = len(self.first) - 1
+        return np.asarray(self.first)[np.clip(first, 0, most)], np.asarray(self.last)[np.clip(last, 0, most)]
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """Every output row reads all of it: what is broadcast over rows."""
+
+    def reach(self, first: Any, last: Any, rows: int) -> tuple[Any, Any]:
+        """All rows."""
+        return 0 * first, 0 * last + rows - 1
+
+
+RowMap: TypeAlias = Window | Table | Whole
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """Input rows that some output rows need: real rows, and how many rows of padding stand above and below them.
+
+    ``last < first`` when no real row is needed.
+    """
+
+    first: Any
+    last: Any
+    above: Any = 0
+    below: Any = 0
+
+    @property
+    def count(self) -> Any:
+        """How many real rows."""
+        return np.maximum(self.last - self.first + 1, 0)
+
+
+def required_rows(how: RowMap, first: Any, last: Any, rows: int) -> Needed:
+    """The input rows that output rows ``first … last`` need, of the ``rows`` that the input has; what was clipped is padding.
+
+    Parameters
+    ----------
+    how : Window, Table or Whole
+    first, last : int or integer array
+        Of the output; none when ``last < first``.
+    rows : int
+        Of the input.
+
+    Returns
+    -------
+    Needed
+        An empty range is always ``rows … −1``, so that the hull of two ranges is the least first and the greatest last.
+    """
+    low, high = how.reach(first, last, rows)
+    some = np.asarray(last) >= first
+    low, high = np.where(some, low, rows), np.where(some, high, -1)
+    above = np.where(some, np.maximum(np.minimum(high, -1) - low + 1, 0), 0)
+    below = np.where(some, np.maximum(high - np.maximum(low, rows) + 1, 0), 0)
+    start, end = np.maximum(low, 0), np.minimum(high, rows - 1)
+    real = start <= end
+    return Needed(np.where(real, start, rows), np.where(real, end, -1), above, below)
+
+
+@dataclass(frozen=True, slots=True)
+class RowOperator:
+    """What one operator of a layer does to rows.
+
+    Parameters
+    ----------
+    name : str
+        Of the value that it makes; a tensor's name in the graph where it leaves its layer.
+    layer : str
+    rows : int
+        Of its value; 1 where the value has no rows, and is only ever needed whole.
+    reads : tuple of (str, Window | Table | Whole)
+        The values that depend on the input's data, and which of their rows. A value may be read twice.
+    work : float
+        Its part of its layer's seconds, in any unit: FLOPs, or bytes made where the layer computes none.
+    barrier : str
+        Why its rows cannot be made apart from each other; empty when they can.
+    """
+
+    name: str
+    layer: str
+    rows: int
+    reads: tuple[tuple[str, RowMap], ...]
+    work: float
+    barrier: str = ""
+
+    def to_list(self) -> list[Any]:
+        """Plain values, for JSON."""
+        reads = [[value, *_written(how)] for value, how in self.reads]
+        return [self.name, self.layer, self.rows, reads, self.work, self.barrier]
+
+    @classmethod
+    def from_list(cls, data: Sequence[Any]) -> RowOperator:
+        """The inverse of `to_list`."""
+        name, layer, rows, reads, work, barrier = data
+        return cls(name, layer, rows, tuple((r[0], _read(r[1:])) for r in reads), work, barrier)
+
+
+def read_operators(data: Sequence[Sequence[Any]]) -> tuple[RowOperator, ...]:
+    """The inverse of `RowOperator.to_list`, one by one; what is damaged is a TypeError that says which."""
+    found = []
+    for i, one in enumerate(data):
+        try:
+            found.append(RowOperator.from_list(one))
+        except (ValueError, IndexError, KeyError, TypeError) as e:
+            raise TypeError(f"rows[{i}]: {e}") from e
+    return tuple(found)
+
+
+_WINDOW, _TRANSPOSED, _TABLE, _WHOLE = "window", "transposed", "table", "whole"
+
+
+def _written(how: RowMap) -> list[Any]:
+    if isinstance(how, Window):
+        kind = _TRANSPOSED if how.transposed else _WINDOW
+        return [kind, how.kernel, how.stride, how.padding, how.dilation]
+    if isinstance(how, Table):
+        return [_TABLE, list(how.first), list(how.last)]
+    return [_WHOLE]
+
+
+def _read(data: Sequence[Any]) -> RowMap:
+    kind, *numbers = data
+    if kind in (_WINDOW, _TRANSPOSED):
+        return Window(*numbers, transposed=kind == _TRANSPOSED)
+    if kind == _TABLE:
+        return Table(tuple(numbers[0]), tuple(numbers[1]))
+    if kind == _WHOLE:
+        return Whole()
+    raise ValueError(f"{kind!r} is no kind of row map")
+
+
+@dataclass(frozen=True, eq=False)
+class Swept:
+    """What the layers ``start:stop`` need so that one place makes given rows of what they hand on; see `RowModel.sweep`.
+
+    Shapes are those of the rows asked for.
+
+    Parameters
+    ----------
+    start, stop : int
+        Positions in the graph's order, as a slice.
+    share : array
+        Of layer ``start`` alone: part of its work, halos included.
+    enters : dict of str to Needed
+        Rows of each tensor that is read in ``start:stop`` and made before.
+    """
+
+    start: int
+    stop: int
+    share: Any
+    enters: Mapping[str, Needed]
+
+
+@dataclass(frozen=True, eq=False)
+class RowModel:
+    """A layer graph whose operators' rows are known, asked block by block. A block is a slice of the execution order.
+
+    Rows of a block are those of its *lead*: the last tensor of its last layer that leaves the block. Any other tensor that
+    leaves it, of H′ rows where the lead has H, is cut where the lead is: row c of the lead's at ⌊c H′/H⌋.
+
+    Parameters
+    ----------
+    graph : LayerGraph
+        With ``rows``.
+
+    Raises
+    ------
+    DataError
+        When the graph knows of no rows.
+    """
+
+    graph: LayerGraph
+
+    def __post_init__(self) -> None:
+        if not self.graph.rows:
+            raise DataError(
+                "does not know its operators' rows; trace the model with this version of splitplan, or give LayerGraph(rows=…)",
+                f"layer graph {self.graph.name!r}",
+            )
+
+    # -- what is there ---------------------------------------------------------------------------
+
+    @cached_property
+    def operators(self) -> tuple[tuple[RowOperator, ...], ...]:
+        """The operators of each layer, by position of the layer, in execution order."""
+        found: list[list[RowOperator]] = [[] for _ in self.graph.layers]
+        for operator in self.graph.rows:
+            found[self.graph.index[operator.layer]].append(operator)
+        return tuple(map(tuple, found))
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Rows of every value: 1 where it has none."""
+        found = {t.name: rows_of(t) for t in self.graph.inputs}
+        return found | {o.name: o.rows for o in self.graph.rows}
+
+    @cached_property
+    def barriers(self) -> dict[int, str]:
+        """Why a layer's rows cannot be made apart from each other, by its position."""
+        return {
+            at: f"{self.graph.layers[at].name}: {o.barrier}"
+            for at, operators in enumerate(self.operators)
+            for o in reversed(operators)
+            if o.barrier
+        }
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        return {t.name: t for t in self.graph.tensors}
+
+    @cached_property
+    def _made(self) -> dict[str, int]:
+        """Position of the layer that makes a tensor; −1 for the model's inputs."""
+        return {t.name: self.graph.index.get(t.producer, -1) for t in self.graph.tensors}
+
+    def row_bytes(self, tensor: str) -> float:
+        """Bytes of one row of a tensor; of all of it where it has no rows."""
+        return self._tensors[tensor].size_bytes / self.rows[tensor]
+
+    def leaves(self, start: int, stop: int) -> tuple[Tensor, ...]:
+        """The tensors that layers ``start:stop`` make and that are read behind them or returned."""
+        at = self.graph.index
+        return tuple(
+            t
+            for t in self.graph.tensors
+            if start <= self._made[t.name] < stop and (t.is_output or any(at[c] >= stop for c in t.consumers))
+        )
+
+    def enters(self, start: int, stop: int) -> tuple[Tensor, ...]:
+        """The tensors that layers ``start:stop`` read and that are made before them, or given."""
+        at = self.graph.index
+        return tuple(
+            t
+            for t in self.graph.tensors
+            if self._made[t.name] < start and any(start <= at[c] < stop for c in t.consumers)
+        )
+
+    def lead(self, stop: int) -> str:
+        """The tensor whose rows are counted in a block that ends before layer ``stop``."""
+        last = [t.name for t in self.leaves(stop - 1, stop)]
+        return max(last, key=[o.name for o in self.operators[stop - 1]].index)
+
+    def height(self, stop: int) -> int:
+        """Rows of the lead: how many there are to share."""
+        return self.rows[self.lead(stop)]
+
+    def why_not(self, start: int, stop: int) -> str:
+        """Why layers ``start:stop`` cannot be one block of rows; empty when they can."""
+        if not 0 <= start < stop <= len(self.graph):
+            return f"{start}:{stop} is no slice of {len(self.graph)} layers"
+        return next((self.barriers[at] for at in range(start, stop) if at in self.barriers), "")
+
+    # -- what is needed --------------------------------------------------------------------------
+
+    def owned(self, tensor: str, stop: int, first: Any, last: Any) -> tuple[Any, Any]:
+        """The rows of a tensor that leaves the block which go with rows ``first … last`` of its lead."""
+        rows, height = self.rows[tensor], self.height(stop)
+        return first * rows // height, (last + 1) * rows // height - 1
+
+    def sweep(self, stop: int, first: Any, last: Any, start: int = 0) -> Iterator[Swept]:
+        """The needs of the blocks that end before layer ``stop``: the last layer alone, the last two, … back to ``start``.
+
+        Ends at a barrier.
+
+        Parameters
+        ----------
+        first, last : int or integer array
+            Rows of the lead that one place makes; none where ``last < first``.
+        """
+        need: dict[str, Needed] = {}
+        leaving = {t.name for t in self.leaves(start, stop)}
+        for at in range(stop - 1, start - 1, -1):
+            if at in self.barriers:
+                return
+            total = sum(o.work for o in self.operators[at])
+            share: Any = 0.0
+            for operator in reversed(self.operators[at]):
+                if operator.name in leaving:
+                    low, high = self.owned(operator.name, stop, first, last)
+                    _widen(need, operator.name, required_rows(Window(), low, high, operator.rows))
+                made = need.pop(operator.name, None)
+                if made is None:
+                    continue
+                if operator.work:
+                    share = share + operator.work / total * (made.count / operator.rows)
+                for value, how in operator.reads:
+                    _widen(need, value, required_rows(how, made.first, made.last, self.rows[value]))
+            yield Swept(at, stop, share, dict(need))
+
+    def ranges(self, start: int, stop: int, first: int, last: int) -> dict[str, tuple[int, int]]:
+        """The rows of every value of the block, those that enter it included, that one place makes or is given.
+
+        Raises
+        ------
+        DataError
+            When the block cannot be split by rows.
+        """
+        self._refuse(start, stop)
+        need: dict[str, Needed] = {}
+        found: dict[str, tuple[int, int]] = {}
+        for t in self.leaves(start, stop):
+            low, high = self.owned(t.name, stop, first, last)
+            _widen(need, t.name, required_rows(Window(), low, high, self.rows[t.name]))
+        for at in range(stop - 1, start - 1, -1):
+            for operator in reversed(self.operators[at]):
+                if operator.name in need:
+                    made = need[operator.name]
+                    for value, how in operator.reads:
+                        _widen(need, value, required_rows(how, made.first, made.last, self.rows[value]))
+        for name, rows in need.items():
+            found[name] = (int(rows.first), int(rows.last))
+        return found
+
+    def _refuse(self, start: int, stop: int) -> None:
+        if reason := self.why_not(start, stop):
+            raise DataError(f"cannot be split by rows: {reason}", f"layers {start}:{stop} of {self.graph.name!r}")
+
+    # -- what a split costs ----------------------------------------------------------------------
+
+    def block(self, start: int, stop: int, rows: Sequence[int]) -> tuple[PlaceNeed, ...]:
+        """What each place computes, gets and hands on when they share the rows of a block.
+
+        Parameters
+        ----------
+        start, stop : int
+        rows : sequence of int
+            How many rows of the lead each place makes, from the top.
+
+        Raises
+        ------
+        DataError
+            When the block cannot be split, or the rows are not those of the lead.
+        """
+        self._refuse(start, stop)
+        check_shares(rows, self.height(stop), f"block of layers {start}:{stop} of {self.graph.name!r}")
+        ends = np.cumsum(rows)
+        firsts, lasts = ends - np.asarray(rows), ends - 1
+        swept = list(self.sweep(stop, firsts, lasts, start))
+        shares = np.stack([np.broadcast_to(s.share, ends.shape) for s in reversed(swept)])
+        bytes_in = sum((n.count * self.row_bytes(t) for t, n in swept[-1].enters.items()), np.zeros(len(rows)))
+        bytes_out = np.zeros(len(rows))
+        for t in self.leaves(start, stop):
+            low, high = self.owned(t.name, stop, firsts, lasts)
+            bytes_out += np.where(lasts >= firsts, high - low + 1, 0) * self.row_bytes(t.name)
+        return tuple(
+            PlaceNeed(
+                int(firsts[k]),
+                int(lasts[k]),
+                tuple(float(s) for s in shares[:, k]),
+                {t: (int(n.first[k]), int(n.last[k])) for t, n in swept[-1].enters.items()},
+                float(bytes_in[k]),
+                float(bytes_out[k]),
+            )
+            for k in range(len(rows))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceNeed:
+    """One place's part of a block that is shared by rows.
+
+    Parameters
+    ----------
+    first, last : int
+        Rows of the block's lead that it makes; none when ``last < first``.
+    shares : tuple of float
+        By layer of the block: the part of its work that is done here. Over all places they sum to 1 or, with halos, to more.
+    takes : dict of str to (int, int)
+        First and last row that it needs of each tensor that enters.
+    bytes_in, bytes_out : float
+        Of what it needs, and of what it makes of the tensors that leave.
+    """
+
+    first: int
+    last: int
+    shares: tuple[float, ...]
+    takes: Mapping[str, tuple[int, int]]
+    bytes_in: float
+    bytes_out: float
+
+
+def row_problems(graph: LayerGraph) -> list[str]:
+    """What is wrong with a graph's ``rows``: operators of unknown layers, values nobody makes, tensors and layers without one."""
+    if not graph.rows:
+        return []
+    problems = []
+    known = {t.name: rows_of(t) for t in graph.inputs}
+    after = -1
+    for o in graph.rows:
+        where = f"row operator {o.name!r}"
+        if o.layer not in graph.index:
+            problems.append(f"{where}: {o.layer!r} is no layer")
+            continue
+        if graph.index[o.layer] < after:
+            problems.append(f"{where}: stands behind operators of later layers; give them in execution order")
+        after = max(after, graph.index[o.layer])
+        if o.rows < 1 or o.work < 0:
+            problems.append(f"{where}: has {o.rows} rows and work {o.work}; rows are 1 or more, work is not negative")
+        problems += [f"{where}: reads {v!r}, which nobody makes before it" for v, _ in o.reads if v not in known]
+        known[o.name] = o.rows
+    made = {o.layer for o in graph.rows}
+    problems += [
+        f"layer {x.name!r}: has no row operator; give one, or a barrier" for x in graph.layers if x.name not in made
+    ]
+    for t in graph.tensors:
+        if t.name not in known:
+            problems.append(f"tensor {t.name!r}: no row operator makes it")
+        elif known[t.name] != rows_of(t) and not any(o.name == t.name and o.barrier for o in graph.rows):
+            problems.append(f"tensor {t.name!r}: has {rows_of(t)} rows, but {known[t.name]} by its operator")
+    return problems
+
+
+def rows_of(tensor: Tensor) -> int:
+    """Rows of a tensor of the graph; 1 where it has none."""
+    return tensor.shape[ROW_DIM] if len(tensor.shape) > ROW_DIM + 1 else 1
+
+
+def check_shares(rows: Sequence[int], height: int, where: str) -> None:
+    """Refuse shares that are no whole numbers from 0 on or do not add up to the rows that there are."""
+    if not rows or any(isinstance(n, bool) or n != int(n) or n < 0 for n in rows):
+        raise DataError(f"rows are {listed(rows)}; give each place a whole number, 0 for none", where)
+    if sum(rows) != height:
+        raise DataError(
+            f"rows add up to {sum(rows)}; its last layer makes {height}: share out all of them, once", where
+        )
+
+
+def _widen(need: dict[str, Needed], name: str, more: Needed) -> None:
+    """Extend the range that is needed of a value to the hull with another; padding belongs to a reader and is left out."""
+    had = need.get(name)
+    if had is not None:
+        more = Needed(np.minimum(had.first, more.first), np.maximum(had.last, more.last))
+    need[name] = more
