@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,7 @@ def refined(count: int, progress: Progress) -> dict[str, Any]:
     for seed in range(count):
         progress(f"slot-agreement: refining, {seed + 1} of {count}")
         choose = Seeded(9_000 + seed)
-        control = slot_control(choose, 3, limits=False, continuous=True)
+        control = replace(slot_control(choose, 3, limits=False, continuous=True), place_holders=False)
         if len(control.choices.clock_hz) < 3 or control.V == 0:
             continue
         state = slot_state(choose, control)
@@ -134,6 +135,8 @@ def refined(count: int, progress: Progress) -> dict[str, Any]:
         grid = [least(lambda c=control, s=state, t=t: finer(c, t).at(s).solve("enumerate")) for t in times]  # type: ignore[misc]
         gaps.append([(g if g is not None else np.inf) / low - 1 for g in grid])
     some = np.array([g for g in gaps if g[0] > 1e-6])
+    if (np.diff(some, axis=1) > 1e-9).any():
+        raise AssertionError("a finer grid, which holds the coarser one, is dearer")
     means = some.mean(axis=0) if len(some) else np.zeros(len(times))
     text = ", ".join(f"{t}x: {m:.2g}" for t, m in zip(times, means, strict=True))
     return row("the grid comes down, mean gap by refinement", len(some), 0, float(means[-1]), text)
@@ -175,7 +178,7 @@ def measure(smoke: bool, progress: Progress) -> tuple[pd.DataFrame, str]:
         compiled(count, "highs", progress),
         compiled(count, "highs-lp", progress),
         *continuous(count, progress),
-        refined(6 if smoke else 100, progress),
+        refined(6 if smoke else 1_000, progress),
         certified(3 if smoke else 200, progress),
     ]
     return pd.DataFrame(rows), (

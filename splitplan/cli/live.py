@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from splitplan.cli.options import FigureOption, Json, ModelArgument, SystemOption, WireOption
-from splitplan.cli.output import check_figure, out, print_json, save_figure, say, table, working
+from splitplan.cli.output import check_figure, out, print_json, save_figure, say, table, undisturbed, working
 from splitplan.cli.slots import (
     ArrivalsOption,
     CapOption,
@@ -74,7 +74,7 @@ def live(
 ) -> None:
     """Run a policy on the real model over an emulated channel, in real time; then simulate the same, and show both.
 
-    Ctrl-C ends it with the report of the frames that were answered by then, and exit code 130.
+    Ctrl-C ends it with the slots until then, which are also kept (-o, --figure), beside the simulation of these; exit code 130.
     """
     from splitplan.simulator.simulate import simulate
 
@@ -95,22 +95,28 @@ def live(
                 app.run(scene, progress=tell)
             except KeyboardInterrupt as e:
                 stopped = e
-                app.close(wait=False)
+                with undisturbed():
+                    app.close(wait=False)
             report = app.report()
-    if report.slots is None:
+    # What there is is kept first: whoever presses Ctrl-C once more has it.
+    run = report.slots
+    if output is not None and run is not None:
+        run.save(output)
+    if figure is not None and run is not None:
+        save_figure(run.plot(), figure)
+    for path in (output, figure):
+        if path is not None and run is not None:
+            say(f"written: {path}")
+    if run is None:
+        if report.frames and not json:
+            out().print(str(report), markup=False)
         assert stopped is not None
-        out().print(str(report), markup=False)
         raise stopped
-    tell_both(report.slots, simulate(who, scene), json)
+    tell_both(run, simulate(who, run.scene, bound=False), json)
     for note in () if json else report.notes:
         out().print(f"– {note}", markup=False)
-    if output is not None:
-        report.slots.save(output)
-    if figure is not None:
-        save_figure(report.slots.plot(), figure)
-    for path in (output, figure):
-        if path is not None:
-            say(f"written: {path}")
+    if stopped is not None:
+        raise stopped
 
 
 def tell_both(run: Result, simulated: Result, json: bool) -> None:

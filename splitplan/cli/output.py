@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,8 +91,32 @@ def amount(value: float, unit: str) -> str:
 
 
 @contextmanager
+def warnings_said() -> Iterator[None]:
+    """Warnings as a line on stderr, each once, without the place in our code that they come from."""
+    with warnings.catch_warnings():
+        told: set[str] = set()
+
+        def show(message: Warning | str, *_: Any, **__: Any) -> None:
+            if (text := str(message)) not in told:
+                told.add(text)
+                say(f"warning: {text}")
+
+        warnings.showwarning = show
+        yield
+
+
+@contextmanager
 def working(text: str) -> Iterator[Callable[[str], None]]:
-    """A spinner while something takes its time; a plain line where stderr is no terminal. Yields what changes its text."""
+    """A spinner while something takes its time; a plain line where stderr is no terminal. Yields what changes its text.
+
+    Warnings meanwhile are said, see `warnings_said`.
+    """
+    with warnings_said(), _spinning(text) as tell:
+        yield tell
+
+
+@contextmanager
+def _spinning(text: str) -> Iterator[Callable[[str], None]]:
     console = err()
     if console.is_terminal:
         with console.status(escape(text)) as status:
@@ -98,6 +124,16 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
     else:
         say(f"{text} …")
         yield lambda now: say(f"{now} …")
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C is not heard meanwhile: for what must be done to its end, as stopping workers, and takes moments."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def check_figure(path: Path | None) -> None:

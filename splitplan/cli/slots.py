@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from splitplan.cli.options import FigureOption, Json, ProfileArgument, SystemOption, WireOption, read_profile
-from splitplan.cli.output import check_figure, out, print_json, save_figure, say, table, working
+from splitplan.cli.output import check_figure, out, print_json, save_figure, say, table, warnings_said, working
 from splitplan.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ def bound(
 
     limits = {"power_budget_w": power_budget_w, "throughput_min_hz": throughput_min_hz}
     control = read_control(profile, system, slot_s=slot_s, V=1.0, mode=mode, wire=wire, **limits)
-    problem = StationaryBound(control, read_scenario(channel, rate_hz, arrivals, seconds, seed, gaps))
+    scene = read_scenario(channel, rate_hz, arrivals, seconds, seed, gaps)
+    with warnings_said():
+        problem = StationaryBound(control, scene)
     solution = problem.solve()
     if json:
         most = solution.plan.capacity_hz

@@ -28,7 +28,8 @@ class FrameRecord:
         Why it was finished without the server; empty when it was not.
     times : dict of str to float
         ``device_s, up_s, server_s, down_s``, waits ``device_wait_s, up_wait_s, server_wait_s, down_wait_s``, ``up_bytes``,
-        ``down_bytes``, ``header_bytes``; those that the frame went through. ``server_connection``: by which connection to the
+        ``down_bytes``, ``header_bytes``; those that the frame went through. ``device_work_s``: of a governed device, ``device_s`` as
+        seconds at its top clock. ``server_connection``: by which connection to the
         server it was to go, counted from 1.
     cut : int
         The number of its plan.

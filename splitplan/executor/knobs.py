@@ -65,6 +65,11 @@ class Duty:
     emulated : bool
     now : callable
         A clock that never goes back, seconds.
+
+    Attributes
+    ----------
+    last_s : float
+        Seconds at the top clock that the job before was served; 0 before there was one.
     """
 
     def __init__(self, emulated: bool = True, now: Now = time.monotonic) -> None:
@@ -73,7 +78,7 @@ class Duty:
         self._stir = threading.Condition()
         self._since = now()
         self._working = False
-        self._served_s = self._busy_s = self._free_s = 0.0
+        self._served_s = self._busy_s = self._free_s = self.last_s = 0.0
 
     def set(self, speed: float, lease_s: float) -> None:
         """From now on have this speed, for so long unless it is set again."""
@@ -105,7 +110,7 @@ class Duty:
                 wait = left / speed if speed > 0 else _LONG_S
                 self._stir.wait(min(wait, lease if lease > 0 else _LONG_S, _LONG_S))
                 now = self._advance()
-            self._working = False
+            self._working, self.last_s = False, self._served_s
 
     def read(self) -> tuple[float, float, float]:
         """Seconds at the top clock that the present job has been served (0 without one); seconds busy since the beginning, and those of them

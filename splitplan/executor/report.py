@@ -168,7 +168,9 @@ class Report:
         )
 
     def plot(self) -> Figure:
-        """Draw predicted beside measured, one panel a unit."""
+        """Draw predicted beside measured, one panel a unit; of a slotted policy, for which nothing is predicted, its run over time."""
+        if self.slots is not None:
+            return self.slots.plot()
         from splitplan.plots.report import plot_report
 
         return plot_report(self.to_frame(), title=self.title)

@@ -170,6 +170,8 @@ class DeviceRole:
             return
         frame = _Frame(self, frame_id, message.body["check"], inputs, symbols, values, arrived_s)
         frame.times |= {"device_wait_s": started - arrived_s, "device_s": compute_s}
+        if duty is not None:
+            frame.times["device_work_s"] = duty.last_s
         if self._split.offloads:
             self._send_up(frame)
         else:

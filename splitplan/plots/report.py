@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 def plot_report(table: pd.DataFrame, *, title: str = "") -> Figure:
     """Draw predicted beside measured for each quantity of a report; a whisker reaches to the 95th percentile.
 
+    Where nothing was predicted, as of several plans, what was measured stands alone.
+
     Parameters
     ----------
     table : DataFrame
@@ -39,6 +41,7 @@ def plot_report(table: pd.DataFrame, *, title: str = "") -> Figure:
     table = table[table["predicted"].notna() | table["measured"].notna()]
     if table.empty:
         raise DataError("has neither a prediction nor a measurement", "table of a report")
+    told = bool(table["predicted"].notna().any())
     units = list(dict.fromkeys(table["unit"]))
     counts = [int((table["unit"] == u).sum()) for u in units]
     figure = new_figure(WIDTH, 2.8)
@@ -48,7 +51,7 @@ def plot_report(table: pd.DataFrame, *, title: str = "") -> Figure:
         scale, name = (1e3, "ms") if unit == "s" else (1.0, unit)
         compared = rows["ratio"].notna().to_numpy() if "ratio" in rows else np.ones(len(rows), bool)
         values = (scale * _column(rows, c) for c in ("predicted", "measured", "p95"))
-        _pairs(ax, list(rows["quantity"]), *values, compared=compared)
+        _pairs(ax, list(rows["quantity"]), *values, compared=compared, told=told)
         ax.set_ylabel(name, fontsize=8)
     axes[0].legend(fontsize=7, frameon=False, loc="best")
     if title:
@@ -96,15 +99,19 @@ def _percent(share: float) -> str:
     return f"{100 * share:+.0f}%" if abs(share) >= 0.005 else "0%"
 
 
-def _pairs(axes: Axes, names: list[str], predicted: Any, measured: Any, p95: Any, *, compared: np.ndarray) -> None:
-    x = np.arange(len(names), dtype=float)
-    axes.bar(x - 0.2, np.nan_to_num(predicted), 0.36, color=PREDICTED, label="predicted", linewidth=0)
-    axes.bar(x + 0.2, np.nan_to_num(measured), 0.36, color=MEASURED, label="measured (median, to 95 %)", linewidth=0)
+def _pairs(
+    axes: Axes, names: list[str], predicted: Any, measured: Any, p95: Any, *, compared: np.ndarray, told: bool = True
+) -> None:
+    """Bars beside each other; those that are measured alone where nothing is ``told`` before."""
+    x, beside = np.arange(len(names), dtype=float), 0.2 if told else 0.0
+    if told:
+        axes.bar(x - 0.2, np.nan_to_num(predicted), 0.36, color=PREDICTED, label="predicted", linewidth=0)
+    axes.bar(x + beside, np.nan_to_num(measured), 0.36, color=MEASURED, label="measured (median, to 95 %)", linewidth=0)
     known = np.isfinite(p95) & np.isfinite(measured)
     if known.any():
         reach = np.maximum(p95 - measured, 0.0)[known]
         axes.errorbar(
-            x[known] + 0.2, measured[known], [np.zeros_like(reach), reach], fmt="none", ecolor="#222222", elinewidth=0.8, capsize=2
+            x[known] + beside, measured[known], [np.zeros_like(reach), reach], fmt="none", ecolor="#222222", elinewidth=0.8, capsize=2
         )  # fmt: skip
     tops = np.nanmax(np.vstack([predicted, measured, p95, np.zeros(len(x))]), axis=0)
     for i, top in enumerate(tops):

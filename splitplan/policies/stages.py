@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-TOP = "at the top clock"
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -51,5 +49,6 @@ def stage_lines(stages: Sequence[Stage]) -> list[str]:
             + (f" (profiled {s.profiled_s * 1e3:.3g}, {s.ratio:.2f}x)" if s.ratio is not None else " (in no profile)")
             for s in mine
         )
-        lines.append(f"{mine[0].name}: {told}; medians of {mine[0].frames} frames, the device's {TOP}")
+        top = ", the device's at its top clock" if mine[0].stage == "device" else ""
+        lines.append(f"{mine[0].name}: {told}; medians of {mine[0].frames} frames{top}")
     return lines

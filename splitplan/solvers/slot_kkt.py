@@ -57,19 +57,26 @@ class SlotKKT:
         return None
 
     def solve(self, problem: SlotContinuous, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
-        """Some microseconds for each candidate without limits, some hundreds with one that binds: those last, while they can win."""
+        """Some microseconds for each candidate without limits, some hundreds with one that binds; none that cannot win by its lower bound."""
         start = time.perf_counter()
-        free: list[tuple[float, int, tuple[int, int], Regimes]] = []
-        for k, n in candidates(problem):
-            for device, radio in REGIMES:
-                program = Regimes(problem, k, n, device, radio)
-                if not program.empty:
-                    # Without the limits: a lower bound of what it can be with them.
-                    free.append((problem.score(k, n, *program.at(0.0, 0.0))["objective"], len(free), (k, n), program))
+        control, each = problem.control, problem.control.costs.cut.tolist()
+        knobs: dict[tuple[Regime, Regime], float] = {}
+        for pair in REGIMES:
+            alone = Regimes(problem, 0, 0, *pair)
+            if not alone.empty:
+                speed, rate = alone.at(0.0, 0.0)
+                knobs[pair] = problem.head(speed)["cost"] + problem.tail(rate)["cost"]
+        # What clock and rate cost at least, whatever the frames ask of them, and the frames' own part: a lower bound of every program.
+        least = sorted(
+            (knob + control.refused[n] + n * each[k], i, (k, n), pair)
+            for i, (k, n) in enumerate(candidates(problem))
+            for pair, knob in knobs.items()
+        )
         answer: tuple[Choice, float] | None = None
-        for least, _, (k, n), program in sorted(free, key=lambda item: item[:2]):
-            if answer is not None and least >= answer[1]:
+        for bound, _, (k, n), pair in least:
+            if answer is not None and bound >= answer[1]:
                 break
+            program = Regimes(problem, k, n, *pair)
             if (point := program.solve()) is not None:
                 choice = (k, n, *settled(problem, point))
                 value = problem.score(*choice)["objective"]

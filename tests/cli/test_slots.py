@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 import splitplan as sp
 from benchmarks.instances import Seeded, graph, profile
 
-from .test_cli import good, loads, refused
+from .test_cli import good, loads, process, refused
 
 
 @pytest.fixture(scope="module")
@@ -60,19 +64,60 @@ def test_what_is_wrong(files: list[object]) -> None:
     assert "no policy can carry this load" in refused("simulate", *files[:-1], 1e6)
 
 
-def test_live_beside_simulated(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["bound", "simulate"])
+def test_a_unit_that_is_surely_wrong_is_one_line(files: list[object], command: str) -> None:
+    done = process(command, *files[:-1], 0.01, "--slot-s", 15)
+    _, errors = done.communicate(timeout=60)
+    (line,) = [x for x in errors.splitlines() if "warning" in x.lower()]
+    assert done.returncode == 0 and line.startswith("warning: slot_s = 15 is in seconds")
+
+
+@pytest.fixture(scope="module")
+def live_run(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+    """A live run of a small network over a channel of 30 s; how long is left to say."""
+    at = tmp_path_factory.mktemp("live")
     traced = sp.trace(sp.zoo("tiny-branch"), sp.zoo_example("tiny-branch"), name="tiny-branch")
     device = sp.device(
         "this-cpu", slowdown=4.0, clock_hz=(1e8, 2e8), active_power_w=(2.0, 5.0), idle_power_w=1.0, latency_a=1.0
     )
     link = sp.link("lte-2021", rate_bps=2e7, rtt_s=0.01)
     system = sp.System(device=device, server=sp.device("this-cpu"), link=link)
-    system.save(tmp_path / "s.toml")
-    sp.profile(traced, system, budget_s=0.2).save(tmp_path / "p.csv")
-    sp.markov_channel(2e7, 5e6, 5.0, duration_s=5.0).save(tmp_path / "c.csv")
-    options = ("--system", tmp_path / "s.toml", "--channel", tmp_path / "c.csv", "--rate-hz", 5, "--seconds", 3)
-    run = ("live", "zoo:tiny-branch", "--profile", tmp_path / "p.csv", *options, "--v", 1e-4)
+    system.save(at / "s.toml")
+    sp.profile(traced, system, budget_s=0.2).save(at / "p.csv")
+    sp.markov_channel(2e7, 5e6, 5.0, duration_s=30.0).save(at / "c.csv")
+    options = ("--system", at / "s.toml", "--channel", at / "c.csv", "--rate-hz", 5, "--v", 1e-3)
+    return ["live", "zoo:tiny-branch", "--profile", at / "p.csv", *options]
+
+
+def test_live_beside_simulated(live_run: list[object], tmp_path: Path) -> None:
+    run = (*live_run, "--seconds", 3)
     shown = good(*run, "-o", tmp_path / "r.parquet", "--figure", tmp_path / "r.png").stdout
     assert "simulated" in shown and "emulated by a duty cycle" in shown and "certificate" in shown
+    assert "was not set" not in shown and "emulated link: as channel 'c.csv' up" in shown
+    assert "rest " in shown and "(profiled " in shown and "medians of" in shown
     assert len(pd.read_parquet(tmp_path / "r.parquet")) == 30 and (tmp_path / "r.png").stat().st_size > 10_000
     assert set(loads(*run)) == {"live", "simulated"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_there_is_of_an_interrupted_live_run_is_kept(live_run: list[object], tmp_path: Path, times: int) -> None:
+    started = process(*live_run, "-o", tmp_path / "r.csv", "--figure", tmp_path / "r.png", start_new_session=True)
+    assert started.stderr is not None
+    while "of 30 s" not in (line := started.stderr.readline()):
+        assert line, "it ended before it ran"
+    workers = psutil.Process(started.pid).children()
+    assert len(workers) == 2
+    time.sleep(3.0)
+    for _ in range(times):
+        os.killpg(started.pid, signal.SIGINT)
+        time.sleep(0.6)  # the second comes while it stops, keeps or prints: any of them must do
+    printed, errors = started.communicate(timeout=60)
+    # The second may find the interpreter on its way out, and end it by the signal, which a shell calls 130 too.
+    assert started.returncode in (130, -signal.SIGINT)[:times], errors
+    assert errors.endswith("splitplan: interrupted\n") and "Traceback" not in errors
+    assert psutil.wait_procs(workers, timeout=20)[1] == []
+    if times == 1:
+        slots = pd.read_csv(tmp_path / "r.csv")
+        assert 20 <= len(slots) < 200 and slots["admitted"].sum() > 0 and (tmp_path / "r.png").stat().st_size > 10_000
+        assert f"interrupted after {len(slots) * 0.1:g} of 30 s" in printed and "simulated" in printed

@@ -57,7 +57,7 @@ def test_a_device_is_served_what_its_speed_adds_up_to(steps: list[tuple[float, f
     assert busy == pytest.approx(sum(b - a for a, b, v in held(steps) if v > 0), abs=1e-9)
     assert free == pytest.approx(sum(b - a for a, b, _ in held(steps)[1::2]), abs=1e-9)
     duty.finish(0.0)
-    assert duty.read() == (0.0, pytest.approx(busy), pytest.approx(free))
+    assert duty.read() == (0.0, pytest.approx(busy), pytest.approx(free)) and duty.last_s == pytest.approx(served)
 
 
 def test_a_knob_is_free_before_it_is_set_and_after_its_lease() -> None:

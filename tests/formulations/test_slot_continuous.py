@@ -51,9 +51,12 @@ def test_cvxpy_and_kkt_agree_and_are_below_the_grid(seed: int, monkeypatch: pyte
 
 
 def refined(control: sp.SlotControl, times: int) -> sp.SlotControl:
-    """The same with more clocks, on the curve below the table, and more rate levels."""
+    """The same with more clocks, on the curve below the table, and more rate levels: each grid is part of those that are a multiple of it.
+
+    Without place-holders: what a second or a bit takes at least is another number on another grid.
+    """
     curve, c = sp.SlotContinuous(control).curve, control.choices
-    speeds = np.unique(np.r_[np.linspace(curve.low, curve.high, 4 * times), c.speed[1:]])
+    speeds = np.unique(np.r_[np.linspace(curve.low, curve.high, 4 * times + 1), c.speed[1:]])
     top = control.profile.seconds("device")
     clocks = np.interp(speeds, c.speed[1:], c.clock_hz[1:])
     device = replace(
@@ -73,7 +76,7 @@ def refined(control: sp.SlotControl, times: int) -> sp.SlotControl:
     profile = sp.Profile(control.profile.graph, pd.DataFrame(rows, columns=list(COLUMNS)), control.profile.origins)
     system = sp.System(device=device, server=control.system.server, link=control.system.link)
     levels = tuple((np.arange(1, 8 * times + 1) / (8 * times)).tolist())
-    return replace(control, profile=profile, system=system, rate_levels=levels, cuts=None)
+    return replace(control, profile=profile, system=system, rate_levels=levels, cuts=None, place_holders=False)
 
 
 def test_the_grid_comes_down_to_it() -> None:
@@ -83,6 +86,7 @@ def test_the_grid_comes_down_to_it() -> None:
         control = slot_control(choose, 3, limits=False, continuous=True)
         if len(control.choices.clock_hz) < 3 or control.V == 0:
             continue
+        control = replace(control, place_holders=False)
         state = replace(slot_state(choose, control), last_clock_hz=None, last_cut=None)
         try:
             least = sp.SlotContinuous(control.at(state)).solve("slot-kkt").objective

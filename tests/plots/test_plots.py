@@ -276,6 +276,14 @@ def test_pairs_that_do_not_compare_get_no_percentage() -> None:
     assert "%" not in "".join(t for t in texts(plot_report(table)).split() if t[0] in "+-")
 
 
+def test_without_any_prediction_the_measured_stands_alone() -> None:
+    figure = plot_report(REPORT.assign(predicted=pd.array([None] * len(REPORT), dtype="Float64")))
+    drawn(figure)
+    assert "predicted" not in texts(figure) and "measured" in texts(figure)
+    bars = [p for ax in figure.axes for p in ax.patches]
+    assert len(bars) == 3 and all(b.get_x() + b.get_width() / 2 == round(b.get_x() + b.get_width() / 2) for b in bars)
+
+
 def test_report_without_anything() -> None:
     with pytest.raises(DataError, match=r"neither a prediction nor a measurement"):
         plot_report(REPORT.assign(predicted=None, measured=None))
