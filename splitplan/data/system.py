@@ -7,12 +7,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from splitplan.data.catalog import device as catalog_device
 from splitplan.data.catalog import link as catalog_link
 from splitplan.data.device import Device, unknown_fields
 from splitplan.data.link import Link, Radio
+from splitplan.data.way import Way, over_pair, over_shared, over_star
 from splitplan.errors import DataError, SplitplanError, raise_all
 from splitplan.models.files import write_whole
 
@@ -32,13 +33,24 @@ rtt_s = 0.03
 radio = { up_w_per_bps = 0.0, down_w_per_bps = 0.0, base_w = 0.0 }  # watts of the device's radio; only for energy
 """
 
+HUB = "hub"
+"""The other end of a star's links; no place of a star may have this name."""
+ALL = "all"
+"""Who is joined by a shared medium."""
+RESERVED = ("link", "links", "star", "shared", "self")
+"""Names that are arguments of `System` and so can be no place's."""
+
+Medium = Literal["pairs", "star", "shared"]
+"""How places are joined: by links of their own, each by one link to a hub, or all by one medium."""
+
 
 @dataclass(frozen=True, init=False)
 class System:
-    """Places and links.
+    """Places and what joins them.
 
     ``System(device=…, server=…, link=…)`` is the two-place system of a split;
-    ``System(a=…, b=…, c=…, links={("a", "b"): …, …})`` has as many places as one likes.
+    ``System(a=…, b=…, c=…, links={("a", "b"): …, …})`` has as many places as one likes, ``star={"a": …, "b": …}`` joins each by a
+    link to a switch or access point, and ``shared=…`` all by one medium on which one at a time sends (Wi-Fi).
 
     Parameters
     ----------
@@ -46,15 +58,27 @@ class System:
         The only link, of a system of two places.
     links : mapping of (str, str) to Link, optional
         The link of each pair; "up" is from the first to the second.
+    star : mapping of str to Link, optional
+        Each place's link to the hub; "up" is to the hub.
+    shared : Link, optional
+        The medium, at its up rate and up delay whoever sends.
     **places : Device
         What stands at each place, by the place's name.
     """
 
     places: dict[str, Device]
     links: dict[tuple[str, str], Link]
+    star: dict[str, Link]
+    shared: Link | None
 
     def __init__(
-        self, *, link: Link | None = None, links: Mapping[tuple[str, str], Link] | None = None, **places: Device
+        self,
+        *,
+        link: Link | None = None,
+        links: Mapping[tuple[str, str], Link] | None = None,
+        star: Mapping[str, Link] | None = None,
+        shared: Link | None = None,
+        **places: Device,
     ) -> None:
         problems = []
         if not places:
@@ -65,8 +89,9 @@ class System:
             if not isinstance(v, Device)
         ]
         pairs: dict[tuple[str, str], Link] = {}
-        if link is not None and links is not None:
-            problems.append("link and links are both given; give one")
+        given = [n for n, v in (("link", link), ("links", links), ("star", star), ("shared", shared)) if v is not None]
+        if len(given) > 1:
+            problems.append(f"{' and '.join(given)} are {'both' if len(given) == 2 else 'all'} given; give one")
         elif link is not None:
             if len(places) == 2:
                 a, b = ("device", "server") if set(places) == {"device", "server"} else tuple(places)
@@ -91,9 +116,14 @@ class System:
                 problems.append(
                     f"link {pair} is given in both directions; a link has an up and a down rate: give it once"
                 )
+        problems += _star_problems(star, places) if star is not None else []
+        if shared is not None and not isinstance(shared, Link):
+            problems.append(f"shared is a {type(shared).__name__}; give a splitplan.Link")
         raise_all(problems, "system")
         object.__setattr__(self, "places", dict(places))
         object.__setattr__(self, "links", pairs)
+        object.__setattr__(self, "star", dict(star or {}))
+        object.__setattr__(self, "shared", shared)
 
     def _only(self, what: str) -> Any:
         found = self.places.get(what) if what != "link" else self.links.get(("device", "server"))
@@ -126,13 +156,41 @@ class System:
         """The same two places over another link."""
         return System(device=self.device, server=self.server, link=link)
 
+    @property
+    def medium(self) -> Medium:
+        """How the places are joined."""
+        return "star" if self.star else "pairs" if self.shared is None else "shared"
+
+    def way(self, a: str, b: str) -> Way | None:
+        """The way from one place to another, or None when nothing leads there.
+
+        Raises
+        ------
+        DataError
+            There is no such place, or the two are the same.
+        """
+        unknown = [x for x in dict.fromkeys((a, b)) if x not in self.places]
+        raise_all([f"has no place {x!r}; places: {', '.join(self.places)}" for x in unknown], "system")
+        if a == b:
+            raise DataError(f"way from {a!r} to itself; give two different places", "system")
+        if self.shared is not None:
+            return over_shared(self.shared)
+        if self.star:
+            return over_star(a, b, self.star[a], self.star[b]) if a in self.star and b in self.star else None
+        if (a, b) in self.links:
+            return over_pair(a, b, self.links[a, b], up=True)
+        return over_pair(a, b, self.links[b, a], up=False) if (b, a) in self.links else None
+
     def __str__(self) -> str:
         rows = [f"  {name}: {d.name}" + (f" ({d.emulated})" if d.emulated else "") for name, d in self.places.items()]
-        rows += [
-            f"  {a} → {b}: {k.name}, {k.rate_up_bps / 1e6:g} Mbit/s up, {k.rate_down_bps / 1e6:g} down, rtt {k.rtt_s * 1e3:g} ms"
-            for (a, b), k in self.links.items()
-        ]
+        rows += [f"  {between}: {_rates(k)}" for between, k in self._joined()]
         return "System\n" + "\n".join(rows)
+
+    def _joined(self) -> list[tuple[str, Link]]:
+        """What joins the places, each link with its ends in words."""
+        found = [(f"{a} → {b}", k) for (a, b), k in self.links.items()]
+        found += [(f"{a} → {HUB}", k) for a, k in self.star.items()]
+        return found + ([("all, one at a time", self.shared)] if self.shared is not None else [])
 
     # -- TOML ------------------------------------------------------------------------------------
 
@@ -141,7 +199,8 @@ class System:
         """Read a system from TOML; every defect of the file is reported at once.
 
         ``[places.NAME]`` tables hold a device's fields and may start ``from = "catalogue name"``; ``[[links]]`` tables hold
-        ``between = [place, place]``, a link's fields (``rate_bps`` sets both rates) and may start ``from`` too.
+        ``between = [place, place]``, a link's fields (``rate_bps`` sets both rates) and may start ``from`` too. With
+        ``medium = "star"`` at the top each is ``between = [place, "hub"]``, with ``medium = "shared"`` the only one ``between = "all"``.
         """
         try:
             data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -150,14 +209,17 @@ class System:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
             raise DataError(f"is not valid TOML: {e}", str(path)) from e
         problems: list[str] = [
-            f"unknown table {k!r}; known: places, links" for k in data if k not in ("places", "links")
+            f"unknown table {k!r}; known: medium, places, links" for k in data if k not in ("medium", "places", "links")
         ]
+        if (medium := data.get("medium", "pairs")) not in get_args(Medium):
+            problems.append(f"medium is {medium!r}; give one of {', '.join(get_args(Medium))}")
+            medium = "pairs"
         places: dict[str, Device] = {}
         for name, body in _tables(data.get("places", {}), "places", problems):
             places.update({name: made} if (made := _collect(problems, f"[places.{name}]", _device, body)) else {})
-        reserved = sorted({"link", "links", "self"} & set(places))
+        reserved = sorted(set(RESERVED) & set(places))
         problems += [f"[places.{name}]: the name is reserved; call the place something else" for name in reserved]
-        links: dict[tuple[str, str], Link] = {}
+        links: dict[Any, Link] = {}
         entries = data.get("links", [])
         if not isinstance(entries, list):
             problems.append("links must be a list of tables: [[links]]")
@@ -165,15 +227,18 @@ class System:
         for i, body in enumerate(entries):
             where = f"[[links]] number {i + 1}"
             between = body.pop("between", None) if isinstance(body, dict) else None
-            if not (isinstance(between, list) and len(between) == 2 and all(isinstance(x, str) for x in between)):
-                problems.append(f'{where}: needs between = ["place", "place"]')
+            ends, wanted = _ends(between, medium)
+            if ends is None:
+                problems.append(f"{where}: needs between = {wanted}")
                 continue
-            if (between[0], between[1]) in links:
-                problems.append(f"{where}: {between[0]!r} and {between[1]!r} have a link already; give one")
-            links.update({(between[0], between[1]): made} if (made := _collect(problems, where, _link, body)) else {})
+            if ends in links:
+                problems.append(f"{where}: {' and '.join(map(repr, ends))} have a link already; give one")
+            links.update({ends: made} if (made := _collect(problems, where, _link, body)) else {})
+        if medium == "shared" and not links and not problems:
+            problems.append('medium is "shared"; needs one [[links]] with between = "all"')
         try:
             raise_all(problems)
-            return cls(link=None, links=links, **places)
+            return cls(**_as_argument(medium, links), **places)
         except DataError as e:
             raise DataError(_with_skeleton(e.problems), str(path)) from e
 
@@ -184,12 +249,47 @@ class System:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write as TOML, whole or not at all."""
-        lines = []
+        lines = [] if self.medium == "pairs" else [f"medium = {_value(self.medium)}", ""]
         for name, device in self.places.items():
             lines += [f"[places.{_key(name)}]", *_fields(device), ""]
-        for (a, b), k in self.links.items():
-            lines += ["[[links]]", f"between = [{_value(a)}, {_value(b)}]", *_fields(k), ""]
+        joined: list[tuple[Any, Link]] = [*self.links.items(), *(((a, HUB), k) for a, k in self.star.items())]
+        joined += [(ALL, self.shared)] if self.shared is not None else []
+        for between, k in joined:
+            lines += ["[[links]]", f"between = {_value(between)}", *_fields(k), ""]
         write_whole(path, "\n".join(lines))
+
+
+def _star_problems(star: Mapping[str, Link], places: Mapping[str, Device]) -> list[str]:
+    problems = [
+        f"star[{k!r}] is a {type(v).__name__}; give a splitplan.Link"
+        for k, v in star.items()
+        if not isinstance(v, Link)
+    ]
+    problems += [f"star: there is no place {k!r}; places: {', '.join(places)}" for k in star if k not in places]
+    problems += [f"place {HUB!r}: a star's hub has this name; call the place something else"] * (HUB in places)
+    return problems + ["star is empty; give each place its link to the hub"] * (not star)
+
+
+def _rates(k: Link) -> str:
+    return f"{k.name}, {k.rate_up_bps / 1e6:g} Mbit/s up, {k.rate_down_bps / 1e6:g} down, rtt {k.rtt_s * 1e3:g} ms"
+
+
+def _ends(between: Any, medium: str) -> tuple[tuple[str, ...] | None, str]:
+    """The ends of a link of a TOML file, or None, and the form that they must have."""
+    if medium == "shared":
+        return (("all places",) if between == ALL else None), f'"{ALL}", since the medium is shared'
+    if not (isinstance(between, list) and len(between) == 2 and all(isinstance(x, str) for x in between)):
+        return None, '["place", "hub"], since the medium is a star' if medium == "star" else '["place", "place"]'
+    if medium == "star" and between[1] != HUB:
+        return None, '["place", "hub"], since the medium is a star'
+    return tuple(between), ""
+
+
+def _as_argument(medium: str, links: dict[Any, Link]) -> dict[str, Any]:
+    """The links of a TOML file as `System` takes them."""
+    if medium == "star":
+        return {"star": {ends[0]: k for ends, k in links.items()}}
+    return {"shared": next(iter(links.values()))} if medium == "shared" else {"links": links}
 
 
 def _with_skeleton(problems: tuple[str, ...]) -> tuple[str, ...]:
