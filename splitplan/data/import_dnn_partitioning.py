@@ -67,9 +67,11 @@ def from_dnn_partitioning(data: Mapping[str, Any], name: str, where: str) -> Ope
     problems = [
         f"has no {key!r}" for key in ("maxSizePerFPGA", "maxFPGAs", "maxCPUs", "nodes", "edges") if key not in data
     ]
-    for key in ("maxFPGAs", "maxCPUs"):
-        if key in data and whole(data[key], 0) is None:
-            problems.append(f"{key} is {data[key]!r}; give a whole number from 0")
+    problems += [
+        f"{key} is {data[key]!r}; give a whole number from 0"
+        for key in ("maxFPGAs", "maxCPUs")
+        if key in data and whole(data[key], 0) is None
+    ]
     if "maxSizePerFPGA" in data and (bad := number_problem("maxSizePerFPGA", data["maxSizePerFPGA"])):
         problems.append(bad)
     problems += [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -99,6 +99,16 @@ class OperatorPlacement(Scaled, Formulation):
         """The groups that solvers place: `groups`, with those merged that no contiguous plan can part if it must be contiguous."""
         return self.groups.contiguous if self.contiguous else self.groups
 
+    def over(self, parts: Groups, accelerators: int | None = None, cpus: int | None = None) -> OperatorPlacement:
+        """The same problem over other parts (merged ones, or some of them), on as many devices as given: for solvers."""
+        same = replace(
+            self,
+            accelerators=self.accelerators if accelerators is None else accelerators,
+            cpus=self.cpus if cpus is None else cpus,
+        )
+        same.__dict__["parts"] = parts
+        return same
+
     @property
     def room(self) -> float:
         """M, infinite when unlimited."""
@@ -188,9 +198,7 @@ class OperatorPlacement(Scaled, Formulation):
             row = {d: i for i, d in enumerate(plan.devices)}
             where = [row[at[o.name]] for o in ops]
             seen = dict.fromkeys(
-                (plan.devices[where[v]], plan.devices[where[w]])
-                for v, w in ordered(self.graph)
-                if where[v] > where[w]
+                (plan.devices[where[v]], plan.devices[where[w]]) for v, w in ordered(self.graph) if where[v] > where[w]
             )
             broken += [f"data flow back from {a} to {b}" for a, b in seen]
         return broken
@@ -226,7 +234,9 @@ class OperatorPlacement(Scaled, Formulation):
         facts = [f"{self.accelerators} accelerators", f"{self.cpus} CPUs"]
         facts += [f"{self.room / 1e9:g} GB each"] if self.memory_bytes is not None else []
         how = "contiguous" if self.contiguous else "not contiguous"
-        return f"OperatorPlacement: least time of the busiest device for {self.graph.name!r} ({', '.join(facts)}; {how})"
+        return (
+            f"OperatorPlacement: least time of the busiest device for {self.graph.name!r} ({', '.join(facts)}; {how})"
+        )
 
     @property
     def unit(self) -> str:

@@ -222,8 +222,10 @@ class Engine:
         if count > first:
             self.highs.deleteRows(count - first, np.arange(first, count, dtype=np.int32))
 
-    def run(self, time_limit_s: float | None = None, interruptible: bool = True) -> Outcome:
+    def run(self, time_limit_s: float | None = None, interruptible: bool = True, confirm: bool = True) -> Outcome:
         """Solve what is loaded, a MILP of up to `CONFIRMED` columns twice. With ``interruptible``, Ctrl-C stops it and what is in hand comes back.
+
+        ``confirm`` may be switched off where neither a lost optimum nor a bound that is too high by it would be claimed.
 
         At tolerances of 1e-9 HiGHS 1.15.1's presolve was seen to lose the optimum of a MILP (one of some hundred random ones whose limit is the best
         plan's own value) and to claim a worse one as proven. So what it claims is asked once more without presolve: the better plan
@@ -236,7 +238,7 @@ class Engine:
             Termination.INFEASIBLE,
             Termination.INFEASIBLE_OR_UNBOUNDED,
         )
-        if self.hot or not self.integer or not settled or len(self.columns) > CONFIRMED:
+        if self.hot or not self.integer or not settled or not confirm or len(self.columns) > CONFIRMED:
             return outcome
         left = None if time_limit_s is None else max(0.0, time_limit_s - (time.perf_counter() - start))
         self.highs.clearSolver()

@@ -62,7 +62,9 @@ class PlacementDP:
         except TooMany as e:
             raise NotApplicable(str(e)) from e
         except OutOfTime as e:
-            raise NotApplicable(f"the table of {len(masks)} order ideals was not full within {time_limit_s:.3g} s") from e
+            raise NotApplicable(
+                f"the table of {len(masks)} order ideals was not full within {time_limit_s:.3g} s"
+            ) from e
         log = f"{len(groups)} groups, {len(masks)} order ideals"
         if best is None:
             return Found(None, Termination.INFEASIBLE, conflicts=too_tight(problem), log=log, build_s=built)

@@ -1,0 +1,285 @@
+"""Others' published inputs: ``python -m benchmarks.peers DIR OUT`` solves every file of their formats under DIR.
+
+For each input OUT gets a JSON file of the same name with objective, bound, seconds and plan (node → device) of each question that
+is asked of it; ``summary.json`` and ``summary.md`` say all in a line each. Each question is a process of its own with a time limit
+and a limit on memory, so that a file that is damaged or too hard does not stop the others.
+
+==================== ==========================================================================================================
+dnn-partitioning     `OperatorPlacement`, contiguous and not, on the accelerators and CPUs that the file names
+PipeDream            stages on some machines, with and without replicas, as its optimizer prices them (`peer_pipedream`)
+PipeEdge             each model of a folder's ``models*.yml`` on each of its ``devices*.yml`` (`peer_pipeedge`)
+==================== ==========================================================================================================
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import peer_pipedream, peer_pipeedge
+from splitplan.data.import_dnn_partitioning import is_dnn_partitioning, read_dnn_partitioning
+from splitplan.data.import_pipedream import is_pipedream, read_pipedream
+from splitplan.data.import_pipeedge import load_yaml, model_names, read_pipeedge
+from splitplan.errors import SplitplanError
+from splitplan.formulations.placement import OperatorPlacement
+
+LIMIT_S = 50.0
+"""Seconds for one question unless told otherwise."""
+
+GRACE_S = 60.0
+"""Seconds beyond its limit after which a question's process is ended."""
+
+MEMORY_GB = 8.0
+"""Memory of one question's process unless told otherwise."""
+
+MACHINES = (4, 8)
+BYTES_PER_S = 1e9
+"""Of PipeDream's machines."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing to ask of one input.
+
+    Parameters
+    ----------
+    file : str
+        The input, below DIR.
+    format : str
+    name : str
+        As ``contiguous``.
+    facts : dict
+        What tells it apart for `answer`.
+    """
+
+    file: str
+    format: str
+    name: str
+    facts: dict[str, Any]
+
+
+def questions(folder: Path, machines: tuple[int, ...]) -> Iterator[Question]:
+    """All questions about the files below a folder, in the order of their names; files of no known format are passed over."""
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        file = str(path.relative_to(folder))
+        if path.suffix == ".json" and _is_placement(path):
+            for contiguous in (True, False):
+                yield Question(
+                    file, "dnn-partitioning", "contiguous" if contiguous else "free", {"contiguous": contiguous}
+                )
+        elif path.suffix == ".txt" and is_pipedream(path.read_text(encoding="utf-8", errors="replace")):
+            for count in machines:
+                for replicas in (True, False):
+                    how = "replicas" if replicas else "straight"
+                    yield Question(
+                        file, "pipedream", f"{count} machines, {how}", {"machines": count, "replicas": replicas}
+                    )
+        elif path.suffix in (".yml", ".yaml") and (beside := _pipeedge(path)):
+            models, types = beside
+            try:
+                names: tuple[str, ...] = model_names(models)
+            except SplitplanError:
+                names = ("",)  # asked all the same, so that the answer says what is wrong
+            for model in names:
+                yield Question(file, "pipeedge", model, {"models": str(models), "types": str(types), "model": model})
+
+
+def _is_placement(path: Path) -> bool:
+    """A damaged file of the right kind counts: its answer says what is wrong with it."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return '"nodes"' in text and '"edges"' in text
+    return isinstance(data, dict) and is_dnn_partitioning(data)
+
+
+def _pipeedge(path: Path) -> tuple[Path, Path] | None:
+    """For a file of hosts, the files of models and of types that stand beside it."""
+    data, _ = load_yaml(path)
+    if (
+        not data
+        or not all(v is None or isinstance(v, list) for v in data.values())
+        or not path.stem.startswith("devices")
+    ):
+        return None
+    beside = [path.with_name(f"{name}{path.suffix}") for name in ("models", "device_types")]
+    return (beside[0], beside[1]) if all(p.is_file() for p in beside) else None
+
+
+def answer(folder: Path, question: Question, limit_s: float) -> dict[str, Any]:
+    """Objective, bound, seconds and plan of one question; raises what goes wrong."""
+    path, facts = folder / question.file, question.facts
+    start = time.perf_counter()
+    if question.format == "dnn-partitioning":
+        graph = read_dnn_partitioning(path)
+        read_s = time.perf_counter() - start
+        problem = OperatorPlacement(graph, contiguous=facts["contiguous"])
+        found = problem.solve(time_limit_s=max(1.0, limit_s - read_s))
+        return {
+            **_numbers("ms", 1e3 * found.objective, None if found.bound is None else 1e3 * found.bound, start),
+            "status": str(found.status),
+            "solver": found.solver,
+            "bound_by": found.bound_by,
+            "log": found.log,
+            "audited": {"objective": 1e3 * found.audit.objective, "violations": list(found.audit.violations)},
+            "loads": {d: 1e3 * s for d, s in found.plan.predicted.items()},
+            "order": list(found.plan.devices) if facts["contiguous"] else None,
+            "plan": found.plan.placement,
+        }
+    if question.format == "pipedream":
+        profile = read_pipedream(path)
+        best = peer_pipedream.solve(profile, facts["machines"], BYTES_PER_S, replicas=facts["replicas"])
+        checked = peer_pipedream.priced(profile, best.stages, BYTES_PER_S)
+        plan = peer_pipedream.as_dict(best)
+        return {
+            **_numbers("s", best.objective, best.bound, start),
+            "status": "optimal" if best.exact else "feasible",
+            "solver": "dynamic program over " + ("all order ideals" if best.exact else "some topological orders"),
+            "audited": {"objective": checked},
+            "stages": plan["stages"],
+            "plan": plan["placement"],
+        }
+    edge = read_pipeedge(facts["models"], facts["types"], path, model=facts["model"])
+    best_edge = peer_pipeedge.solve(edge, limit_s)
+    audited = peer_pipeedge.priced(edge, best_edge.stages)
+    names = [layer.name for layer in edge.layer_graph.layers]
+    return {
+        **_numbers("s", best_edge.objective, best_edge.bound, start),
+        "status": "optimal" if best_edge.bound >= best_edge.objective * (1 - 1e-9) else "feasible",
+        "solver": best_edge.by,
+        "audited": {"objective": audited},
+        "stages": {host: [first + 1, last + 1] for host, first, last in best_edge.stages},
+        "plan": {names[i]: host for host, first, last in best_edge.stages for i in range(first, last + 1)},
+    }
+
+
+def _numbers(unit: str, objective: float, bound: float | None, start: float) -> dict[str, Any]:
+    gap = None if bound is None else max(0.0, objective - bound) / objective if objective else 0.0
+    return {"unit": unit, "objective": objective, "bound": bound, "gap": gap, "seconds": time.perf_counter() - start}
+
+
+def alone(folder: Path, question: Question, limit_s: float, memory_gb: float) -> dict[str, Any]:
+    """`answer` in a process of its own; what goes wrong is part of the answer."""
+    command = [sys.executable, "-m", "benchmarks.peers", "--one", json.dumps(vars(question)), str(folder), "-", "--seconds", str(limit_s), "--memory-gb", str(memory_gb)]  # fmt: skip
+    start = time.perf_counter()
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s + GRACE_S, check=False)
+    except subprocess.TimeoutExpired:
+        return {
+            "error": f"was not done {GRACE_S:g} s after its limit of {limit_s:g} s",
+            "seconds": time.perf_counter() - start,
+        }
+    try:
+        found: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        return {
+            "error": f"its process ended with {done.returncode}: {done.stderr.strip()[-500:]}",
+            "seconds": time.perf_counter() - start,
+        }
+    return {**found, "process_s": time.perf_counter() - start}
+
+
+def one(folder: Path, question: Question, limit_s: float, memory_gb: float) -> dict[str, Any]:
+    """`answer` within a limit on memory, an error as part of the answer."""
+    if sys.platform == "linux":
+        import resource
+
+        most = int(memory_gb * 2**30)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    start = time.perf_counter()
+    try:
+        return answer(folder, question, limit_s)
+    except SplitplanError as e:
+        return {"error": str(e), "kind": type(e).__name__, "seconds": time.perf_counter() - start}
+    except (MemoryError, ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as e:
+        return {"error": f"{type(e).__name__}: {e}", "kind": "fault", "seconds": time.perf_counter() - start}
+
+
+def run(folder: Path, out: Path, limit_s: float, memory_gb: float, machines: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Answer all; write a file an input and the summary. Returns the summary's rows."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    by_file: dict[str, list[tuple[Question, dict[str, Any]]]] = {}
+    for question in questions(folder, machines):
+        found = alone(folder, question, limit_s, memory_gb)
+        by_file.setdefault(question.file, []).append((question, found))
+        row = {"file": question.file, "question": question.name} | {
+            k: found.get(k) for k in ("objective", "bound", "gap", "unit", "seconds", "status", "error")
+        }
+        rows.append(row)
+        print(_line(row), flush=True)
+        target = out / f"{question.file}.answer.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        runs = [{"question": q.name, **f} for q, f in by_file[question.file]]
+        target.write_text(
+            json.dumps({"file": question.file, "format": question.format, "runs": runs}, indent=1), encoding="utf-8"
+        )
+        (out / "summary.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    (out / "summary.md").write_text(table(rows), encoding="utf-8")
+    return rows
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    name = f"{row['file']} ({row['question']})"
+    if row["error"]:
+        return f"{name}: {row['error'].splitlines()[0]}"
+    gap = "no bound" if row["gap"] is None else f"gap {row['gap']:.3%}"
+    bound = math.nan if row["bound"] is None else row["bound"]
+    return f"{name}: {row['objective']:.9g} {row['unit']}, bound {bound:.9g}, {gap}, {row['seconds']:.1f} s, {row['status']}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The summary in Markdown."""
+    lines = [
+        "| input | question | objective | bound | gap | seconds | status |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        if row["error"]:
+            text = row["error"].replace("\n", " ").replace("|", "\\|")
+            lines.append(f"| {row['file']} | {row['question']} | | | | {row['seconds']:.1f} | {text} |")
+        else:
+            bound = "" if row["bound"] is None else f"{row['bound']:.9g}"
+            gap = "" if row["gap"] is None else f"{row['gap']:.3%}"
+            lines.append(
+                f"| {row['file']} | {row['question']} | {row['objective']:.9g} {row['unit']} | {bound} | {gap} | {row['seconds']:.1f} | {row['status']} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """From the command line; 1 when there was nothing to ask."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, help="inputs; every file of a known format below it")
+    parser.add_argument("out", type=Path, help="where answers go")
+    parser.add_argument("--seconds", type=float, default=LIMIT_S, help="for one question (%(default)s)")
+    parser.add_argument("--memory-gb", type=float, default=MEMORY_GB, help="of one question's process (%(default)s)")
+    parser.add_argument(
+        "--machines", default=",".join(map(str, MACHINES)), help="of PipeDream's questions (%(default)s)"
+    )
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.one:
+        print(json.dumps(one(options.folder, Question(**json.loads(options.one)), options.seconds, options.memory_gb)))
+        return 0
+    if not options.folder.is_dir():
+        parser.error(f"{options.folder} is no folder")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    machines = tuple(int(m) for m in options.machines.split(","))
+    rows = run(options.folder.resolve(), options.out, options.seconds, options.memory_gb, machines)
+    print(f"{len(rows)} answers in {options.out}")
+    return 0 if rows else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
