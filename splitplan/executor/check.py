@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from splitplan.data.pipeline_plan import PipelinePlan
 from splitplan.data.plan import SplitPlan, Wire
 from splitplan.data.profile import Profile
 from splitplan.data.split_table import SplitTable
@@ -36,7 +37,7 @@ def check_given(traced: object, plan: object, system: object, profile: object, h
         )
     elif isinstance(plan, SlotControl):
         problems.append("the plan is a SlotControl; give a policy of it, splitplan.SlotPolicy(slot)")
-    elif not isinstance(plan, (SplitPlan, Policy, DecidesSlots)):
+    elif not isinstance(plan, (SplitPlan, PipelinePlan, Policy, DecidesSlots)):
         lacks = [n for n in ("name", "plans", "decide", "observe", "restart") if not hasattr(plan, n)]
         problems.append(
             f"the plan is a {type(plan).__name__}; give a SplitPlan, as solution.plan or SplitPlan.read(path), or a policy, as "
@@ -58,7 +59,9 @@ def check_given(traced: object, plan: object, system: object, profile: object, h
         )
 
 
-def judge(alone: str, compared: Mapping[str, float], wire: Wire, threads: int) -> tuple[dict[str, float], str]:
+def judge(
+    alone: str, compared: Mapping[str, float], wire: Wire, threads: int, whose: str = "the device worker's"
+) -> tuple[dict[str, float], str]:
     """What the report counts and says of the check.
 
     Parameters
@@ -71,7 +74,9 @@ def judge(alone: str, compared: Mapping[str, float], wire: Wire, threads: int) -
     wire : str
         The plan's; a narrow one makes the result differ from the whole model's.
     threads : int
-        The device worker's, with which it computed the whole model too.
+        Of the worker that computed the whole model too.
+    whose : str
+        That worker's name.
 
     Raises
     ------
@@ -99,7 +104,7 @@ def judge(alone: str, compared: Mapping[str, float], wire: Wire, threads: int) -
     if compared["whole_equal"]:
         return (
             counts,
-            f"the example's split result is bit-equal to the whole model's, at the device worker's {threads} thread(s)",
+            f"the example's split result is bit-equal to the whole model's, at {whose} {threads} thread(s)",
         )
     return counts, (
         f"the example's split result differs from the whole model's by {compared['whole_absolute']:.3g} "

@@ -28,13 +28,13 @@ _Target = tuple[int, Any]
 """Address family and address, as `socket` wants them."""
 
 
-def host_problems(hosts: Mapping[str, str], with_keys: bool) -> list[str]:
+def host_problems(hosts: Mapping[str, str], with_keys: bool, places: Sequence[str] = ("device", "server")) -> list[str]:
     """What is wrong with the addresses of ``hosts``; nothing is sent."""
     problems = []
     for place, address in hosts.items():
         at = f"hosts[{place!r}] is {address!r}"
-        if place not in ("device", "server"):
-            problems.append(f"hosts: there is no place {place!r}; places are device and server")
+        if place not in places:
+            problems.append(f"hosts: there is no place {place!r}; places are {' and '.join(places)}")
         elif not _is_address(str(address)):
             problems.append(f"{at}; give tcp://host:port or ipc://path")
         elif not with_keys and not stays_here(str(address)):

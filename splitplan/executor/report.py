@@ -133,20 +133,7 @@ class Report:
 
     def to_frame(self) -> pd.DataFrame:
         """One row a quantity: ``quantity, unit, predicted, measured, p95, ratio, n, how``."""
-        import pandas as pd
-
-        return pd.DataFrame(
-            {
-                "quantity": [r.quantity for r in self.rows],
-                "unit": [r.unit for r in self.rows],
-                "predicted": pd.array([r.predicted for r in self.rows], dtype="Float64"),
-                "measured": pd.array([r.measured for r in self.rows], dtype="Float64"),
-                "p95": pd.array([r.p95 for r in self.rows], dtype="Float64"),
-                "ratio": pd.array([r.ratio for r in self.rows], dtype="Float64"),
-                "n": [r.n for r in self.rows],
-                "how": [r.how for r in self.rows],
-            }
-        )
+        return rows_to_frame(self.rows)
 
     def frames_to_frame(self) -> pd.DataFrame:
         """One row a frame, with all its times."""
@@ -187,16 +174,7 @@ class Report:
         }
 
     def __str__(self) -> str:
-        lines = [
-            self.title,
-            f"{'':12} {'predicted':>12} {'measured':>12} {'ratio':>7} {'p95':>12} {'n':>5}  {_CAPTION}",
-        ]
-        for r in self.rows:
-            cells = [_number(v, r.unit) for v in (r.predicted, r.measured)]
-            ratio = "" if r.ratio is None else f"{r.ratio:.3f}"
-            lines.append(
-                f"{r.quantity:12} {cells[0]:>12} {cells[1]:>12} {ratio:>7} {_number(r.p95, r.unit):>12} {r.n:>5}  {r.how}".rstrip()
-            )
+        lines = [self.title, *rows_to_text(self.rows)]
         if len(self.plans) > 1:
             numbers = [f.cut for f in self.frames]
             used = [(k, plan) for k, plan in enumerate(self.plans) if k in numbers]
@@ -206,31 +184,65 @@ class Report:
         return "\n".join([*lines, *(f"- {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{c}</th>" for c in ("", "predicted", "measured", "ratio", "p95", "n", _CAPTION))
-        body = "".join(
-            "<tr>"
-            + "".join(
-                f"<td>{html.escape(c)}</td>"
-                for c in (
-                    r.quantity,
-                    _number(r.predicted, r.unit),
-                    _number(r.measured, r.unit),
-                    "" if r.ratio is None else f"{r.ratio:.3f}",
-                    _number(r.p95, r.unit),
-                    str(r.n),
-                    r.how,
-                )
-            )
-            + "</tr>"
-            for r in self.rows
-        )
-        notes = "".join(
-            f"<li>{html.escape(n)}</li>" for n in (*(f"{k}: {v:g}" for k, v in self.counts.items()), *self.notes)
-        )
-        return f"<p>{html.escape(self.title)}</p><table><tr>{head}</tr>{body}</table><ul>{notes}</ul>"
+        return rows_to_html(self.title, self.rows, [*(f"{k}: {v:g}" for k, v in self.counts.items()), *self.notes])
 
 
 _CAPTION = "measured: median of n frames"
+
+
+def rows_to_frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """One row a quantity: ``quantity, unit, predicted, measured, p95, ratio, n, how``."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "quantity": [r.quantity for r in rows],
+            "unit": [r.unit for r in rows],
+            "predicted": pd.array([r.predicted for r in rows], dtype="Float64"),
+            "measured": pd.array([r.measured for r in rows], dtype="Float64"),
+            "p95": pd.array([r.p95 for r in rows], dtype="Float64"),
+            "ratio": pd.array([r.ratio for r in rows], dtype="Float64"),
+            "n": [r.n for r in rows],
+            "how": [r.how for r in rows],
+        }
+    )
+
+
+def rows_to_text(rows: Sequence[Row]) -> list[str]:
+    """A table of text, line by line, its head first."""
+    wide = max([12, *(len(r.quantity) for r in rows)])
+    lines = [f"{'':{wide}} {'predicted':>12} {'measured':>12} {'ratio':>7} {'p95':>12} {'n':>5}  {_CAPTION}"]
+    for r in rows:
+        cells = [_number(v, r.unit) for v in (r.predicted, r.measured)]
+        ratio = "" if r.ratio is None else f"{r.ratio:.3f}"
+        lines.append(
+            f"{r.quantity:{wide}} {cells[0]:>12} {cells[1]:>12} {ratio:>7} {_number(r.p95, r.unit):>12} {r.n:>5}  {r.how}".rstrip()
+        )
+    return lines
+
+
+def rows_to_html(title: str, rows: Sequence[Row], remarks: Sequence[str]) -> str:
+    """A table of HTML, and a list of remarks below it."""
+    head = "".join(f"<th>{c}</th>" for c in ("", "predicted", "measured", "ratio", "p95", "n", _CAPTION))
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f"<td>{html.escape(c)}</td>"
+            for c in (
+                r.quantity,
+                _number(r.predicted, r.unit),
+                _number(r.measured, r.unit),
+                "" if r.ratio is None else f"{r.ratio:.3f}",
+                _number(r.p95, r.unit),
+                str(r.n),
+                r.how,
+            )
+        )
+        + "</tr>"
+        for r in rows
+    )
+    notes = "".join(f"<li>{html.escape(n)}</li>" for n in remarks)
+    return f"<p>{html.escape(title)}</p><table><tr>{head}</tr>{body}</table><ul>{notes}</ul>"
 
 
 def _number(value: float | None, unit: str) -> str:
@@ -267,18 +279,18 @@ def make_rows(
     rows = []
     for piece in PIECES:
         values = [f.times[f"{piece}_s"] for f in whole if f"{piece}_s" in f.times]
-        rows.append(_row(piece, "s", plan.predicted.get(f"{piece}_s"), values, ""))
+        rows.append(row_of(piece, "s", plan.predicted.get(f"{piece}_s"), values, ""))
     single = [f.latency_s for f in whole if f.single]
     how = "" if single or not whole else "with waiting: no frame was alone in the system"
-    rows.append(_row("latency", "s", plan.predicted.get("latency_s"), single or [f.latency_s for f in whole], how))
+    rows.append(row_of("latency", "s", plan.predicted.get("latency_s"), single or [f.latency_s for f in whole], how))
     rows.append(_overhead(plan, whole))
     if arrived := [f.latency_s for f in frames if f.arrived]:
-        rows.append(_row("response", "s", None, arrived, "arrival to answer, waiting included, of every frame"))
+        rows.append(row_of("response", "s", None, arrived, "arrival to answer, waiting included, of every frame"))
     rows.append(_throughput(plan, frames))
     rows.append(_energy(plan, system, whole))
     if alone := [f.latency_s for f in frames if f.alone]:
         how = "latency of frames that were finished without the server, with waiting; they count in throughput, in no other row"
-        rows.append(_row("alone", "s", None, alone, how))
+        rows.append(row_of("alone", "s", None, alone, how))
     return [_remarked(row, remarks.get(row.quantity)) for row in rows]
 
 
@@ -290,7 +302,8 @@ def _remarked(row: Row, remark: Remark | None) -> Row:
     )
 
 
-def _row(quantity: str, unit: str, predicted: float | None, values: Sequence[float], how: str) -> Row:
+def row_of(quantity: str, unit: str, predicted: float | None, values: Sequence[float], how: str) -> Row:
+    """The median and the 95th percentile of values beside what was predicted."""
     if not values:
         return Row(quantity, unit, predicted, None, None, 0, how or "no frame went this way")
     return Row(quantity, unit, predicted, float(np.median(values)), float(np.quantile(values, 0.95)), len(values), how)
@@ -302,7 +315,7 @@ def _overhead(plan: SplitPlan, frames: Sequence[FrameRecord]) -> Row:
     known = [f for f in frames if f.single and ("up_bytes" in f.times) == ("up_s" in f.times)]
     values = [f.latency_s - math.fsum(f.times.get(f"{piece}_s", 0.0) for piece in PIECES) for f in known]
     how = "latency less the four above: headers, copies, queues, processes; not in the prediction"
-    return _row("overhead", "s", predicted, values, how if values else "no frame was alone in the system")
+    return row_of("overhead", "s", predicted, values, how if values else "no frame was alone in the system")
 
 
 def _throughput(plan: SplitPlan, frames: Sequence[FrameRecord]) -> Row:
@@ -350,4 +363,4 @@ def _energy(plan: SplitPlan, system: System, frames: Sequence[FrameRecord]) -> R
             float(returns),
         )
 
-    return _row("energy", "J", predicted, [float(energy(totals(f.times))) for f in frames], how)
+    return row_of("energy", "J", predicted, [float(energy(totals(f.times))) for f in frames], how)

@@ -19,6 +19,7 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from splitplan.data.channel import Channel
+from splitplan.data.pipeline_plan import PipelinePlan
 from splitplan.data.plan import SplitPlan
 from splitplan.errors import ExecutorError, GovernorError, HandshakeError, SplitplanError, WireError
 from splitplan.executor import keys as key_files
@@ -32,6 +33,7 @@ from splitplan.executor.roles import FINISH_FIRST, DeviceRole, Parts, Sender, Se
 from splitplan.executor.session import UNKNOWN_PLAN, clock_name, versions
 from splitplan.executor.shaper import ShapedSender, Shaper
 from splitplan.executor.split import Compute, Split
+from splitplan.executor.stage import Stands, stage_role
 from splitplan.executor.wire import MAX_PLANS, Message, decode, encode
 from splitplan.executor.worker import WorkerOptions
 from splitplan.models.load import load_model
@@ -72,6 +74,7 @@ class Client:
         self.identity: bytes = b""
         self.plans: dict[str, DeviceRole | ServerRole] = {}
         self.relays: dict[str, Relay] = {}
+        self.stage: tuple[str, Stands] | None = None
         self.governed: Governed | None = None
         self._senders: dict[str, Sender] = {}
         self.in_flight, self.heard_s, self.gone = 0, time.monotonic(), False
@@ -118,9 +121,19 @@ class Client:
             up.follow(channel, time.monotonic() - elapsed_s)
         return up is not None and up.shaped
 
+    def be_stage(self, plan_id: str, role: Stands | None) -> None:
+        """Be a stage from now on, instead of the one that it was; or none."""
+        old, self.stage = self.stage, (plan_id, role) if role is not None else None
+        if role is not None:
+            self._service.stages[plan_id] = role
+        if old is not None:
+            self._service.stages.pop(old[0], None)
+            old[1].close()
+
     def close(self) -> None:
-        """Drop what it has waiting, and its ways to servers."""
+        """Drop what it has waiting, and its ways to servers and to the next stage."""
         self.gone = True
+        self.be_stage("", None)
         if self.governed is not None:
             try:
                 self.governed.release()
@@ -130,6 +143,11 @@ class Client:
             sender.close()
         for relay in self.relays.values():
             relay.close()
+
+
+def _unknown(plan_id: str, frame_id: int) -> Parts:
+    what = {"what": UNKNOWN_PLAN, "message": "no such plan was configured"}
+    return encode("error", {"plan_id": plan_id, "frame_id": frame_id, **what})
 
 
 class Service:
@@ -143,6 +161,7 @@ class Service:
         self._keys = self._read_keys()
         self.traced = load_model(options.model, granularity=options.granularity)
         self._clients: dict[str, Client] = {}
+        self.stages: dict[str, Stands] = {}
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._loop = Loop("splitplan worker")
         self._socket = self._listen()
@@ -279,6 +298,12 @@ class Service:
             client.submit(FINISH_FIRST, lambda: self._configure(client, body))
         elif message.kind == "frame":
             self._frame(identity, message, now)
+        elif message.kind == "stage":
+            client = self._client(identity)
+            client.be_stage("", None)  # here, since what it is now may keep the compute thread waiting
+            client.submit(FINISH_FIRST, lambda: self._be_stage(client, body))
+        elif message.kind in ("onward", "share"):
+            self._onward(self._client(identity), message, now)
         elif message.kind == "follow":
             channel = Channel(np.array(body["times_s"]), np.array(body["rates_bps"]), "the app's")
             emulated = self._client(identity).follow(channel, body["elapsed_s"])
@@ -320,13 +345,7 @@ class Service:
         client = next((c for c in self._clients.values() if c.identity == identity), None)
         role = client.plans.get(plan_id) if client else None
         if role is None:
-            body = {
-                "plan_id": plan_id,
-                "frame_id": frame_id,
-                "what": UNKNOWN_PLAN,
-                "message": "no such plan was configured",
-            }
-            self.send(identity, encode("error", body))
+            self.send(identity, _unknown(plan_id, frame_id))
             return
         if self.jobs.qsize() >= MAX_IN_FLIGHT:
             raise_ = ExecutorError(f"{MAX_IN_FLIGHT} frames wait here already; send fewer at once")
@@ -336,7 +355,36 @@ class Service:
         client.heard_s = now
         role.frame(message, now)
 
+    def _onward(self, client: Client, message: Message, now: float) -> None:
+        """A frame for a stage: from its app, or from the stage before, which only the plan's id ties to it."""
+        plan_id, frame_id = message.body["plan_id"], message.body["frame_id"]
+        role = self.stages.get(plan_id)
+        if role is None:
+            client.reply(_unknown(plan_id, frame_id))
+            return
+        try:
+            role.frame(message, now, client.reply)
+        except ExecutorError as e:
+            client.reply(error_parts(e, plan_id, frame_id))
+
     # -- on the compute thread -------------------------------------------------------------------
+
+    def _be_stage(self, client: Client, body: dict[str, Any]) -> None:
+        plan_id = body["plan_id"]
+        client.heartbeat_s = body["heartbeat_s"]
+        role = None
+        try:
+            role = stage_role(client, self.traced, PipelinePlan.from_dict(body["plan"]), body, self.options.owned)
+            why = role.connect(self._context, self._keys, body, f"{client.token[:32]}{plan_id[:32]}")
+        except Exception as e:  # noqa: BLE001  a stage that cannot be built is the client's to know; the worker goes on
+            if role is not None:
+                role.close()
+            client.reply(error_parts(e, plan_id, None))
+            return
+        client.be_stage(plan_id, role)
+        if client.gone:  # meanwhile
+            client.be_stage("", None)
+        client.reply(encode("configured", {"plan_id": plan_id, "sees_server": not why, "why": why[:4096]}))
 
     def _configure(self, client: Client, body: dict[str, Any]) -> None:
         plan_id = body["plan_id"]

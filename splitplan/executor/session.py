@@ -48,6 +48,9 @@ _FAILED = (
 _BROKE_OFF = (
     "the handshake broke off: what listens there has died in it, is no splitplan worker or a tunnel that leads nowhere"
 )
+_TELLS = ("result", "sending", "taken", "cut", "made")
+"""Kinds of messages that answer no request."""
+
 _ERRORS: dict[str, type[SplitplanError]] = {
     c.__name__: c for c in (BoundaryError, DataError, ExecutorError, FingerprintError, HandshakeError, WireError)
 }
@@ -117,7 +120,7 @@ class Session:
         Names the session at the worker; a new session of the same token replaces the old one there.
     heartbeat_s : float
     on_message : callable
-        Called in the session's thread with every result, and every error that names a frame.
+        Called in the session's thread with every result, every error that names a frame, and what a stage of a pipeline tells.
     on_lost : callable
         Called once, in the session's thread, with the reason, if the worker is gone.
     """
@@ -169,6 +172,21 @@ class Session:
         self._loop.start()
 
     # -- use, from any thread --------------------------------------------------------------------
+
+    def greet(self, timeout_s: float, fingerprint: str, granularity: str) -> dict[str, Any]:
+        """Shake hands with a worker that must have a certain model; returns what it says of itself."""
+        about = self.open(timeout_s)
+        if about["fingerprint"] != fingerprint:
+            raise HandshakeError(
+                f"{self.name} at {self.address} has a model of fingerprint {about['fingerprint'][:12]}, not of {fingerprint[:12]}: "
+                "structure, weights or granularity differ; give it the same model"
+            )
+        if about["granularity"] != granularity:
+            raise HandshakeError(
+                f"{self.name} at {self.address} has {about['granularity']} granularity, this model {granularity}; "
+                f"start it with --granularity {granularity}"
+            )
+        return about
 
     def open(self, timeout_s: float) -> dict[str, Any]:
         """Shake hands; returns what the worker says of itself."""
@@ -240,9 +258,7 @@ class Session:
             self._heard = True
             if message.kind == "error" and message.body["what"] == UNKNOWN_PLAN:
                 self._lose("it does not know this session's plan any more")
-            elif message.kind in ("result", "sending") or (
-                message.kind == "error" and message.body["frame_id"] is not None
-            ):
+            elif message.kind in _TELLS or (message.kind == "error" and message.body["frame_id"] is not None):
                 self._on_message(message)
             else:
                 self._answers.put(error_of(message.body, self.name) if message.kind == "error" else message)

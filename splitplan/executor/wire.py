@@ -20,7 +20,7 @@ from splitplan.data.plan import Wire
 from splitplan.errors import WireError
 from splitplan.executor.codec import check_description, pack, unpack
 
-VERSION = 2
+VERSION = 3
 MAX_HEADER_BYTES = 4 << 20
 MAX_TENSORS = 1024
 MAX_PIECES = 100_000
@@ -29,6 +29,10 @@ MAX_FRAMES = 4096
 """That a device may say it has waiting."""
 MAX_PLANS = 1024
 """Of a session. Each costs a worker some 50 ms and, beside the parameters that all share, up to half a megabyte (resnet50, by layers)."""
+MAX_STAGES = 64
+"""Of a pipeline."""
+MAX_WINDOW = 1024
+"""Frames that a stage may be asked to have room for."""
 MAX_TEXT = 64 << 10
 
 Check = Callable[[Any], bool]
@@ -71,6 +75,10 @@ def _frames(v: Any) -> bool:
     return isinstance(v, list) and len(v) <= MAX_FRAMES and all(_FRAME_ID(x) for x in v)
 
 
+def _list(check: Check, most: int) -> Check:
+    return lambda v: isinstance(v, list) and len(v) <= most and all(check(x) for x in v)
+
+
 _ID = _text(64)
 _FRAME_ID = _whole(0, 1 << 62)
 _LINK = _fields(
@@ -81,6 +89,8 @@ _LINK = _fields(
         "header_bytes": _number(),
     }
 )
+_SLOTS = _list(_whole(0, 255), 16)
+_MATE = _fields({"address": _text(1024), "way": _or_none(_LINK), "slots": _SLOTS})
 _VERSIONS = {"splitplan": _text(64), "torch": _text(64)}
 
 BODIES: dict[str, dict[str, Check]] = {
@@ -115,7 +125,7 @@ BODIES: dict[str, dict[str, Check]] = {
             lambda v: v in ("emulated", "governor", "free")
         ),  # of a device that is governed; None: it is not
     },
-    "configured": {"plan_id": _ID, "sees_server": _flag, "why": _text(4096)},
+    "configured": {"plan_id": _ID, "sees_server": _flag, "why": _text(4096)},  # of a stage: whether it sees the next
     # client → device worker: from now on the emulated uplink has a channel's rates; answered by following, or by error
     "follow": {"times_s": _numbers(2, MAX_PIECES + 1), "rates_bps": _numbers(1, MAX_PIECES), "elapsed_s": _number()},
     "following": {"emulated": _flag},
@@ -149,10 +159,60 @@ BODIES: dict[str, dict[str, Check]] = {
     "result": {
         "plan_id": _ID,
         "frame_id": _FRAME_ID,
-        "times": _table(_number(-1e18)),
+        "times": _table(_number(-1e18), 1024),
         "alone": _text(1024),  # why the device finished without the server; empty when it did not
         "compared": _or_none(_table(_number())),  # of a check: how far the split is from the whole
     },
+    # client → worker: be a stage of a pipeline; answered by configured, or by error
+    "stage": {
+        "plan_id": _ID,
+        "plan": lambda v: isinstance(v, dict),  # judged by PipelinePlan.from_dict and PipelinePlan.check
+        "stage": _whole(0, MAX_STAGES - 1),
+        "member": _whole(
+            0, MAX_STAGES - 1
+        ),  # which place of a stage that shares rows; 0, the first, is the stage for all others
+        "mates": _list(_MATE, MAX_STAGES - 1),  # of the first: the other places
+        "next": _or_none(_text(1024)),  # the next stage's address; None: the results go to the client
+        "narrow": _list(_flag, MAX_STAGES + 1),  # of each leg: whether tensors cross it at the plan's precision
+        "way": _or_none(_LINK),  # to emulate
+        "slots": _list(
+            _whole(0, 255), 16
+        ),  # of the medium that this app's workers share; empty: this way is its sender's alone
+        "window": _whole(1, MAX_WINDOW),  # frames under way or waiting at the next stage
+        "room": _whole(1, MAX_WINDOW),  # likewise here
+        "heartbeat_s": _number(),
+        "patience_s": _number(),
+    },
+    # client or stage → stage: compute your part and send it on; acknowledged by taken
+    "onward": {
+        "plan_id": _ID,
+        "frame_id": _FRAME_ID,
+        "symbols": _table(_whole(0, 1 << 62)),
+        "check": _flag,
+        "times": _table(_number(-1e18), 1024),
+        "sent_s": _or_none(
+            _number(-1e18)
+        ),  # when it entered the way plus the way's delay, on the receiver's clock; None: not known
+    },
+    # first place of a stage → mate: compute your rows of a block; answered by made, or by error with the frame's id
+    "share": {
+        "plan_id": _ID,
+        "frame_id": _FRAME_ID,
+        "block": _whole(0, 1 << 20),
+        "symbols": _table(_whole(0, 1 << 62)),
+        "sent_s": _or_none(_number(-1e18)),  # as of onward
+    },
+    "made": {
+        "plan_id": _ID,
+        "frame_id": _FRAME_ID,
+        "block": _whole(0, 1 << 20),
+        "compute_s": _number(),
+        "there_s": _or_none(_number(-1e18)),  # seconds that what was handed over took on the way
+        "sent_s": _number(-1e18),  # when this entered the way back plus the way's delay, on the sender's clock
+    },
+    "taken": {"plan_id": _ID, "frame_id": _FRAME_ID},  # there is room for one more
+    # stage → client: frames cannot be sent on any more
+    "cut": {"plan_id": _ID, "why": _text(4096)},
     "error": {"plan_id": _or_none(_ID), "frame_id": _or_none(_FRAME_ID), "what": _text(64), "message": _text()},
     # either way; answered by pong
     "ping": {"session": _ID, "sent_s": _number()},

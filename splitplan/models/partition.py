@@ -268,6 +268,12 @@ def make_parts(traced: Traced, placement: Mapping[str, str]) -> tuple[Part, ...]
     return tuple(_part(traced, placement[layers[0]], layers, device) for layers in segments(graph, placement))
 
 
+def make_part(traced: Traced, layers: Sequence[str], place: str) -> Part:
+    """Only the part of these layers, which run in one go; in the graph's execution order. See `make_parts`."""
+    device = next((t.device for t in traced.exported.tensors.values()), torch.device("cpu"))
+    return _part(traced, place, tuple(layers), device)
+
+
 def whole(traced: Traced, place: str = "device") -> Part:
     """The model in one part."""
     (part,) = make_parts(traced, {layer.name: place for layer in traced.graph.layers})

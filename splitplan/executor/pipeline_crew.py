@@ -1,0 +1,474 @@
+"""The workers of a pipeline: one process a place, each told which stage to be; who is gone, and who does its work then.
+
+An *arrangement* is a plan that stands: every stage configured under one ``plan_id``, each with its session to the next. When it
+breaks, whoever does not answer is gone for good, and the same or another plan is arranged on who is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from splitplan.data.pipeline_plan import PipelinePlan
+from splitplan.data.system import System
+from splitplan.data.way import Way
+from splitplan.errors import DataError, ExecutorError, SplitplanError, raise_all
+from splitplan.executor.hop import Hop
+from splitplan.executor.keys import load, stays_here
+from splitplan.executor.legs import Leg, MateWays, contended, enough_depth, legs_of, mates_of
+from splitplan.executor.medium import MAX_SLOTS, Medium, medium_path, shaper_of
+from splitplan.executor.reach import PATIENCE_S, host_problems, knock
+from splitplan.executor.session import Session
+from splitplan.executor.spawn import WorkerProcess
+from splitplan.executor.split import check_torch_device
+from splitplan.executor.wire import MAX_STAGES, Message
+from splitplan.executor.worker import WorkerOptions
+from splitplan.models.trace import Traced
+from splitplan.policies.replan import Replans, all_at_one, without
+
+_SOCKET_PATH = 90  # the kernel's limit is 104 (macOS) to 108 bytes
+_DYING_S = 0.3
+"""A process whose connection broke may take so long to end."""
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """How to run a pipeline; the fields are `deploy`'s arguments of the same names."""
+
+    hosts: dict[str, str] = field(default_factory=dict)
+    keys: str | Path | None = None
+    emulate: bool | None = None
+    depth: int | None = None
+    heartbeat_s: float = 1.0
+    frame_timeout_s: float | None = None
+    start_timeout_s: float = 120.0
+
+    def check(self, system: System) -> None:
+        """Raise on what cannot be right."""
+        problems = host_problems(self.hosts, self.keys is not None, tuple(system.places))
+        twice = [a for a, k in Counter(self.hosts.values()).items() if k > 1]
+        problems += [f"hosts: {a} is given for several places; start a worker for each" for a in twice]
+        depth = self.depth
+        if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= 512):
+            problems.append(f"depth is {depth!r}; give a whole number from 1 to 512")
+        for name in ("heartbeat_s", "frame_timeout_s", "start_timeout_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1e6:
+                problems.append(f"{name} is {value!r}; give a positive number of seconds")
+        raise_all(problems, "deploy")
+
+
+class _Gone(Exception):
+    """A place cannot do its stage."""
+
+    def __init__(self, place: str, error: SplitplanError) -> None:
+        super().__init__(str(error))
+        self.place, self.error = place, error
+
+
+class _Apart(Exception):
+    """A stage does not reach the next one."""
+
+    def __init__(self, sender: str, receiver: str, why: str) -> None:
+        super().__init__(f"{sender} does not reach {receiver}: {why}")
+        self.sender, self.receiver = sender, receiver
+
+
+class PipelineCrew:
+    """The workers, by place.
+
+    Parameters
+    ----------
+    traced : Traced
+    plan : PipelinePlan
+    system : System
+    settings : PipelineSettings
+    replan : callable
+        Gives another plan for the system that is left.
+    on_message : callable
+        Told, in a session's thread, every result, every error of a frame, what the first stage has taken on, and each way that broke.
+    on_news : callable
+        Told, from any thread, that something was lost.
+    note : callable
+        Given what the report should say.
+    tell : callable
+        Told, while it starts, what is being waited for.
+
+    Attributes
+    ----------
+    plans : list of PipelinePlan
+        All that were arranged, the one that stands last.
+    numbers : dict of str to int
+        Of each arrangement's id: the number of its plan in ``plans``.
+    legs : tuple of Leg
+        Of the arrangement that stands.
+    gone : dict of str to str
+        Places that are lost, and why.
+    """
+
+    def __init__(
+        self,
+        traced: Traced,
+        plan: PipelinePlan,
+        system: System,
+        settings: PipelineSettings,
+        *,
+        replan: Replans,
+        on_message: Callable[[Message], None],
+        on_news: Callable[[], None],
+        note: Callable[[str], None],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._traced, self.system, self.settings, self._replan = traced, system, settings, replan
+        self._on_message, self._on_news, self._note, self._tell = on_message, on_news, note, tell
+        self.emulate = settings.emulate if settings.emulate is not None else not settings.hosts
+        self.plans, self.plan_id = [plan], ""
+        self.numbers: dict[str, int] = {}
+        self.legs = legs_of(traced.graph, plan, system)
+        self._all_legs = [self.legs]
+        raise_all(self._problems(plan, self.legs, mates_of(plan, system)), "deploy")
+        self.depth = settings.depth if settings.depth is not None else enough_depth(self.legs)
+        latency_s = plan.predicted.get("latency_s", 1.0)
+        self.frame_timeout_s = settings.frame_timeout_s or 30.0 + self.depth * latency_s
+        self._keys = load(settings.keys) if settings.keys is not None else None
+        for address in settings.hosts.values():
+            if self._keys is not None and not address.startswith("ipc://"):
+                self._keys.of(address)
+        self._addresses = dict(settings.hosts)
+        self.workers: dict[str, WorkerProcess] = {}
+        self.sessions: dict[str, Session] = {}
+        self.abouts: dict[str, dict[str, Any]] = {}
+        self.gone: dict[str, str] = {}
+        self._cut: set[tuple[str, str]] = set()
+        self._medium: Medium | None = None
+        self._closed = threading.Event()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._directory: Path | None = None
+
+    @property
+    def plan(self) -> PipelinePlan:
+        """The one that stands, or stood last."""
+        return self.plans[-1]
+
+    def legs_at(self, number: int) -> tuple[Leg, ...]:
+        """The legs of a plan, by its number in ``plans``."""
+        return self._all_legs[number]
+
+    # -- what cannot be, said before anything is started ---------------------------------------------
+
+    def _problems(self, plan: PipelinePlan, legs: tuple[Leg, ...], mates: tuple[MateWays, ...]) -> list[str]:
+        hosts, heads = self.settings.hosts, [s.place for s in plan.stages]
+        to = [*pairwise(heads), *((heads[m.stage], m.place) for m in mates)]
+        found = [
+            f"{b!r} is sent to by {a!r}, whose worker runs elsewhere ({hosts[a]}) and could not reach one that is started here; "
+            f'start one for it too, and name it: hosts={{…, "{b}": "tcp://host:port"}}'
+            for a, b in to
+            if a in hosts and b not in hosts and not stays_here(hosts[a])
+        ]
+        if max(len(plan.stages), *(len(s.places) for s in plan.stages)) > MAX_STAGES:
+            found.append(f"the plan has more than {MAX_STAGES} stages, or places in one; so many can run")
+        shared = contended(legs, mates) if self.emulate else ()
+        senders = [leg.sender for leg in legs[1:]] + [m.place for m in mates]
+        if shared and (far := [p for p in senders if p in hosts]):
+            what, where = (", ".join(map(repr, dict.fromkeys(names))) for names in (shared, far))
+            text = f"{what} is shared by several senders, and emulated only among workers that are started here, not at {where}"
+            found.append(f"{text}; leave those out of hosts, or give emulate=False")
+        return found + [f"{len(shared)} shared resources; {MAX_SLOTS} can be emulated"] * (len(shared) > MAX_SLOTS)
+
+    # -- starting ------------------------------------------------------------------------------------
+
+    def start(self) -> Hop:
+        """Start the workers that the plan needs and arrange it; returns the way into the first stage."""
+        try:
+            return self._arrange(self.plan, self.system, self.settings.start_timeout_s)
+        except _Gone as e:
+            raise e.error from e.error.__cause__
+        except _Apart as e:
+            raise ExecutorError(str(e)) from None
+
+    def _arrange(self, plan: PipelinePlan, system: System, patience_s: float) -> Hop:
+        """Have every stage of a plan stand."""
+        legs, mates = legs_of(self._traced.graph, plan, system), mates_of(plan, system)
+        self._man(plan.places)
+        plan_id = uuid.uuid4().hex
+        shared = contended(legs, mates) if self.emulate else ()
+        medium = self._new_medium(plan_id, len(shared)) if shared else None
+        self._tell("handing the plan to the workers")
+        # The last first: a stage connects to the next one, and to its mates, when it is told what to be.
+        for number, stage in reversed(list(enumerate(plan.stages))):
+            ours = [m for m in mates if m.stage == number]
+            common = self._common(plan, plan_id, number, legs, patience_s)
+            for k, mate in enumerate(ours, 1):
+                way = {"way": self._way(mate.back), "slots": self._slots(mate.back, shared)}
+                self._be_stage(mate.place, common | {"member": k} | way, patience_s)
+            leg = legs[number + 1]
+            body = common | {
+                "next": self._addresses[plan.stages[number + 1].place] if number + 1 < len(plan.stages) else None,
+                "way": self._way(leg.way),
+                "slots": self._slots(leg.way, shared),
+                "mates": [
+                    {
+                        "address": self._addresses[m.place],
+                        "way": self._way(m.there),
+                        "slots": self._slots(m.there, shared),
+                    }
+                    for m in ours
+                ],
+            }
+            if why := self._be_stage(stage.place, body, patience_s):
+                raise _Apart(stage.place, self._whom(plan, number, why), why)
+        first = self.sessions[plan.stages[0].place]
+        hop = Hop(
+            first.send,
+            shaper_of(self._way(legs[0].way), medium, self._slots(legs[0].way, shared)),
+            legs[0].window,
+            acknowledged=True,
+            stir=lambda: None,
+            broke=lambda _: self._on_news(),
+            name="leg 0",
+        )
+        if self.plans[-1] is not plan:
+            self.plans.append(plan)
+            self._all_legs.append(legs)
+        self.plan_id, self.legs = plan_id, legs
+        self.numbers[plan_id] = len(self.plans) - 1
+        return hop
+
+    def _way(self, way: Way | None) -> dict[str, float] | None:
+        if not self.emulate or way is None:
+            return None
+        return {name: float(getattr(way, name)) for name in ("rate_bps", "delay_s", "overhead", "header_bytes")}
+
+    def _slots(self, way: Way | None, shared: tuple[str, ...]) -> list[int]:
+        return [shared.index(r) for r in way.resources if r in shared] if way is not None else []
+
+    def _new_medium(self, plan_id: str, slots: int) -> Medium:
+        if self._medium is not None:
+            self._medium.close()
+        path = medium_path(self._private(), plan_id)
+        Medium.create(path, slots)
+        self._medium = Medium(path)
+        return self._medium
+
+    def _common(
+        self, plan: PipelinePlan, plan_id: str, number: int, legs: tuple[Leg, ...], patience_s: float
+    ) -> dict[str, Any]:
+        """What all places of a stage are told."""
+        return {
+            "plan_id": plan_id,
+            "plan": plan.to_dict(),
+            "stage": number,
+            "member": 0,
+            "mates": [],
+            "next": None,
+            "narrow": [leg.way is not None for leg in legs],
+            "window": legs[number + 1].window,
+            "room": legs[number].window,
+            "heartbeat_s": self.settings.heartbeat_s,
+            "patience_s": min(patience_s, PATIENCE_S),
+        }
+
+    def _be_stage(self, place: str, body: dict[str, Any], patience_s: float) -> str:
+        """Tell a worker what to be; returns whom it does not reach, and why."""
+        try:
+            answer = self.sessions[place].request("stage", body, patience_s, "configured").body
+        except SplitplanError as e:
+            raise _Gone(place, e) from e
+        return "" if answer["sees_server"] else answer["why"]
+
+    @staticmethod
+    def _whom(plan: PipelinePlan, number: int, why: str) -> str:
+        """Who a stage does not reach: the mate that it names, else the next stage."""
+        mates = plan.stages[number].places[1:]
+        return next(
+            (p for p in mates if why.startswith(f"{p}: ")), plan.stages[min(number + 1, len(plan.stages) - 1)].place
+        )
+
+    def _man(self, places: tuple[str, ...]) -> None:
+        """See that there is a worker with a session at each place."""
+        here = [p for p in places if p not in self.settings.hosts and p not in self.workers]
+        if here:
+            self._tell(f"starting the worker{'s' if len(here) > 1 else ''} at {', '.join(here)}")
+        for place in here:
+            check_torch_device(self.system.places[place].kind)
+        for place in here:
+            options = WorkerOptions(
+                self._model_file(), self._address(place), self._keys_directory, **self._options(place)
+            )
+            log = self._private() / f"{place.encode().hex()[:40]}.log"
+            self.workers[place] = WorkerProcess(f"{place!r}", options, log, self._on_news)
+            self.workers[place].spawn()
+        deadline = time.monotonic() + self.settings.start_timeout_s
+        for place in here:
+            try:
+                self._addresses[place] = self.workers[place].wait_ready(deadline)["address"]
+            except ExecutorError as e:
+                raise _Gone(place, e) from e
+        for place in places:
+            if place not in self.sessions:
+                self._open(place, PATIENCE_S)
+
+    def _open(self, place: str, patience_s: float) -> None:
+        at = self._addresses[place]
+        session = None
+        try:
+            if place in self.settings.hosts:
+                self._tell(f"connecting to the worker of {place} at {at}")
+                knock(place, at, patience_s)
+            session = Session(
+                self._context, at, self._keys, name=f"the worker at {place!r}", token=uuid.uuid4().hex,
+                heartbeat_s=self.settings.heartbeat_s, on_message=self._on_message, on_lost=lambda _: self._on_news(),
+            )  # fmt: skip
+            graph = self._traced.graph
+            self.abouts[place] = session.greet(patience_s, graph.fingerprint, self._traced.granularity)
+        except SplitplanError as e:
+            if session is not None:
+                session.close()
+            raise _Gone(place, e) from e
+        self.sessions[place] = session
+
+    @property
+    def _keys_directory(self) -> str | None:
+        return str(self._keys.directory) if self._keys is not None else None
+
+    def _options(self, place: str) -> dict[str, Any]:
+        device = self.system.places[place]
+        slowdown = device.slowdown if self.emulate else 1.0
+        return {
+            "threads": device.threads,
+            "torch_device": device.kind,
+            "slowdown": slowdown,
+            "owned": str(self._private()),
+        }
+
+    def _private(self) -> Path:
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="splitplan-"))
+        return self._directory
+
+    def _model_file(self) -> str:
+        path = self._private() / "model.pt2"
+        if not path.exists():
+            self._traced.save(path)
+        return str(path)
+
+    def _address(self, place: str) -> str:
+        path = self._private() / f"{len(self.workers)}.sock"
+        if len(str(path)) <= _SOCKET_PATH:
+            return f"ipc://{path}"
+        self._note(f"{place}: {path.parent} is too long a path for a socket; TCP on loopback was used instead")
+        return "tcp://127.0.0.1:0"
+
+    # -- when something is lost ------------------------------------------------------------------------
+
+    def lost(self) -> str:
+        """What of the arrangement that stands is lost; empty when nothing is."""
+        for place in self.plan.places:
+            if (session := self.sessions.get(place)) is None or session.lost is not None:
+                return f"{place}: {session.lost if session is not None else 'no session'}"
+            if (worker := self.workers.get(place)) is not None and not worker.running:
+                return f"{place}: its process has ended"
+        return ""
+
+    def recover(self) -> Hop | None:
+        """Arrange the plan anew, or another one on who is left; None when nobody is, or it is being closed."""
+        self._look()
+        while not self._closed.is_set():
+            left = without(self.system, self.gone, self._cut)
+            if left is None:
+                return None
+            plan = self._choose(left)
+            try:
+                # Whoever computes a frame for longer than one may take, and does not hear this meanwhile, is gone.
+                patience_s = min(self.settings.start_timeout_s, PATIENCE_S + self.frame_timeout_s)
+                return self._arrange(plan, left, patience_s)
+            except _Gone as e:
+                self._lose(e.place, str(e))
+            except _Apart as e:
+                self._look()
+                if e.receiver in self.gone or e.sender in self.gone:
+                    continue
+                if self.system.medium == "pairs":
+                    self._cut.add((e.sender, e.receiver))
+                    self._note(f"nothing leads from {e.sender} to {e.receiver} any more ({e})")
+                else:
+                    self._lose(e.receiver, str(e))
+        return None
+
+    def _look(self) -> None:
+        """Find out who is gone; a connection that broke is tried once more."""
+        for place, session in list(self.sessions.items()):
+            worker = self.workers.get(place)
+            if session.lost is None and (worker is None or worker.running):
+                continue
+            end = time.monotonic() + _DYING_S
+            while worker is not None and worker.running and time.monotonic() < end:
+                self._closed.wait(0.01)
+            reason = session.lost or "its process has ended"
+            session.close()
+            del self.sessions[place]
+            if worker is None or worker.running:
+                try:
+                    self._open(place, 1.0 + 2 * self.settings.heartbeat_s)
+                except _Gone as e:
+                    reason = f"{reason}; {e}"
+                else:
+                    continue
+            self._lose(place, reason)
+
+    def _lose(self, place: str, reason: str) -> None:
+        self.gone[place] = reason
+        self._note(f"{place} is gone ({reason})")
+        if (session := self.sessions.pop(place, None)) is not None:
+            session.close()
+
+    def _choose(self, left: System) -> PipelinePlan:
+        """The plan that stood, if it still can; else the policy's."""
+        with contextlib.suppress(DataError):  # names what is missing: then another plan is needed
+            legs_of(self._traced.graph, self.plan, left)
+            mates_of(self.plan, left)
+            return self.plan
+        try:
+            plan = self._replan(left)
+            if not isinstance(plan, PipelinePlan):
+                raise DataError(f"gave a {type(plan).__name__}; it must give a splitplan.PipelinePlan", "replan")
+            legs = legs_of(self._traced.graph, plan, left)
+            raise_all(self._problems(plan, legs, mates_of(plan, left)), "replan")
+        except Exception as e:  # noqa: BLE001  the policy is the user's, and accepted frames must be answered
+            plan = all_at_one(self.plan, left)
+            self._note(
+                f"the policy found no plan for {', '.join(left.places)} ({type(e).__name__}: {e}); one place computed all"
+            )
+        self._note(f"re-planned on {', '.join(left.places)}: {plan.describe()}")
+        return plan
+
+    # -- ending ----------------------------------------------------------------------------------------
+
+    def hurry(self) -> None:
+        """Have `recover` give up, because `close` comes."""
+        self._closed.set()
+
+    def close(self) -> None:
+        """Stop all; `recover` must not run any more."""
+        self._closed.set()
+        for session in self.sessions.values():
+            session.close()
+        for worker in self.workers.values():
+            worker.stop()
+        if self._medium is not None:
+            self._medium.close()
+        self._context.destroy(linger=0)
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)

@@ -1,0 +1,94 @@
+"""What a pipeline does when a place is gone: another plan for those that are left.
+
+Any callable that takes a `System` and gives a `PipelinePlan` for it will do; `Replan` is the one that is used unless another is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from splitplan.data.pipeline_plan import PipelinePlan, Stage
+from splitplan.data.profile import Profile
+from splitplan.data.system import System
+from splitplan.formulations.pipeline import PipelinePlacement
+
+
+class Replans(Protocol):
+    """Gives a plan for a system."""
+
+    def __call__(self, system: System) -> PipelinePlan:
+        """A plan on the places, and over the links, that are left."""
+        ...
+
+
+@dataclass(frozen=True)
+class Replan:
+    """With a profile, the plan of least period on who is left; without one nothing is known of them, and the first computes all.
+
+    Parameters
+    ----------
+    plan : PipelinePlan
+        That ran so far: the new one is for the same model, wire, source and sink.
+    profile : Profile, optional
+    """
+
+    plan: PipelinePlan
+    profile: Profile | None = None
+
+    def __call__(self, system: System) -> PipelinePlan:
+        """A plan on the places, and over the links, that are left."""
+        plan = self.plan
+        if self.profile is None:
+            return all_at_one(plan, system)
+        source, sink = (p if p in system.places else None for p in (plan.source, plan.sink))
+        problem = PipelinePlacement(
+            self.profile, system, overlap=plan.overlap, wire=plan.wire, source=source, sink=sink
+        )
+        found: PipelinePlan = problem.solve().plan
+        return found
+
+
+def all_at_one(plan: PipelinePlan, system: System) -> PipelinePlan:
+    """All layers at the first place of a system that the plan's source reaches and that reaches its sink.
+
+    A source or a sink that is gone, or that nothing leads to any more, is nowhere: inputs are then where they are read, results
+    where they are made.
+    """
+
+    def served(place: str) -> tuple[bool, bool]:
+        reached = plan.source in system.places and (plan.source == place or system.way(plan.source, place) is not None)
+        reaches = plan.sink in system.places and (plan.sink == place or system.way(place, plan.sink) is not None)
+        return reached, reaches
+
+    place = max(system.places, key=lambda p: sum(served(p)))  # the first of those that serve most
+    reached, reaches = served(place)
+    return replace(
+        plan,
+        stages=(Stage(tuple(plan.placement), (place,)),),
+        source=plan.source if reached else None,
+        sink=plan.sink if reaches else None,
+        predicted={},
+    )
+
+
+def without(system: System, gone: Collection[str], cut: Collection[tuple[str, str]] = ()) -> System | None:
+    """A system less some places, and less some links of pairs; None when no place is left.
+
+    Parameters
+    ----------
+    gone : collection of str
+    cut : collection of (str, str)
+        Pairs between which nothing leads any more, in either order.
+    """
+    places = {p: d for p, d in system.places.items() if p not in gone}
+    if not places:
+        return None
+    if system.shared is not None:
+        return System(shared=system.shared, **places)
+    if system.star:
+        return System(star={p: k for p, k in system.star.items() if p in places}, **places)
+    lost = {frozenset(pair) for pair in cut}
+    links = {pair: k for pair, k in system.links.items() if set(pair) <= set(places) and frozenset(pair) not in lost}
+    return System(links=links, **places)

@@ -1,0 +1,116 @@
+"""Stages whose places share rows, on real processes: the unsplit model's results, whoever of them dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from splitplan.data.catalog import device, link
+from splitplan.data.pipeline_plan import PipelinePlan, RowBlock, Stage
+from splitplan.data.system import System
+from splitplan.errors import DataError
+from splitplan.executor.deploy import deploy
+from splitplan.models.rows import RowModel
+from splitplan.models.trace import Traced, trace
+from splitplan.models.zoo import zoo, zoo_example
+
+from .pipelines import expected, joined
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+ABC = ("a", "b", "c")
+
+
+@pytest.fixture(scope="module")
+def cnn() -> Traced:
+    torch.set_num_threads(1)
+    return trace(zoo("tiny-cnn"), zoo_example("tiny-cnn", batch=2), granularity="operator", name="cnn")
+
+
+def shared(traced: Traced, places: Sequence[str], cuts: Sequence[int], rest: str, **options: object) -> PipelinePlan:
+    """Blocks that begin at these layers, the last one alone at the first place, all shared about equally; what is left elsewhere."""
+    model = RowModel(traced.graph)
+    names = [layer.name for layer in traced.graph.layers]
+    stop = min(model.barriers, default=len(names))
+    blocks = []
+    for start, end in zip([0, *cuts], [*cuts, stop], strict=True):
+        height, count = model.height(end), len(places)
+        rows = [height // count] * count
+        rows[0] += height - sum(rows)
+        if end == stop and cuts:
+            rows = [height, *[0] * (count - 1)]
+        blocks.append(RowBlock(tuple(names[start:end]), tuple(rows)))
+    stages = (Stage(tuple(names[:stop]), tuple(places), tuple(blocks)), Stage(tuple(names[stop:]), (rest,)))
+    return PipelinePlan(traced.graph.name, traced.graph.fingerprint, stages, **options)  # type: ignore[arg-type]
+
+
+def close(a: torch.Tensor, b: torch.Tensor, within: float = 1e-5) -> bool:
+    return float((a - b).abs().max()) <= within * float(b.abs().max())
+
+
+def inputs(count: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    size = zoo_example("tiny-cnn").shape[1:]
+    return [torch.randn(1 + k % 3, *size, generator=generator) for k in range(count)]
+
+
+@pytest.mark.parametrize(("places", "wire"), [(("a", "b"), "fp32"), (("a", "b", "c"), "fp16")])
+def test_shared_rows_give_the_models_results(cnn: Traced, places: tuple[str, ...], wire: str) -> None:
+    plan = shared(cnn, places, [3, 6], "d", wire=wire)
+    given = inputs(8)
+    with deploy(cnn, plan, joined(("a", "b", "c", "d"), rate_bps=2e8, rtt_s=0.001)) as app:
+        assert set(app.pids) == {*places, "d"}
+        results = list(app.stream(given))
+        assert close(app(given[0]), expected(cnn, given[0]), 1e-5 if wire == "fp32" else 1e-2)
+        report = app.report()
+    for got, x in zip(results, given, strict=True):
+        assert got.shape == expected(cnn, x).shape and close(got, expected(cnn, x), 1e-5 if wire == "fp32" else 1e-2)
+    rows = {r.quantity: r for r in report.rows}
+    assert rows[f"stage {' + '.join(places)}"].n == 9
+    for mate in places[1:]:
+        assert rows[f"at {mate}"].n == rows[f"a → {mate}"].n == rows[f"{mate} → a"].n == 9
+    assert report.counts["largest_output_difference_relative"] <= (1e-5 if wire == "fp32" else 1e-2)
+
+
+def test_shared_rows_on_a_shared_medium(cnn: Traced) -> None:
+    medium = link("loopback").but(rate_bps=5e7, rtt_s=0.001)
+    system = System(shared=medium, **{p: device("this-cpu") for p in "abd"})  # type: ignore[arg-type]
+    given = inputs(5)
+    with deploy(cnn, shared(cnn, ("a", "b"), [4], "d", source="d", sink="d"), system) as app:
+        assert all(close(got, expected(cnn, x)) for got, x in zip(app.stream(given), given, strict=True))
+
+
+@pytest.mark.parametrize("victim", ["a", "b"])
+def test_a_place_that_shares_rows_is_killed(cnn: Traced, victim: str) -> None:
+    given = inputs(30)
+    with deploy(cnn, shared(cnn, ("a", "b"), [3], "c"), joined(ABC, rate_bps=1e8, rtt_s=0.002)) as app:
+
+        def source() -> object:
+            for k, x in enumerate(given):
+                if k == 12:
+                    os.kill(app.pids[victim], signal.SIGKILL)
+                yield x
+
+        results = list(app.stream(source()))  # type: ignore[arg-type]
+        report = app.report()
+    assert all(close(got, expected(cnn, x)) for got, x in zip(results, given, strict=True))
+    assert f"{victim} is gone" in str(report) and report.counts["frames"] == 30 and len(report.plans) == 2
+
+
+def test_a_place_that_shares_rows_and_hangs(cnn: Traced) -> None:
+    given = inputs(10)
+    with deploy(cnn, shared(cnn, ("a", "b"), [3], "c"), joined(ABC), heartbeat_s=0.3) as app:
+        list(app.stream(given[:3]))
+        os.kill(app.pids["b"], signal.SIGSTOP)
+        assert all(close(got, expected(cnn, x)) for got, x in zip(app.stream(given), given, strict=True))
+        assert "b" not in app.plan.places
+
+
+def test_rows_that_cannot_be_shared(cnn: Traced) -> None:
+    few = System(links={("a", "d"): link("loopback")}, **{p: device("this-cpu") for p in "abd"})  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"shares rows of a with b, and nothing leads there"):
+        deploy(cnn, shared(cnn, ("a", "b"), [3], "d"), few)
