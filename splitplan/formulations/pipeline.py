@@ -1,0 +1,299 @@
+"""PipelinePlacement: which of several unlike devices computes which run of layers, for the most frames a second. States the problem; solves nothing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from splitplan.data.pipeline_plan import PipelinePlan, Stage
+from splitplan.data.plan import Wire
+from splitplan.data.profile import Profile
+from splitplan.data.system import System
+from splitplan.errors import DataError, raise_all
+from splitplan.formulations import pipeline_naive
+from splitplan.formulations.base import TOLERANCE, Formulation
+from splitplan.formulations.pipeline_checks import problems
+from splitplan.formulations.pipeline_costs import PipelineCosts
+from splitplan.formulations.scaled import Scaled
+from splitplan.formulations.solution import Alternative
+
+if TYPE_CHECKING:
+    import pyomo.environ as pyo
+    from matplotlib.figure import Figure
+
+    from splitplan.formulations.solution import Solution
+
+
+@dataclass(frozen=True, eq=False)
+class PipelinePlacement(Scaled, Formulation):
+    r"""Cut a network into runs of layers, one after the other, and give each to a place of its own: the least period.
+
+    Layers 1, …, n in execution order, positions i = 0, …, n between them; places d, e. Variables: z_{ije} ∈ {0,1}, 1 when place e
+    computes the layers between positions i < j (a stage); y_{dei} ∈ {0,1}, 1 when d hands over to e at position i; T seconds, the
+    period. A place that no stage names is not used.
+
+    Minimize T subject to
+
+    (1) Σ_{j,e} z_{0je} = 1, Σ_{i,e} z_{ine} = 1: the first stage begins with the first layer, the last ends with the last.
+    (2) Σ_i z_{ije} = Σ_f y_{efj}, Σ_k z_{jke} = Σ_d y_{dej} for 0 < j < n: where a stage ends the next begins, elsewhere;
+        y_{dei} = 0 where nothing leads from d to e.
+    (3) Σ_{i,j} z_{ije} ≤ 1: a place computes one stage at most.
+    (4) Σ_{i,j,e} z_{ije} ≤ max_stages, when given.
+    (5) z_{ije} = 0 unless par(i,j) + max_{i<v≤j} act_v + held_i + held_j ≤ memory_e                                       [bytes]
+    (6) τ_{dei} = 8 (overhead_{de} Σ_{t ∈ live(i)} bytes_t + header_{de}) / R_{de}; y_{se0} = Σ_j z_{0je} for e ≠ s when there is a
+        source s, y_{etn} = Σ_i z_{ine} for e ≠ t when there is a sink t: inputs and results move as any other.                [s]
+    (7) T ≥ Σ_{i,j} c_e(i,j) z_{ije} (+ Σ_{d,i} τ_{dei} y_{dei} + Σ_{f,i} τ_{efi} y_{efi} when communication is added) for every
+        place e, c_e(i,j) = Σ_{i<v≤j} a_{ve}.                                                                                  [s]
+    (8) T ≥ Σ_{(d,e) over r} Σ_i τ_{dei} y_{dei} for every resource r: each direction of a pair's link; each place's way up and
+        its way down in a star; the medium when it is shared.                                                                  [s]
+
+    Lower bounds on T, whether communication is overlapped or added:
+
+    (9)  T ≥ max_v min_e a_{ve}, over the places whose memory holds v.
+    (10) T ≥ Σ_v min_e w_e a_{ve} for any w ≥ 0 with Σ_e w_e = 1: the dual of sharing layers out by fractions.
+    (11) T ≥ P when no walk over (position, place) whose stages and transfers each take at most P, places repeated at will, costs
+         at most Σ_e w_e + μ·max_stages + λ P, a stage at e costing w_e + μ and a transfer on a shared medium λ τ; any w, μ, λ ≥ 0.
+
+    a_{ve} seconds of layer v at e; live(i): the tensors that were made before position i and are read after it (results too, until
+    the end, when there is a sink), each once; bytes_t at the wire's precision; held_i their bytes in memory; par(i,j) bytes of
+    the parameters read there, shared ones once; act_v a layer's working set. Tensors that only a later stage reads go through
+    the stages between: this, and that branches do not run side by side, is what a pipeline of intervals gives up on a DAG. (7)
+    without added communication takes sending and receiving to cost a place no time to compute. Delays shift frames and leave
+    the period alone; they are part of ``latency_s``.
+
+    Parameters
+    ----------
+    profile : Profile
+        With times for every place of the system.
+    system : System
+        Its medium says what is a resource: pairs, star or shared.
+    overlap : bool
+        Whether a place computes while it sends and receives; else it does one after the other.
+    max_stages : int, optional
+    wire : {"fp32", "fp16", "int8"}
+        Precision in which floating-point tensors cross.
+    source, sink : str, optional
+        Where inputs are, where results must go; free unless given: inputs are at the first stage, results stay where they are made.
+    """
+
+    profile: Profile
+    system: System
+    overlap: bool = True
+    max_stages: int | None = None
+    wire: Wire = "fp32"
+    source: str | None = None
+    sink: str | None = None
+    costs: PipelineCosts = field(init=False, repr=False)
+
+    kind: ClassVar[str] = "pipeline-placement"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.profile, Profile) or not isinstance(self.system, System):
+            raise DataError(
+                "give PipelinePlacement(profile, system, …): a splitplan.Profile and a splitplan.System",
+                "PipelinePlacement",
+            )
+        raise_all(problems(self), f"PipelinePlacement for {self.profile.graph.name!r}")
+        costs = PipelineCosts(self.profile, self.system, self.wire, self.source, self.sink)
+        object.__setattr__(self, "costs", costs)
+
+    # -- what it is, for solvers ---------------------------------------------------------------------
+
+    @property
+    def most_stages(self) -> int:
+        """Stages that a plan can have at most: no more than layers, places and ``max_stages``."""
+        limits = [len(self.profile.graph), len(self.costs.places)]
+        return min([*limits, self.max_stages] if self.max_stages is not None else limits)
+
+    @cached_property
+    def sampled(self) -> tuple[float, float, float | None]:
+        """Of some plain plans: the least positive period (within the limits if any is), the largest, the least within."""
+        plans = list(pipeline_naive.plans(self).values())
+        allowed = [v for x in plans if not self.violations(x) for v in [self.evaluate(x)["objective"]]]
+        values = [v for x in plans for v in [self.evaluate(x)["objective"]] if np.isfinite(v)]
+        floor = float(self.costs.seconds.min(axis=0).max())  # (9), memory aside
+        positive = [v for v in allowed if v > 0] or [v for v in (floor, *values) if v > 0]
+        return min(positive, default=0.0), max(values, default=floor), min(allowed, default=None)
+
+    # -- plain arithmetic ----------------------------------------------------------------------------
+
+    def evaluate(self, plan: PipelinePlan) -> dict[str, float]:
+        """Costs of a plan by plain arithmetic.
+
+        Returns
+        -------
+        dict of str to float
+            ``objective`` and ``period_s``; ``throughput_hz`` unless the period is 0; ``latency_s`` of a frame that waits for nothing;
+            ``at_P_s`` computing, ``P_to_Q_s`` on the way, ``busy_X_s`` of each place (when communication is added) and of each
+            resource that several transfers share. Where no way leads, ∞.
+        """
+        plan.check(self.profile.graph)
+        c = self.costs
+        order, cuts = self.order_of(plan)
+        at_place, over = self._busy(order, cuts)
+        ends = [0, *cuts, c.layers]
+        computing = {e: float(c.seconds[e, i:j].sum()) for e, i, j in zip(order, ends[:-1], ends[1:], strict=True)}
+        terms, delays = {f"at_{c.places[e]}_s": s for e, s in computing.items()}, 0.0
+        for d, e, i in c.moves(order, cuts):
+            way = c.ways.get((d, e))
+            terms[f"{c.places[d]}_to_{c.places[e]}_s"] = float(c.transfer[d, e, i])
+            delays += float(c.transfer[d, e, i]) + (way.delay_s if way else np.inf)
+        if not self.overlap:
+            terms |= {f"busy_{c.places[e]}_s": s for e, s in at_place.items()}
+        if self.system.medium != "pairs":
+            terms |= {f"busy_{r}_s": s for r, s in over.items()}
+        period = max([*at_place.values(), *over.values()])
+        return {
+            "objective": period,
+            "period_s": period,
+            **({"throughput_hz": 1.0 / period} if period > 0 else {}),
+            "latency_s": sum(computing.values()) + delays,
+            **terms,
+        }
+
+    def _busy(self, order: Sequence[int], cuts: Sequence[int]) -> tuple[dict[int, float], dict[str, float]]:
+        """(7), (8): seconds for which a frame keeps each place and each resource busy; ∞ where no way leads."""
+        c, ends = self.costs, [0, *cuts, self.costs.layers]
+        places, over = defaultdict[int, float](float), defaultdict[str, float](float)
+        for e, i, j in zip(order, ends[:-1], ends[1:], strict=True):
+            places[e] += float(c.seconds[e, i:j].sum())
+        for d, e, i in c.moves(tuple(order), tuple(cuts)):
+            seconds = float(c.transfer[d, e, i])
+            for r in c.ways[d, e].resources if (d, e) in c.ways else ("nothing",):
+                over[r] += seconds
+            for x in () if self.overlap else (d, e):
+                places[x] += seconds
+        return places, over
+
+    def period(self, order: Sequence[int], cuts: Sequence[int]) -> float:
+        """The period of these places, by number, cut at these inner positions."""
+        places, over = self._busy(order, cuts)
+        return max([*places.values(), *over.values()])
+
+    def violations(self, plan: PipelinePlan) -> list[str]:
+        """What a plan breaks: (2), (4), (5), and the problem's own data, in the user's words."""
+        plan.check(self.profile.graph)
+        broken = [
+            f"{name} is {got!r}, the problem says {own!r}"
+            for name in ("wire", "overlap", "source", "sink")
+            if (got := getattr(plan, name)) != (own := getattr(self, name))
+        ]
+        c = self.costs
+        order, cuts = self.order_of(plan)
+        broken += [
+            f"nothing leads from {c.places[d]} to {c.places[e]}"
+            for d, e, _ in c.moves(order, cuts)
+            if (d, e) not in c.ways
+        ]
+        if self.max_stages is not None and len(order) > self.max_stages:
+            broken.append(f"max_stages={self.max_stages}: the plan has {len(order)} stages")
+        ends = [0, *cuts, c.layers]
+        for e, i, j in zip(order, ends[:-1], ends[1:], strict=True):
+            if c.memory[i, j] > c.limits[e] * (1 + TOLERANCE):
+                broken.append(f"memory of {c.places[e]}: {c.memory[i, j]:.6g} of {c.limits[e]:.6g} bytes")
+        return broken
+
+    def order_of(self, plan: PipelinePlan) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """A plan's places by their numbers, and the inner positions at which it is cut."""
+        unknown = [p for p in plan.places if p not in self.costs.index]
+        raise_all([f"names place {p!r}, which the system has not" for p in unknown], "pipeline plan")
+        if any(len(s.places) > 1 for s in plan.stages):
+            raise DataError("has a stage of several places; this problem shares no rows", "pipeline plan")
+        cuts = np.cumsum([len(s.layers) for s in plan.stages])[:-1]
+        return tuple(self.costs.index[s.place] for s in plan.stages), tuple(cuts.tolist())
+
+    def plan_for(self, order: Sequence[int], cuts: Sequence[int]) -> PipelinePlan:
+        """The plan of these places, by number, cut at these inner positions, with what this problem predicts of it."""
+        names = [layer.name for layer in self.profile.graph.layers]
+        ends = [0, *cuts, len(names)]
+        stages = tuple(
+            Stage(tuple(names[i:j]), (self.costs.places[e],))
+            for e, i, j in zip(order, ends[:-1], ends[1:], strict=True)
+        )
+        facts: dict[str, Any] = {"overlap": self.overlap, "source": self.source, "sink": self.sink}
+        plan = PipelinePlan(self.profile.graph.name, self.profile.graph.fingerprint, stages, self.wire, **facts)
+        predicted = {k: v for k, v in self.evaluate(plan).items() if k != "objective" and np.isfinite(v)}
+        return PipelinePlan(plan.model, plan.fingerprint, stages, self.wire, **facts, predicted=predicted)
+
+    # -- the declarative model -----------------------------------------------------------------------
+
+    def build(self) -> pyo.ConcreteModel:
+        """The MILP as a Pyomo model, its objective scaled by `scale`."""
+        from splitplan.formulations import pipeline_model
+
+        return pipeline_model.build(self)
+
+    def read(self, values: Mapping[str, float]) -> PipelinePlan:
+        """The plan in a solver's values of the model's variables, by name."""
+        from splitplan.formulations import pipeline_model
+
+        return self.plan_for(*pipeline_model.read(self, values))
+
+    def lp_notes(self) -> list[str]:
+        """The problem, then units and names."""
+        places = ", ".join(f"{e}: {p}" for e, p in enumerate(self.costs.places))
+        return [
+            self.describe(),
+            f"T is the period in seconds times {self.scale!r}, and so is the objective.",
+            f"Places: {places}.",
+            "z(i_j_e): place e computes the layers between positions i and j; position i is before layer i, counted from 0.",
+            "y(d_e_i): place d hands over to place e at position i.",
+        ]
+
+    # -- for people ----------------------------------------------------------------------------------
+
+    def alternatives(self, plan: PipelinePlan) -> tuple[Alternative, ...]:
+        """What the plan was chosen over: the best single place, and plans by layers, by memory and by FLOPs alone."""
+        priced = {name: (x, self.evaluate(x)["objective"]) for name, x in pipeline_naive.plans(self).items()}
+        return tuple(
+            Alternative(name, value, "; ".join(self.violations(x)), is_plan=x.stages == plan.stages)
+            for name, (x, value) in priced.items()
+            if np.isfinite(value)
+        )
+
+    def facts(self, plan: PipelinePlan, duals: Mapping[str, Any]) -> dict[str, str]:
+        """What bounds the period."""
+        terms = self.evaluate(plan)
+        period = terms.pop("objective")
+        names = [
+            k for k, v in terms.items() if k.startswith(("at_", "busy_")) or "_to_" in k if v >= period * (1 - 1e-9)
+        ]
+        return {"bottleneck": ", ".join(names)} if names else {}
+
+    def figure(self, solution: Solution) -> Figure:
+        """A Gantt chart of the first frames; beside it how a search converged, when one did."""
+        import pandas as pd
+
+        from splitplan.formulations.pipeline_schedule import schedule
+        from splitplan.plots.pipeline import plot_pipeline
+
+        history = solution.duals.get("convergence")
+        return plot_pipeline(
+            schedule(self, solution.plan),
+            title=f"{self.profile.graph.name}: a frame every {solution.objective:.4g} s",
+            convergence=None if history is None else pd.DataFrame(history),
+        )
+
+    def describe(self) -> str:
+        """The problem in a line."""
+        c = self.costs
+        facts = [
+            f"{c.layers} layers",
+            f"{len(c.places)} places",
+            {"pairs": "links by pair", "star": "links by a hub", "shared": "one shared medium"}[self.system.medium],
+            "communication overlapped" if self.overlap else "communication added",
+            f"wire {self.wire}",
+        ]
+        facts += [f"at most {self.max_stages} stages"] if self.max_stages is not None else []
+        facts += [f"{name} {value}" for name in ("source", "sink") if (value := getattr(self, name)) is not None]
+        return f"PipelinePlacement: least period of {self.profile.graph.name!r} ({'; '.join(facts)})"
+
+    @property
+    def unit(self) -> str:
+        """Seconds."""
+        return "s"

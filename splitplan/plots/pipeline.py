@@ -1,0 +1,102 @@
+"""Figures of pipelines: a Gantt chart of a few frames, and how a search for one converged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from splitplan.plots.style import DEVICE, INK, PALE, SERVER, WIDTH, need, new_figure, shorten, tidy
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FRAMES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+"""Colours of frames, in turn."""
+
+
+def plot_pipeline(table: pd.DataFrame, *, title: str = "", convergence: pd.DataFrame | None = None) -> Figure:
+    """Draw who computes and sends what when, and, beside it, how the search that found it converged.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A row a task: ``frame, lane, what`` (``compute`` or ``transfer``), ``ready_s, start_s, end_s``, and ``label`` (what is written
+        on the first frame's bars). From ready to start a task waits: drawn pale.
+    title : str
+    convergence : DataFrame, optional
+        See `plot_convergence`.
+
+    Returns
+    -------
+    Figure
+    """
+    need(table, ("frame", "lane", "what", "label", "ready_s", "start_s", "end_s"), "schedule of a pipeline")
+    lanes = list(dict.fromkeys(table["lane"]))
+    searched = convergence is not None and len(convergence) > 1
+    figure = new_figure(WIDTH, 1.2 + 0.32 * len(lanes) + (1.9 if searched else 0.0))
+    axes = figure.subplots(2, 1, height_ratios=[0.32 * len(lanes) + 0.8, 1.7]) if searched else [figure.subplots()]
+    _gantt(axes[0], table, lanes)
+    if searched and convergence is not None:
+        _converged(axes[1], convergence)
+    if title:
+        figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+    return figure
+
+
+def _gantt(ax: Axes, table: pd.DataFrame, lanes: list[str]) -> None:
+    row = {lane: k for k, lane in enumerate(lanes)}
+    end = float(table["end_s"].max()) or 1.0
+    for task in table.itertuples():
+        y, tall = row[str(task.lane)], 0.62 if task.what == "compute" else 0.34
+        start, stop, ready = float(task.start_s), float(task.end_s), float(task.ready_s)  # type: ignore[arg-type]
+        colour = FRAMES[int(task.frame) % len(FRAMES)]  # type: ignore[arg-type]
+        if start > ready and task.frame > 0:  # type: ignore[operator]
+            ax.barh(y, start - ready, 0.1, left=ready, color=PALE, linewidth=0)
+        ax.barh(y, stop - start, tall, left=start, color=colour, linewidth=0.4, edgecolor="white")
+        if task.frame == 0 and task.label and (stop - start) > 0.08 * end:
+            ax.text((start + stop) / 2, y, str(task.label), ha="center", va="center", fontsize=6, color="white")
+    ax.set_yticks(range(len(lanes)), [shorten(x, 26) for x in lanes])
+    ax.set_ylim(len(lanes) - 0.5, -0.5)
+    ax.set_xlim(0, end * 1.01)
+    ax.set_xlabel("seconds; a colour a frame, thin grey: it waits for what is busy", fontsize=8)
+    tidy(ax, "x")
+
+
+def plot_convergence(table: pd.DataFrame, *, title: str = "") -> Figure:
+    """Draw how a search's best value fell towards its bound.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``iteration, best_s, median_s, bound_s``: the best of all, the median of the particles' own bests, the lower bound then known.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    figure = new_figure(WIDTH / 2, 2.4)
+    ax = figure.subplots()
+    _converged(ax, table)
+    if title:
+        ax.set_title(title, fontsize=8, loc="left")
+    return figure
+
+
+def _converged(ax: Axes, table: pd.DataFrame) -> None:
+    need(table, ("iteration", "best_s", "median_s", "bound_s"), "convergence of a search")
+    at = table["iteration"].to_numpy(float)
+    for column, colour, line, label in (
+        ("median_s", PALE, "-", "particles' own bests, median"),
+        ("best_s", DEVICE, "-", "best of all"),
+        ("bound_s", SERVER, "--", "lower bound"),
+    ):
+        values = table[column].to_numpy(float)
+        ax.plot(at, np.where(np.isfinite(values), values, np.nan), line, color=colour, linewidth=1.2, label=label)
+    ax.set_xlabel("iteration", fontsize=8)
+    ax.set_ylabel("period (s)", fontsize=8, color=INK)
+    tidy(ax, "both")
+    ax.legend(fontsize=6.5, frameon=False)
