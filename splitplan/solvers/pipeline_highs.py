@@ -1,0 +1,95 @@
+"""PipelinePlacement by HiGHS: branch and bound on the MILP as Pyomo states it, without the columns that no good plan has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from splitplan.errors import SolverError
+from splitplan.formulations import pipeline_model, pipeline_naive
+from splitplan.formulations.registry import Ladder
+from splitplan.formulations.solution import Found, Termination
+from splitplan.solvers.arrays import to_arrays
+from splitplan.solvers.clock import Clock
+from splitplan.solvers.highs import LEAST_SCALED
+from splitplan.solvers.highs_run import Engine, version
+from splitplan.solvers.pipeline_units import root, units_of
+from splitplan.solvers.pipeline_why import settle
+
+if TYPE_CHECKING:
+    from splitplan.formulations.pipeline import PipelinePlacement
+
+MOST_COLUMNS = 5_000
+"""Stages (interval, place) beyond which branch and bound is no match for the dynamic program or the swarm."""
+
+
+@dataclass(frozen=True)
+class PipelineMILP:
+    """The MILP over columns (interval, place), by HiGHS. For small cases, and as the specification of the others.
+
+    Parameters
+    ----------
+    threads : int
+    node_limit : int or None
+    """
+
+    threads: int = 1
+    node_limit: int | None = None
+
+    name: ClassVar[str] = "pipeline-milp"
+    solves: ClassVar[tuple[str, ...]] = ("pipeline-placement",)
+    rung: ClassVar[Ladder] = Ladder.MILP
+    exact: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.threads < 1 or (self.node_limit is not None and self.node_limit < 0):
+            raise SolverError(
+                f"threads={self.threads}, node_limit={self.node_limit}; give threads from 1, node_limit from 0"
+            )
+
+    def why_not(self, problem: PipelinePlacement) -> str | None:
+        """Too many columns."""
+        n, m = problem.costs.layers, len(problem.costs.places)
+        columns = m * n * (n + 1) // 2
+        return (
+            None if columns <= MOST_COLUMNS else f"{columns} columns (interval, place), and {MOST_COLUMNS} are the most"
+        )
+
+    def solve(self, problem: PipelinePlacement, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
+        """Any plan first, for its period and whether there is one; then the columns that are no longer than that."""
+        clock = Clock(time_limit_s)
+        units = root(problem, units_of(problem))
+        first = settle(problem, units, lambda: clock.left_s != 0, 0.0)
+        if first.plan is None:
+            return first
+        plain = [x for x in pipeline_naive.plans(problem).values() if not problem.violations(x)]
+        plan = min([first.plan, *plain], key=lambda x: problem.evaluate(x)["objective"])
+        known, built_s = problem.evaluate(plan)["objective"], 0.0
+        while True:
+            if known == 0:
+                nothing = "no period is negative"
+                return Found(plan, Termination.CONVERGED, bound=0.0, bound_by=nothing, build_s=built_s)
+            begun = clock.passed_s
+            scaled = problem.scaled_for(known)
+            arrays = to_arrays(pipeline_model.build(scaled, known))
+            engine = Engine(arrays, gap=gap, verbose=verbose, threads=self.threads, node_limit=self.node_limit)
+            built_s += clock.passed_s - begun
+            outcome = engine.run(clock.left_s)
+            plan = plan if outcome.values is None else problem.read(outcome.values)
+            value = problem.evaluate(plan)["objective"]
+            far = outcome.termination is Termination.CONVERGED and value * scaled.scale < LEAST_SCALED
+            if not far or value >= known:
+                break
+            known = value
+        unit = 1.0 / scaled.scale
+        return Found(
+            plan=plan,
+            termination=outcome.termination,
+            bound=None if outcome.bound is None else max(0.0, outcome.bound * unit),
+            objective=None if outcome.values is None or outcome.objective is None else outcome.objective * unit,
+            bound_by=outcome.bound_by,
+            solver_version=version().removeprefix("HiGHS "),
+            build_s=built_s,
+            solve_s=clock.passed_s - built_s,
+            log=outcome.log,
+        )
