@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -285,19 +285,25 @@ class PipelineResult:
         return "\n".join(lines)
 
 
-def beside(
-    formula: Mapping[str, float],
-    simulated: PipelineResult | Mapping[str, float] | None = None,
-    measured: PipelineResult | Mapping[str, float] | None = None,
-) -> pd.DataFrame:
+class Reports(Protocol):
+    """What has a table of what was measured, as the executor's report: columns ``quantity`` and ``measured``."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a quantity."""
+        ...
+
+
+Numbers = PipelineResult | Mapping[str, float] | Reports
+
+
+def beside(formula: Numbers, simulated: Numbers | None = None, measured: Numbers | None = None) -> pd.DataFrame:
     """Put what the formula, the simulation and the run say of a plan next to each other.
 
     Parameters
     ----------
-    formula : mapping of str to float
-        As ``plan.predicted``, or what a problem's ``evaluate`` returns.
-    simulated, measured : PipelineResult or mapping of str to float
-        With numbers by the same names, see `PipelineResult.quantities`.
+    formula, simulated, measured : mapping of str to float, PipelineResult, or report
+        The formula as ``plan.predicted`` or what a problem's ``evaluate`` returns; the others by the same names, see
+        `PipelineResult.quantities`. A live app's report counts: its ``at a`` is ``at_a_s``, its ``a → b`` is ``a_to_b_s``.
 
     Returns
     -------
@@ -307,7 +313,7 @@ def beside(
     """
     import pandas as pd
 
-    given = [dict(formula), _numbers(simulated), _numbers(measured)]
+    given = [_numbers(x) for x in (formula, simulated, measured)]
     names = [k for k in given[0] if k != "objective"]
     names += [k for k in given[1] if k not in given[0] and k in given[2]]
     values = np.array([[g.get(k, math.nan) for g in given] for k in names], float).reshape(-1, 3)
@@ -316,17 +322,28 @@ def beside(
     found["unit"] = ["1/s" if k.endswith("_hz") else "s" for k in names]
     for name, column in (("formula", f), ("simulated", s), ("measured", m)):
         found[name] = column
-    for name, over, under in (
-        ("simulated_to_formula", s, f), ("measured_to_formula", m, f), ("measured_to_simulated", m, s),
-    ):  # fmt: skip
+    ratios = (("simulated_to_formula", s, f), ("measured_to_formula", m, f), ("measured_to_simulated", m, s))
+    for name, over, under in ratios:
         found[name] = np.divide(over, under, out=np.full(len(f), math.nan), where=under != 0)
     return found
 
 
-def _numbers(given: PipelineResult | Mapping[str, float] | None) -> dict[str, float]:
-    if given is None:
-        return {}
-    return given.quantities() if isinstance(given, PipelineResult) else dict(given)
+def _numbers(given: Numbers | None) -> dict[str, float]:
+    if given is None or isinstance(given, Mapping):
+        return dict(given or {})
+    if isinstance(given, PipelineResult):
+        return given.quantities()
+    table = given.to_frame()
+    known = table[table["measured"].notna()]
+    found = {_key(str(q)): float(m) for q, m in zip(known["quantity"], known["measured"], strict=True)}
+    return found | ({"period_s": 1 / hz} if (hz := found.get("throughput_hz", 0.0)) > 0 else {})
+
+
+def _key(quantity: str) -> str:
+    """A report's name of a quantity as predictions call it."""
+    return (
+        "throughput_hz" if quantity == "throughput" else f"{quantity.replace('at ', 'at_', 1).replace(' → ', '_to_')}_s"
+    )
 
 
 def _passed(tasks: tuple[Task, ...], at: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

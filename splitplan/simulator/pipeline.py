@@ -42,10 +42,10 @@ def simulate_pipeline(
     room: for ``buffers`` frames, and for as many more as a long way holds (delay over sending time). A place begins nothing while
     ``buffers`` frames that it has computed wait to ask. So does the executor, with ``buffers=2``.
 
-    When the plan's communication is not overlapped, a place takes a frame from its receiving to its sending before it takes the next;
-    it receives bits as they come, for as long as sending took; what is on its way or waits to be received fills the inbox, and there is
-    no outbox. A stage of several places takes one frame at a time: block by block its rows are handed out, computed and handed back, the
-    first place computing meanwhile.
+    When the plan's communication is not overlapped, a place takes a frame from its receiving to its sending before it takes the next, and
+    receives bits as they come, for as long as sending takes. With bounded buffers a frame is sent to it once its last one has arrived at
+    the next place, so that delays are part of the period; how many buffers makes no difference. A stage of several places takes one frame
+    at a time: block by block its rows are handed out, computed and handed back, the first place computing meanwhile.
 
     Seconds of computing are lognormal, drawn for each frame and stage: their median is the profile's seconds, their interquartile
     range its spread times ``jitter``; layers of a stage are slow and quick together, frames and stages independent:

@@ -127,6 +127,16 @@ def line_of(
     return _Making(plan, profile, system, room).line(depth)
 
 
+@dataclass(frozen=True)
+class _Passed:
+    """A stage that is made: its place, the transfer into it, its first and last task."""
+
+    place: str
+    into: tuple[int, int] | None
+    entry: int
+    exits: int
+
+
 class _Making:
     """A line in the making."""
 
@@ -141,42 +151,59 @@ class _Making:
     def line(self, depth: int | None) -> Line:
         """All stages, in turn."""
         at, here = 0, self.plan.source
-        before: tuple[str, int] | None = None  # the stage before: its place, and the task that it begins with
+        before: _Passed | None = None
         for number, stage in enumerate(self.plan.stages):
             into = self._move(here, stage.place, at, number) if here is not None else None
             entry = len(self.tasks)
             exits = self._stage(stage, number, at)
             at, here = at + len(stage.layers), stage.place
-            if into is not None:
-                self._hop(before, into, stage.place, entry)
-            last = number + 1 == len(self.plan.stages)
-            there = self.plan.sink if last else self.plan.stages[number + 1].place
-            if not self.plan.overlap:
-                # One frame from when it is received until it is sent.
-                self.slots.append(Slot(1, into[1] if into else entry, exits + (there not in (None, here))))
-            elif exits > entry:
-                self.slots.append(Slot(1, entry, exits))
-            before = stage.place, entry
-        if self.plan.sink is not None and here is not None:
-            out = self._move(here, self.plan.sink, at, len(self.plan.stages))
-            room = self.room(here)
-            if out is not None and self.plan.overlap and before is not None and room is not None:
-                self.slots.append(Slot(2 * room, before[1], out[0]))
+            self._hop(before, into, stage.place, entry)
+            before = _Passed(stage.place, into, entry, exits)
+        assert before is not None
+        out = (
+            self._move(before.place, self.plan.sink, at, len(self.plan.stages)) if self.plan.sink is not None else None
+        )
+        self._hop(before, out, self.plan.sink, None)
         if depth is not None:
-            answered = self._add(Task(self.plan.sink or self.plan.stages[-1].place, "sync", len(self.plan.stages) - 1))
+            answered = self._add(Task(self.plan.sink or before.place, "sync", len(self.plan.stages) - 1))
             self.slots.append(Slot(depth, 0, answered))
         return Line(tuple(self.tasks), np.array(self.seconds), np.array(self.spreads), tuple(self.slots))
 
-    def _hop(self, before: tuple[str, int] | None, into: tuple[int, int], place: str, entry: int) -> None:
-        """The slots between two stages: of the receiver's inbox, a long way's frames included, and of the sender's outbox."""
-        inbox = self.room(place)
-        if inbox is None:
+    def _hop(self, before: _Passed | None, into: tuple[int, int] | None, place: str | None, entry: int | None) -> None:
+        """The slots between two stages; the first or the second may be missing at the ends.
+
+        Parameters
+        ----------
+        before : _Passed or None
+            The stage before.
+        into : (int, int) or None
+            First and last task of the transfer.
+        place : str or None
+            That gets it.
+        entry : int or None
+            With which the stage behind begins.
+        """
+        if not self.plan.overlap:
+            if before is not None:
+                self._added(before, into)
             return
-        taken = entry if self.plan.overlap else into[1]
-        inbox += under_way(self.tasks[into[0]].delay_s, self.seconds[into[0]])
-        self.slots.append(Slot(inbox, into[0], taken, at_end=False))
-        if self.plan.overlap and before is not None and (outbox := self.room(before[0])) is not None:
-            self.slots.append(Slot(outbox + inbox, before[1], entry, at_end=False))
+        if before is not None and before.exits > before.entry:
+            self.slots.append(Slot(1, before.entry, before.exits))
+        outbox = self.room(before.place) if before is not None else None
+        if entry is None:  # results are gone once they are sent
+            if before is not None and into is not None and outbox is not None:
+                self.slots.append(Slot(2 * outbox, before.entry, into[0]))
+        elif into is not None and place is not None and (inbox := self.room(place)) is not None:
+            inbox += under_way(self.tasks[into[0]].delay_s, self.seconds[into[0]])
+            self.slots.append(Slot(inbox, into[0], entry, at_end=False))
+            if before is not None and outbox is not None:
+                self.slots.append(Slot(outbox + inbox, before.entry, entry, at_end=False))
+
+    def _added(self, at: _Passed, out: tuple[int, int] | None) -> None:
+        """The slots of a place that does one thing at a time: from receiving a frame until it is sent; until it is there, where room is bounded."""
+        self.slots.append(Slot(1, at.into[1] if at.into else at.entry, out[0] if out else at.exits))
+        if at.into is not None and self.room(at.place) is not None:
+            self.slots.append(Slot(1, at.into[0], out[1] if out else at.exits))
 
     def _add(self, task: Task, seconds: float = 0.0, spread_s: float = 0.0) -> int:
         """One more task, after the last one unless it says after which."""

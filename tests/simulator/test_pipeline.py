@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -211,10 +211,13 @@ def tandem(
             if k == 0:
                 there = 0.0 if arrive is None else arrive[f]
             else:
-                taken = begin if plan.overlap else got
-                start = max(begin[f, k - 1] + compute[k - 1], before(taken, k, window[k - 1]))
+                start = begin[f, k - 1] + compute[k - 1]
                 if plan.overlap:
-                    start = max(start, before(sent, k - 1, 1))
+                    start = max(start, before(sent, k - 1, 1), before(begin, k, window[k - 1]))
+                elif buffers is not None:  # the frame before has arrived where it goes from here
+                    start = max(
+                        start, before(got, k + 1, 1) + send[k] if k + 1 < n else before(begin, k, 1) + compute[k]
+                    )
                 sent[f, k - 1] = start + send[k - 1]
                 there = sent[f, k - 1] + delay[k - 1]
             last = before(begin, k, 1) + compute[k]  # until when the place is at the frame before
@@ -358,6 +361,10 @@ def test_by_hand() -> None:
         "receive",
         "compute",
     ]
+    tight = simulate_pipeline(*three(overlap=False), frames=50, buffers=1, jitter=0.0)
+    assert tight.period_s == pytest.approx(
+        0.052
+    )  # b waits for its next frame also while that, and its last one, are under way
     medium = simulate_pipeline(*three(medium="shared", source="a", sink="a"), frames=200, turns="oldest", **ENDLESS)
     assert medium.period_s == pytest.approx(0.03, rel=0.02) and set(medium.busy_s) == {"a", "b", "c", "medium"}
 
@@ -486,6 +493,16 @@ def test_one_frame_has_no_period() -> None:
     assert math.isnan(result.period_s) and math.isnan(result.throughput_hz) and "1 frames" in str(result)
 
 
+@dataclass(frozen=True)
+class Report:
+    """As the executor's."""
+
+    table: pd.DataFrame
+
+    def to_frame(self) -> pd.DataFrame:
+        return self.table
+
+
 def test_formula_beside_simulation_beside_run() -> None:
     drawing = three()
     formula = evaluated(drawing)
@@ -500,6 +517,11 @@ def test_formula_beside_simulation_beside_run() -> None:
     assert table.loc["throughput", "measured_to_simulated"] == pytest.approx(1 / 1.1)
     assert table.loc["throughput", "unit"] == "1/s" and table.loc["at_b", "formula"] == pytest.approx(0.03)
     assert math.isnan(table.loc["response", "formula"])
+    report = Report(
+        pd.DataFrame({"quantity": ["throughput", "at a", "a → b", "overhead"], "measured": [25.0, 0.011, 0.012, None]})
+    )
+    live = beside(formula, simulated, report).set_index("quantity")["measured"]
+    assert live["period"] == pytest.approx(0.04) and live["at_a"] == 0.011 and live["a_to_b"] == 0.012
     alone = beside({"period_s": 0.03, "at_a_s": 0.0}, measured={"period_s": 0.033, "at_a_s": 1.0})
     assert alone["measured_to_formula"].tolist()[0] == pytest.approx(1.1) and math.isnan(
         alone["measured_to_formula"].tolist()[1]
