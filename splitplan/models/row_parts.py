@@ -8,11 +8,13 @@ between two places the rows outside are the neighbour's real data; only at the t
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import sympy  # type: ignore[import-untyped]
 import torch
 from torch import fx, nn
@@ -138,6 +140,18 @@ def make_row_parts(
     return tuple(found)
 
 
+def seconds_by_layer(
+    part: RowPart, values: Mapping[str, torch.Tensor], symbols: Mapping[str, int], rounds: int
+) -> np.ndarray:
+    """Seconds of each layer of a part on a CPU, run by run, shape (rounds, layers); what cuts and pads rows is in the layer that needs it."""
+    code = _Code(part.traced, part.layers, part.takes, part.gives, part.numbers, part.device, time.perf_counter)
+    module = code.module()
+    arguments = part.arguments(values, symbols)
+    with torch.no_grad():
+        stamps = [module(*arguments)[len(part.gives) :] for _ in range(rounds)]
+    return np.diff(np.array(stamps), axis=1)
+
+
 def _some(rows: tuple[int, int] | None) -> bool:
     return rows is not None and rows[0] <= rows[1]
 
@@ -200,6 +214,7 @@ class _Code:
         gives: Mapping[str, tuple[int, int]],
         numbers: Sequence[fx.Node],
         device: torch.device,
+        stamp: Callable[[], Any] | None = None,
     ) -> None:
         self.exported: Exported = traced.exported
         self.device = device
@@ -212,7 +227,8 @@ class _Code:
             self.made[self.exported.by_name[name]] = self.graph.placeholder(name), first, last
         for node in numbers:
             self.free[node] = self.graph.placeholder(node.name)
-        nodes = [node for _, group in steps(traced, layers, tuple(gives)) for node in group]
+        groups = steps(traced, layers, tuple(gives))
+        nodes = [node for _, group in groups for node in group]
         self.rules: dict[fx.Node, Rule] = {}
         for node in nodes:
             if node in self.exported.data:
@@ -220,12 +236,16 @@ class _Code:
                 assert isinstance(rule, Rule), rule
                 self.rules[node] = rule
         self.need = self._needs(nodes)
-        for node in nodes:
-            if node not in self.exported.data:
-                self._copy(node)
-            elif node in self.need:
-                first, last = self.need[node]
-                self.made[node] = self.rules[node].emit(self, first, last), first, last
+        self.stamps = [self.graph.call_function(stamp)] if stamp else []
+        for _, group in groups:
+            for node in group:
+                if node not in self.exported.data:
+                    self._copy(node)
+                elif node in self.need:
+                    first, last = self.need[node]
+                    self.made[node] = self.rules[node].emit(self, first, last), first, last
+            if stamp:
+                self.stamps.append(self.graph.call_function(stamp))
 
     def _needs(self, nodes: Sequence[fx.Node]) -> dict[fx.Node, tuple[int, int]]:
         """The rows of each node of the block; by the same rules as `RowModel.ranges`, which was asked for what is taken."""
@@ -236,9 +256,8 @@ class _Code:
             for argument, how in self.rules[node].reads.items():
                 if argument in self.exported.data:
                     more = required_rows(how, *need[node], rows_of_node(argument))
-                    if more.count:
-                        had = need.get(argument, (int(more.first), int(more.last)))
-                        need[argument] = min(had[0], int(more.first)), max(had[1], int(more.last))
+                    had = need.get(argument, (int(more.first), int(more.last)))
+                    need[argument] = min(had[0], int(more.first)), max(had[1], int(more.last))
         return need
 
     def _copy(self, node: fx.Node) -> None:
@@ -260,7 +279,7 @@ class _Code:
             self.graph.call_method("contiguous", (self.rows(self.exported.by_name[name], *rows),))
             for name, rows in self.gives.items()
         ]
-        self.graph.output(tuple(made))
+        self.graph.output((*made, *self.stamps))
         return fx.GraphModule(self.root, self.graph, class_name="RowPart")
 
     # -- what the rules write with -----------------------------------------------------------------
@@ -274,6 +293,10 @@ class _Code:
         else:
             value, low, high = self._look(argument), 0, rows_of_node(argument) - 1
         return self._cut(value, (low, high), (first, last), (above, below), fill, len(shape_of(argument)))
+
+    def there(self, argument: fx.Node) -> tuple[int, int]:
+        """The first and the last row that the part has of a value."""
+        return self.made[argument][1:] if argument in self.exported.data else (0, rows_of_node(argument) - 1)
 
     def item(self, source: fx.Node, index: int, first: int, last: int) -> fx.Node:
         """Rows ``first … last`` of one of several values that a node makes together."""

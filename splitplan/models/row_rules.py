@@ -28,6 +28,9 @@ class Emitter(Protocol):
     ) -> fx.Node:
         """Rows ``first … last`` of a value, with rows of padding around them."""
 
+    def there(self, argument: fx.Node) -> tuple[int, int]:
+        """The first and the last row that the part has of a value."""
+
     def item(self, source: fx.Node, index: int, first: int, last: int) -> fx.Node:
         """Rows ``first … last`` of one of several values that a node makes together."""
 
@@ -278,10 +281,20 @@ def _convolution(call: Call) -> Rule | Barrier:
     plain = {1: aten.conv1d, 2: aten.conv2d, 3: aten.conv3d}[spatial].default
     target = plain if isinstance(a["padding"], str) else call.node.target
 
+    rows = rows_of_node(source)
+
     def emit(e: Emitter, first: int, last: int) -> fx.Node:
-        return e.call(
-            target, {**call.arguments, "input": _window(e, call, source, how, first, last), "padding": [0, *before[1:]]}
-        )
+        need = required_rows(how, first, last, rows)
+        end, below = int(need.last), int(need.below)
+        # A stride that skips rows leaves some below the last window. Kernels are chosen by whether they are there, so they
+        # stay where the part has them and are zeros elsewhere: nothing reads them.
+        skipped = min(stride[0] - total[0] - 1, rows - 1 - end)
+        if skipped > 0 and not need.spare and not below:
+            more = max(0, min(skipped, e.there(source)[1] - end))
+            end, below = end + more, skipped - more
+        start = end + 1 if need.spare else int(need.first)
+        x = e.rows(source, start, end, int(need.above), below)
+        return e.call(target, call.arguments | {"input": x, "padding": [0, *before[1:]]})
 
     return Rule({source: how}, emit)
 
@@ -289,7 +302,8 @@ def _convolution(call: Call) -> Rule | Barrier:
 def _window(e: Emitter, call: Call, source: fx.Node, how: RowMap, first: int, last: int, fill: float = 0.0) -> fx.Node:
     """The rows of the argument that rows ``first … last`` of the value need, what was clipped returned as padding."""
     need = required_rows(how, first, last, rows_of_node(source))
-    return e.rows(source, int(need.first), int(need.last), int(need.above), int(need.below), fill)
+    start = int(need.last) + 1 if need.spare else int(need.first)
+    return e.rows(source, start, int(need.last), int(need.above), int(need.below), fill)
 
 
 def _transposed(call: Call) -> Rule | Barrier:
@@ -310,7 +324,7 @@ def _transposed(call: Call) -> Rule | Barrier:
             stop += 1
         real = max(low, 0), min(high, rows - 1)
         if real[0] > real[1]:
-            real = 0, -1
+            real = e.there(source)[0], e.there(source)[0] - 1
             above, below = stop - start + 1, 0
         else:
             above, below = real[0] - start, stop - real[1]
@@ -455,20 +469,18 @@ def _pad(call: Call) -> Rule | Barrier:
 
 def _resize(call: Call) -> Rule | Barrier:
     a, source = call.arguments, call.tensors()[0]
-    rows, sizes = rows_of_node(source), [d for d in call.shape()[ROW_DIM:]]
+    rows, sizes = rows_of_node(source), list(call.shape()[ROW_DIM:])
     spatial = len(sizes)
     if not all(isinstance(d, int) for d in (*sizes, *call.shape(source)[ROW_DIM:])):
         return Barrier(f"{_called(call.node)} makes a size that is not fixed")
     packet = call.node.target.overloadpacket  # type: ignore[union-attr]
+    first_name = packet.default._schema.arguments[0].name
     names = [x.name for x in packet.default._schema.arguments if x.name.startswith("scales")]
-    if a.get("scale_factors") is not None:
-        scales = list(a["scale_factors"])
-    else:
-        scales = [a.get(n) for n in names]
+    scales = list(a["scale_factors"]) if a.get("scale_factors") is not None else [a.get(n) for n in names]
     more = {"align_corners": a["align_corners"]} if "align_corners" in a else {}
 
     def run(x: Any, size: list[int], factors: list[float | None]) -> dict[str, Any]:
-        return {**call.source(x), "output_size": size, **more, **dict(zip(names, factors, strict=True))}
+        return {first_name: x, "output_size": size, **more, **dict(zip(names, factors, strict=True))}
 
     # Rows are a linear map of rows, whatever the columns are: its matrix is what comes of unit vectors.
     unit = torch.eye(rows, dtype=torch.float32).reshape(1, rows, rows, *[1] * (spatial - 1))
@@ -560,7 +572,7 @@ _RULES: dict[Any, Maker] = {
 
 _MIXES: dict[Any, str] = {
     **dict.fromkeys((aten.scaled_dot_product_attention, aten.matmul, aten.bmm, aten.mm, aten.einsum), "a product mixes all rows"),
-    **dict.fromkeys((aten.linear, aten.addmm), "a linear layer mixes all rows"),
+    **dict.fromkeys((aten.linear, aten.addmm), "a linear layer is not known to keep rows apart"),
     **dict.fromkeys((aten.group_norm, aten.native_group_norm, aten.instance_norm), "the normalisation takes its mean over all rows"),
     **dict.fromkeys((aten.view, aten.reshape, aten._unsafe_view, aten.flatten, aten.permute, aten.transpose), "a change of shape moves the rows"),
     **dict.fromkeys((aten.adaptive_max_pool2d, aten.adaptive_avg_pool3d), "adaptive pooling mixes all rows"),

@@ -87,13 +87,15 @@ RowMap: TypeAlias = Window | Table | Whole
 class Needed:
     """Input rows that some output rows need: real rows, and how many rows of padding stand above and below them.
 
-    ``last < first`` when no real row is needed.
+    ``last < first`` when no row is asked for. Where rows are asked for and nothing but padding is read, ``spare`` is true and
+    the nearest real row stands for it: nothing is computed from that row, but the rest of its shape is.
     """
 
     first: Any
     last: Any
     above: Any = 0
     below: Any = 0
+    spare: Any = False
 
     @property
     def count(self) -> Any:
@@ -123,8 +125,9 @@ def required_rows(how: RowMap, first: Any, last: Any, rows: int) -> Needed:
     above = np.where(some, np.maximum(np.minimum(high, -1) - low + 1, 0), 0)
     below = np.where(some, np.maximum(high - np.maximum(low, rows) + 1, 0), 0)
     start, end = np.maximum(low, 0), np.minimum(high, rows - 1)
-    real = start <= end
-    return Needed(np.where(real, start, rows), np.where(real, end, -1), above, below)
+    spare = some & (start > end)
+    nearest = np.clip(low, 0, rows - 1)
+    return Needed(np.where(spare, nearest, start), np.where(spare, nearest, end), above, below, spare)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,17 +278,9 @@ class RowModel:
         }
 
     @cached_property
-    def _tensors(self) -> dict[str, Tensor]:
-        return {t.name: t for t in self.graph.tensors}
-
-    @cached_property
     def _made(self) -> dict[str, int]:
         """Position of the layer that makes a tensor; −1 for the model's inputs."""
         return {t.name: self.graph.index.get(t.producer, -1) for t in self.graph.tensors}
-
-    def row_bytes(self, tensor: str) -> float:
-        """Bytes of one row of a tensor; of all of it where it has no rows."""
-        return self._tensors[tensor].size_bytes / self.rows[tensor]
 
     def leaves(self, start: int, stop: int) -> tuple[Tensor, ...]:
         """The tensors that layers ``start:stop`` make and that are read behind them or returned."""
@@ -385,6 +380,30 @@ class RowModel:
         if reason := self.why_not(start, stop):
             raise DataError(f"cannot be split by rows: {reason}", f"layers {start}:{stop} of {self.graph.name!r}")
 
+    @cached_property
+    def least_shares(self) -> np.ndarray:
+        """Part of each layer's work that is done at least, over all places, however blocks and rows are cut, shape (layers,).
+
+        Below 1 where rows are made that nobody reads, as above a window whose stride skips some: places that share rows need
+        not make those between them. Counted over the rows that are touched, one by one, from the model's end on.
+        """
+        touched = {name: np.zeros(rows, bool) for name, rows in self.rows.items()}
+        at = self.graph.index
+        for t in self.graph.tensors:
+            if t.is_output or any(at[c] in self.barriers for c in t.consumers):
+                touched[t.name][:] = True
+        found = np.ones(len(self.graph))
+        for v in reversed(range(len(self.graph))):
+            if v in self.barriers:
+                continue
+            total = sum(o.work for o in self.operators[v])
+            for o in reversed(self.operators[v]):
+                for value, how in o.reads:
+                    _touch(touched[value], how, np.flatnonzero(touched[o.name]))
+            if total:
+                found[v] = sum(o.work / total * touched[o.name].mean() for o in self.operators[v])
+        return found
+
     # -- what a split costs ----------------------------------------------------------------------
 
     def block(self, start: int, stop: int, rows: Sequence[int]) -> tuple[PlaceNeed, ...]:
@@ -403,26 +422,16 @@ class RowModel:
         """
         self._refuse(start, stop)
         check_shares(rows, self.height(stop), f"block of layers {start}:{stop} of {self.graph.name!r}")
-        ends = np.cumsum(rows)
-        firsts, lasts = ends - np.asarray(rows), ends - 1
-        swept = list(self.sweep(stop, firsts, lasts, start))
-        shares = np.stack([np.broadcast_to(s.share, ends.shape) for s in reversed(swept)])
-        bytes_in = sum((n.count * self.row_bytes(t) for t, n in swept[-1].enters.items()), np.zeros(len(rows)))
-        bytes_out = np.zeros(len(rows))
-        for t in self.leaves(start, stop):
-            low, high = self.owned(t.name, stop, firsts, lasts)
-            bytes_out += np.where(lasts >= firsts, high - low + 1, 0) * self.row_bytes(t.name)
-        return tuple(
-            PlaceNeed(
-                int(firsts[k]),
-                int(lasts[k]),
-                tuple(float(s) for s in shares[:, k]),
-                {t: (int(n.first[k]), int(n.last[k])) for t, n in swept[-1].enters.items()},
-                float(bytes_in[k]),
-                float(bytes_out[k]),
-            )
-            for k in range(len(rows))
-        )
+        found, first = [], 0
+        for count in rows:
+            last = first + count - 1
+            swept = list(self.sweep(stop, first, last, start))
+            takes = {t: (int(n.first), int(n.last)) for t, n in swept[-1].enters.items() if n.count}
+            owned = {t.name: self.owned(t.name, stop, first, last) for t in self.leaves(start, stop)}
+            gives = {t: (a, b) for t, (a, b) in owned.items() if b >= a}
+            found.append(PlaceNeed(first, last, tuple(float(s.share) for s in reversed(swept)), takes, gives))
+            first = last + 1
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,18 +444,15 @@ class PlaceNeed:
         Rows of the block's lead that it makes; none when ``last < first``.
     shares : tuple of float
         By layer of the block: the part of its work that is done here. Over all places they sum to 1 or, with halos, to more.
-    takes : dict of str to (int, int)
-        First and last row that it needs of each tensor that enters.
-    bytes_in, bytes_out : float
-        Of what it needs, and of what it makes of the tensors that leave.
+    takes, gives : dict of str to (int, int)
+        First and last row that it needs of each tensor that enters, and that it makes of each that leaves.
     """
 
     first: int
     last: int
     shares: tuple[float, ...]
     takes: Mapping[str, tuple[int, int]]
-    bytes_in: float
-    bytes_out: float
+    gives: Mapping[str, tuple[int, int]]
 
 
 def row_problems(graph: LayerGraph) -> list[str]:
@@ -493,6 +499,19 @@ def check_shares(rows: Sequence[int], height: int, where: str) -> None:
         raise DataError(
             f"rows add up to {sum(rows)}; its last layer makes {height}: share out all of them, once", where
         )
+
+
+def _touch(touched: np.ndarray, how: RowMap, made: np.ndarray) -> None:
+    """Mark the input rows that the given output rows touch."""
+    rows = len(touched)
+    if isinstance(how, Window) and not how.transposed:
+        reached = made[:, None] * how.stride - how.padding + how.dilation * np.arange(how.kernel)
+    else:
+        reached = np.arange(rows)[None, :] + np.zeros((len(made), 1), int)
+        low, high = how.reach(made, made, rows)
+        inside = (reached >= np.asarray(low)[:, None]) & (reached <= np.asarray(high)[:, None])
+        reached = reached[inside]
+    touched[reached[(reached >= 0) & (reached < rows)]] = True
 
 
 def _widen(need: dict[str, Needed], name: str, more: Needed) -> None:

@@ -1,0 +1,297 @@
+"""Rows shared by two processes: predicted against measured gain on every CNN of the zoo, and against other ways of sharing."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import splitplan as sp
+from benchmarks.registry import Study, register
+from benchmarks.results import markdown
+from benchmarks.row_runs import Task
+from splitplan.data.pipeline_plan import RowBlock
+from splitplan.data.way import Way
+from splitplan.executor.environment import worker_environment
+from splitplan.formulations.row_costs import RowCosts
+from splitplan.models.rows import RowModel
+from splitplan.solvers.row_stage import RowStages
+
+CNNS = (
+    "alexnet",
+    "vgg16",
+    "resnet18",
+    "resnet50",
+    "mobilenet_v2",
+    "googlenet",
+    "inception_v3",
+    "efficientnet_b0",
+    "densenet121",
+)
+EARLY = {"vgg16": ("convolutions", None), "resnet50": ("early stages", "layer2.3.conv3")}
+"""A part of a model that has an aim of its own: up to its first barrier, or up to and with the layer of this module."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is run.
+
+    Parameters
+    ----------
+    models : tuple of str
+    rounds : int
+        Of each plan, in which every way of running takes its turn.
+    budget_s : float
+        Of the profiler.
+    """
+
+    models: tuple[str, ...] = CNNS
+    rounds: int = 15
+    budget_s: float = 15.0
+
+
+SMOKE = Setting(models=("tiny-branch",), rounds=2, budget_s=0.2)
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is measured of a model before any plan is made: seconds of each layer, and those that fewer rows do not make less."""
+
+    name: str
+    path: Path
+    model: RowModel
+    seconds: np.ndarray
+    fixed: np.ndarray
+
+    def costs(self, ways: dict[tuple[str, str], Way], speeds: Sequence[float] = (1.0, 1.0)) -> RowCosts:
+        """Two places of these speeds."""
+        places = "abcdef"[: len(speeds)]
+        return RowCosts(
+            self.model,
+            {p: self.seconds / s for p, s in zip(places, speeds, strict=True)},
+            ways,
+            fixed_s={p: self.fixed / s for p, s in zip(places, speeds, strict=True)},
+        )
+
+
+def know(name: str, folder: Path, setting: Setting) -> Known:
+    """Trace, profile, and time each layer at about half its rows."""
+    traced = sp.trace(sp.zoo(name), sp.zoo_example(name), name=name)
+    path = folder / f"{name}.pt2"
+    traced.save(path)
+    here = sp.System(device=sp.device("this-cpu"), server=sp.device("this-cpu"), link=sp.link("loopback", rate_bps=1e9))
+    seconds = sp.profile(traced, here, budget_s=setting.budget_s).seconds("device")
+    model = RowModel(traced.graph)
+    half = ask({"model": str(path), "runs": runs(model), "rounds": 3 * setting.rounds})["layers"]
+    fixed = np.zeros(len(seconds))
+    for v, layer in enumerate(traced.graph.layers):
+        if layer.name in half:
+            taken, share = half[layer.name]
+            if share < 1:
+                fixed[v] = np.clip((taken - share * seconds[v]) / (1 - share), 0.0, seconds[v])
+    return Known(name, path, model, seconds, fixed)
+
+
+def runs(model: RowModel) -> list[tuple[int, int]]:
+    """The runs of layers between barriers."""
+    ends = [-1, *sorted(model.barriers), len(model.graph)]
+    return [(a + 1, b) for a, b in zip(ends[:-1], ends[1:], strict=True) if b > a + 1]
+
+
+def ask(what: dict[str, Any]) -> Any:
+    """Run ``benchmarks.row_runs`` in a worker's environment; its one line."""
+    command = [sys.executable, "-m", "benchmarks.row_runs", json.dumps(what)]
+    done = subprocess.run(command, env=worker_environment(1), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@contextmanager
+def shared_folder() -> Iterator[Path]:
+    """A folder in memory where the system has one."""
+    root = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=root if root.is_dir() else None) as folder:
+        yield Path(folder)
+
+
+def copying() -> Way:
+    """The way through shared memory: as fast as rows are copied here, and about what a flag takes to be seen."""
+    import time
+
+    source = np.zeros(1 << 21, np.float32)
+    into = np.empty_like(source)
+    taken = []
+    for _ in range(9):
+        start = time.perf_counter()
+        np.copyto(into, source)
+        taken.append(time.perf_counter() - start)
+    return Way(8 * source.nbytes / statistics.median(taken), 5e-6, 1.0, 0.0, ("a→b",))
+
+
+FREE = {e: Way(1e15, 0.0, 1.0, 0.0, ("→".join(e),)) for e in (("a", "b"), ("b", "a"))}
+
+
+def parts(known: Known) -> list[tuple[str, int, int]]:
+    """What is split of a model: all of it, and the part with an aim of its own."""
+    n = len(known.model.graph)
+    found = [("whole", 0, n)]
+    if known.name in EARLY:
+        what, module = EARLY[known.name]
+        names = [layer.module for layer in known.model.graph.layers]
+        stop = min(known.model.barriers) if module is None else 1 + max(i for i, m in enumerate(names) if m == module)
+        found.append((what, 0, stop))
+    return found
+
+
+def run_plan(known: Known, start: int, blocks: Sequence[RowBlock], setting: Setting) -> dict[str, Any]:
+    """Run the blocks by two processes: gains by the way of running, medians of the ratios round by round."""
+    spans, at = [], start
+    for b in blocks:
+        spans.append((at, at + len(b.layers), list(b.rows)))
+        at += len(b.layers)
+    with shared_folder() as folder:
+        found = ask(asdict(Task(str(folder), str(known.path), spans, setting.rounds)))
+    alone = found["seconds"].pop("alone")
+    gains = {
+        way: statistics.median(a / s for a, s in zip(alone, taken, strict=True))
+        for way, taken in found["seconds"].items()
+    }
+    return {"alone_ms": 1e3 * statistics.median(alone), "gains": gains, "gap": max(found["gap"].values())}
+
+
+def run(setting: Setting, progress: Callable[[str], None] = lambda _: None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Gains measured and predicted; and what other ways of sharing would take on the same costs."""
+    gains, others = [], []
+    copied = copying()
+    ways = {e: Way(copied.rate_bps, copied.delay_s, 1.0, 0.0, w.resources) for e, w in FREE.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in setting.models:
+            progress(f"profiling {name}")
+            known = know(name, Path(folder), setting)
+            for what, start, stop in parts(known):
+                progress(f"running {name}, {what}")
+                costs = known.costs(ways)
+                stage = RowStages(costs).stage(start, stop, ("a", "b"))
+                seconds = known.seconds[start:stop].sum()
+                free = known.costs(FREE).stage(start, stop, stage.blocks, ("a", "b"))
+                found = run_plan(known, start, stage.blocks, setting)
+                shared = sum(sum(r > 0 for r in b.rows) > 1 for b in stage.blocks)
+                predicted = seconds / stage.seconds
+                gains.append(
+                    {
+                        "model": name,
+                        "layers": what,
+                        "shared_blocks": shared,
+                        "blocks": len(stage.blocks),
+                        "alone_ms": found["alone_ms"],
+                        "predicted_x": predicted,
+                        "measured_x": found["gains"]["shared memory"],
+                        "error_%": 100 * (predicted / found["gains"]["shared memory"] - 1),
+                        "compute_predicted_x": seconds / sum(b.seconds for b in free),
+                        "compute_x": found["gains"]["compute"],
+                        "socket_x": found["gains"]["socket"],
+                        "gap": found["gap"],
+                    }
+                )
+            others += against(known)
+            known.path.unlink()
+    return pd.DataFrame(gains), pd.DataFrame(others)
+
+
+# -- other ways of sharing ------------------------------------------------------------------------------
+
+
+def against(known: Known) -> list[dict[str, Any]]:
+    """Seconds of the layers up to the first barrier, on the same costs: ours, and what others would do with them."""
+    stop = next((b for a, b in runs(known.model) if a == 0), 0)
+    found = []
+    for speeds, rate in (
+        ((1.0, 1.0), 1e9),
+        ((1.0, 0.5), 1e9),
+        ((1.0, 1.0), 10e9),
+        ((1.0, 0.5), 10e9),
+        ((1.0, 0.5, 0.5), 10e9),
+    ):
+        places = tuple("abc"[: len(speeds)])
+        ways = {
+            (a, b): Way(rate, 1e-4, 1.046, 64.0, (f"{a}→{b}",))
+            for a in places
+            for b in places
+            if a != b and "a" in (a, b)
+        }
+        costs = known.costs(ways, speeds)
+        alone = float(costs.seconds["a"][:stop].sum())
+        row: dict[str, Any] = {
+            "model": known.name,
+            "speeds": ", ".join(f"{s:g}" for s in speeds),
+            "rate_gbps": rate / 1e9,
+        }
+        row["alone_ms"] = 1e3 * alone
+        stages = RowStages(costs)
+        row["ours_ms"] = 1e3 * stages.stage(0, stop, places).seconds
+        row["bound_ms"] = 1e3 * stages.bound(0, stop, places)
+        row |= {f"{how}_ms": 1e3 * seconds for how, seconds in others_seconds(costs, stop, places, speeds).items()}
+        found.append(row)
+    return found
+
+
+def others_seconds(costs: RowCosts, stop: int, places: tuple[str, ...], speeds: Sequence[float]) -> dict[str, float]:
+    """Equal shares and shares by speed; one fused block as in DeepThings, or layer by layer as in MoDNN and CoEdge."""
+    found = {}
+    for sharing, weights in (("equal", [1.0] * len(places)), ("by speed", list(speeds))):
+        whole = costs.block(0, stop, shares(costs.model.height(stop), weights), places).seconds
+        found[f"fused, {sharing}"] = whole
+        found[f"by layer, {sharing}"] = sum(
+            costs.block(v, v + 1, shares(costs.model.height(v + 1), weights), places).seconds for v in range(stop)
+        )
+    return found
+
+
+def shares(height: int, weights: Sequence[float]) -> list[int]:
+    """Whole rows in proportion."""
+    ends = np.round(height * np.cumsum(weights) / sum(weights)).astype(int)
+    return [int(n) for n in np.diff(ends, prepend=0)]
+
+
+def summary(gains: pd.DataFrame) -> str:
+    """What was asked for, in a few sentences."""
+    error = gains["error_%"].abs()
+    text = (
+        "Two processes of one thread each; measured_x: gain over one process with rows copied out of and into shared memory, "
+        "compute_x with the rows already there, socket_x with rows as bytes over a local socket; medians of the ratios round by round. "
+        "predicted_x: from a profile of single layers taken earlier, at full height and at about half, and the speed of copying. "
+        f"|predicted/measured − 1|: median {error.median():.1f} %, worst {error.max():.1f} %. "
+        f"Greatest difference of an output from the unsplit model's: {gains['gap'].max():.2g} of its scale."
+    )
+    for name, (what, _) in EARLY.items():
+        row = gains[(gains["model"] == name) & (gains["layers"] == what)]
+        if len(row):
+            r = row.iloc[0]
+            text += f" {name}, {what}: {r['compute_x']:.2f}x computing, {r['measured_x']:.2f}x with shared memory, {r['socket_x']:.2f}x over a socket."
+    return text
+
+
+def _measure(smoke: bool, progress: Callable[[str], None]) -> tuple[pd.DataFrame, str]:
+    gains, others = run(SMOKE if smoke else Setting(), progress)
+    return gains, summary(gains) + "\n\nOn the same costs, other ways of sharing:\n\n" + markdown(others)
+
+
+register(
+    Study(
+        name="rows",
+        title="Rows of a model shared by two processes",
+        aim="VGG16's convolutions ≥ 1.8x, ResNet-50's early stages ≥ 1.3x over one; predicted gain within 10 % of the measured; never behind equal shares or layer-by-layer tiling on the same costs",
+        measure=_measure,
+    )
+)
