@@ -250,6 +250,67 @@ class OperatorPlan(Stored):
         return pd.DataFrame(list(self.placement.items()), columns=["operator", "device"])
 
 
+@dataclass(frozen=True)
+class OperatorSchedule(Stored):
+    """Where and when each operator of one sample runs.
+
+    Parameters
+    ----------
+    model, fingerprint : str
+        The graph's; a schedule belongs to one graph.
+    devices : tuple of str
+        ``acc0, acc1, …, cpu0, …``
+    placement : dict of str to str
+        Operator → device.
+    begin_s : dict of str to float
+        Operator → seconds at which it begins.
+    predicted : dict of str to float
+        What the problem that made it says of it (``latency_s``).
+    """
+
+    model: str
+    fingerprint: str
+    devices: tuple[str, ...]
+    placement: dict[str, str]
+    begin_s: dict[str, float]
+    predicted: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        plan = self.as_plan()
+        object.__setattr__(self, "devices", plan.devices)
+        object.__setattr__(self, "placement", plan.placement)
+        where = f"schedule for {self.model!r}"
+        if not isinstance(self.begin_s, Mapping):
+            raise DataError(f"begin_s is {self.begin_s!r}; give a mapping of operators to seconds", where)
+        object.__setattr__(self, "begin_s", dict(self.begin_s))
+        problems = [bad for v, s in self.begin_s.items() if (bad := number_problem(f"begin_s[{v!r}]", s))]
+        differ = set(self.begin_s) ^ set(self.placement)
+        problems += [f"operators have a device or a begin, not both: {listed(sorted(differ))}"] * bool(differ)
+        raise_all(problems, where)
+
+    def as_plan(self) -> OperatorPlan:
+        """The placement alone."""
+        return OperatorPlan(self.model, self.fingerprint, self.devices, self.placement, False, self.predicted)
+
+    def check(self, graph: OperatorGraph) -> None:
+        """Raise unless it places every operator of this graph and no other; see `OperatorPlan.check`."""
+        self.as_plan().check(graph)
+
+    def operators_on(self, device: str) -> tuple[str, ...]:
+        """The operators of a device, in the graph's order."""
+        return tuple(v for v, d in self.placement.items() if d == device)
+
+    def __str__(self) -> str:
+        return str(self.as_plan())
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an operator, in the order in which they begin."""
+        import pandas as pd
+
+        rows = [(v, d, self.begin_s[v]) for v, d in self.placement.items()]
+        return pd.DataFrame(sorted(rows, key=lambda r: r[2]), columns=["operator", "device", "begin_s"])
+
+
 # -- validation ------------------------------------------------------------------------------------------
 
 

@@ -53,6 +53,12 @@ class OperatorPlacement(Scaled, Formulation):
         backward pass runs against the row: Σ_{e≤d} x_{v,e} ≤ Σ_{e≤d} x_{w,e}.
     (9) x_{g,d,kind} ≤ o_{d,kind}; Σ_kind o_{d,kind} ≤ 1; Σ_d o_{d,accelerator} ≤ K; Σ_d o_{d,CPU} ≤ L.
 
+    A solver that knows a plan may add what it implies for better ones:
+
+    (10) x_{g,d} ≤ x_{h,d} + Σ_{CPUs e} x_{h,e} for g, h ∈ ends(t), d an accelerator, when 2 c_t > K·T̄ + S(L·T̄) − Σ_g a_g: all
+        accelerators together have no more time for moving when no device takes more than the known T̄, S(τ) being the most
+        accelerator seconds that CPUs can take over in τ.
+
     This is the "throughput" (max-load) problem of Tarnawski et al. (NeurIPS 2020), whose contiguous plans are those of its dynamic
     program. NP-hard without (8) already for two accelerators, no transfers and no memory (PARTITION).
 
@@ -162,7 +168,7 @@ class OperatorPlacement(Scaled, Formulation):
             tuple(names[d] for d in row),
             {o.name: d for o, d in zip(self.graph.operators, on, strict=True)},
             self.contiguous,
-            {f"{name}_s": float(s) for name, s in zip(names, loads, strict=True)},
+            {f"{name}_s": float(s) for name, s in zip(names, loads, strict=True) if np.isfinite(s)},
         )
 
     def evaluate(self, plan: OperatorPlan) -> dict[str, float]:
@@ -210,6 +216,16 @@ class OperatorPlacement(Scaled, Formulation):
         from splitplan.formulations import placement_model
 
         return placement_model.build(self)
+
+    def lp_notes(self) -> list[str]:
+        """What the variables of the LP file stand for."""
+        names: dict[int, list[str]] = {}
+        for o, g in zip(self.graph.operators, self.parts.of.tolist(), strict=True):
+            names.setdefault(g, []).append(o.name)
+        where = "at position d of the row, kind 0 an accelerator, 1 a CPU" if self.contiguous else "on device d of kind 0, an accelerator, or 1, a CPU"  # fmt: skip
+        notes = [self.describe(), f"T is in units of {1 / self.scale!r} s.", f"x(g_d_kind): group g runs {where}"]
+        notes += [f"group {g}: operators {', '.join(names[g])}" for g in sorted(names)]
+        return notes + [f"y(t_d): device d moves tensor {t}, which groups {', '.join(map(str, ends))} make or read" for t, ends in enumerate(self.parts.ends)]  # fmt: skip
 
     def read(self, values: Mapping[str, float]) -> OperatorPlan:
         """The plan in a solver's values of the model's variables, by name."""

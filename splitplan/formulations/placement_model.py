@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +17,8 @@ PAIRED = 4
 """Most ends of a tensor of which (4) is stated for each two; of larger ones for a ring of them, which implies the same whole numbers."""
 
 
-def build(problem: OperatorPlacement) -> pyo.ConcreteModel:
-    """The whole problem as a list of its parts."""
+def build(problem: OperatorPlacement, whole: Iterable[int] = ()) -> pyo.ConcreteModel:
+    """The whole problem as a list of its parts; with rows for tensors that no two accelerators have ends of, for solvers that know some."""
     m = pyo.ConcreteModel(name="placement")
     variable_place(m, problem)
     variable_moves(m, problem)
@@ -31,7 +31,8 @@ def build(problem: OperatorPlacement) -> pyo.ConcreteModel:
         constraint_kinds(m, problem)
     else:
         constraint_names(m, problem)
-    m.cost = pyo.Objective(expr=m.T, sense=pyo.minimize)
+        constraint_whole(m, problem, whole)
+    objective(m)
     return m
 
 
@@ -137,6 +138,17 @@ def constraint_names(m: pyo.ConcreteModel, problem: OperatorPlacement) -> None:
                     m.names.add(m.x[g, d, kind] <= before)
 
 
+def constraint_whole(m: pyo.ConcreteModel, problem: OperatorPlacement, whole: Iterable[int]) -> None:
+    """(10) x_{g,d} ≤ x_{h,d} + Σ_{CPUs e} x_{h,e} for all ends g, h of a tensor that two accelerators cannot pay within a known plan's T."""
+    m.whole = pyo.ConstraintList(doc="a tensor that no better plan has on two accelerators")
+    for t in whole:
+        for g, h in itertools.permutations(problem.parts.ends[t], 2):
+            else_where = sum(at(m, h, d, CPU) for d in range(problem.cpus))
+            for d in range(problem.accelerators):
+                if (g, d, ACCELERATOR) in m.x:
+                    m.whole.add(m.x[g, d, ACCELERATOR] <= at(m, h, d, ACCELERATOR) + else_where)
+
+
 def constraint_row(m: pyo.ConcreteModel, problem: OperatorPlacement) -> None:
     """(8) Σ_{e≤d} x_{w,e} ≤ Σ_{e≤d} x_{v,e}: what follows is not placed before."""
     m.row = pyo.ConstraintList(doc="data flow along the row of devices")
@@ -158,6 +170,11 @@ def constraint_kinds(m: pyo.ConcreteModel, problem: OperatorPlacement) -> None:
             m.kinds.add(sum(m.o[d, kind] for d in range(problem.accelerators + problem.cpus)) <= count)
     for g, d, kind in m.x:
         m.kinds.add(m.x[g, d, kind] <= m.o[d, kind])
+
+
+def objective(m: pyo.ConcreteModel) -> None:
+    """Least T, times `OperatorPlacement.scale`."""
+    m.cost = pyo.Objective(expr=m.T, sense=pyo.minimize)
 
 
 def read(problem: OperatorPlacement, values: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray | None]:

@@ -91,33 +91,31 @@ def _free(problem: OperatorPlacement, clock: Clock, gap: float, seed: int) -> Fo
     if chain is not None:
         search.offer(_over(problem, chain[0], chain[1], to, len(groups)))
     search.offer(search.even())
-    search.run(Clock(0.25 * whole), lambda: proven(search.value))
+    search.run(Clock(0.2 * whole), lambda: proven(search.value))
     log = [f"{len(groups)} groups, {len(groups.ends)} tensors", f"local search {search.value:.6g} s"]
     if np.isfinite(search.value) and not proven(search.value) and len(groups) <= PACKED:
         bounds["no packing of the groups into the devices fits in less"] = packing_bound(
             smaller, search.value, min(0.15 * whole, clock.left_s or 0.0)
         )
-    left = clock.left_s or 0.0
-    if not proven(search.value) and left > 0:
-        if size <= COLUMNS:
-            done = improved(
-                smaller, search.best if np.isfinite(search.value) else None, None, left, gap, max(bounds.values())
+    if not proven(search.value) and size <= COLUMNS and clock.left_s:
+        start = search.best if np.isfinite(search.value) else None
+        # Without any plan HiGHS must find one or prove that there is none; else what it leaves of the time is the search's.
+        share = 1.0 if start is None else 0.7
+        done = improved(smaller, start, None, share * clock.left_s, gap, max(bounds.values()))
+        if done.infeasible:
+            return Found(
+                None, Termination.INFEASIBLE, conflicts=too_tight(problem), log="; ".join(log), solve_s=clock.passed_s
             )
-            if done.infeasible:
-                return Found(
-                    None,
-                    Termination.INFEASIBLE,
-                    conflicts=too_tight(problem),
-                    log="; ".join(log),
-                    solve_s=clock.passed_s,
-                )
-            bounds["HiGHS's own claim (branch and bound)"] = done.bound
-            if done.device is not None:
-                search.offer(done.device)
-            log.append(f"HiGHS {search.value:.6g} s, bound {done.bound:.6g} s")
-        else:
-            search.by_parts(clock, lambda: proven(search.value))
-            log.append(f"device by device {search.value:.6g} s")
+        bounds["HiGHS's own claim (branch and bound)"] = done.bound
+        if done.device is not None:
+            search.offer(done.device)
+        log.append(f"HiGHS {search.value:.6g} s, bound {done.bound:.6g} s")
+    elif not proven(search.value) and clock.left_s:
+        search.by_parts(Clock(0.6 * clock.left_s), lambda: proven(search.value))
+        log.append(f"device by device {search.value:.6g} s")
+    if not proven(search.value) and clock.left_s:
+        search.run(clock, lambda: proven(search.value), 4)
+        log.append(f"local search again {search.value:.6g} s")
     if not np.isfinite(search.value):
         return Found(None, Termination.TIME_LIMIT, log="; ".join(log), solve_s=clock.passed_s)
     whose, bound = max(bounds.items(), key=lambda item: item[1])

@@ -67,7 +67,7 @@ def best_chain(problem: OperatorPlacement, ideals: Ideals, limit_s: float, clock
     not_there, not_here = ideals.summed((~there).astype(float)), ideals.summed((~here).astype(float))
     taken = ideals.summed(groups.memory_bytes)
     room = problem.room * (1 + ROUNDING)
-    spare = np.array([_spared(groups.accelerator_s, groups.cpu_s, c * limit) for c in range(m + 1)])
+    spare = np.array([spared(groups.accelerator_s, groups.cpu_s, c * limit) for c in range(m + 1)])
     # What must be done before an ideal at most, given how many devices are left: shape (k + 1, m + 1).
     behind = there_s[-1] - spare[::-1][None, :] - (k - np.arange(k + 1))[:, None] * limit
     # The relative slack of sums this long.
@@ -138,7 +138,7 @@ def _read(problem: OperatorPlacement, ideals: Ideals, value: float, came: np.nda
     return Chain(value, device, np.array(row[::-1]), tuple(cuts[::-1]))
 
 
-def _spared(accelerator_s: np.ndarray, cpu_s: np.ndarray, room_s: float) -> float:
+def spared(accelerator_s: np.ndarray, cpu_s: np.ndarray, room_s: float) -> float:
     """The most accelerator seconds that CPUs can take over in ``room_s`` seconds, in fractions."""
     both = np.isfinite(accelerator_s) & np.isfinite(cpu_s)
     a, b = accelerator_s[both], cpu_s[both]

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from splitplan.formulations.placement import OperatorPlacement
 
 TURN_S = 0.5
-"""Seconds of one annealing, about."""
+"""Seconds of one annealing at most, about."""
+
+STEPS = 3000
+"""Steps of one annealing for each group, if there is time."""
 
 STALE = 18
 """Annealings without anything better after which the search ends."""
@@ -86,8 +89,14 @@ class Search:
                 room[d] -= self.groups.memory_bytes[g]
         return device
 
-    def run(self, clock: Clock, done: Callable[[], bool]) -> None:
-        """Anneal in turns: from the best; from the best over coarser groups; from coarse groups placed anew."""
+    def run(self, clock: Clock, done: Callable[[], bool], effort: int = 1) -> None:
+        """Anneal in turns: from the best; from the best over coarser groups; from coarse groups placed anew.
+
+        Parameters
+        ----------
+        effort : int
+            Multiplies the steps of a turn and how many turns without anything better it takes to end.
+        """
         p = self.problem
         if p.accelerators + p.cpus == 1:
             return
@@ -97,9 +106,10 @@ class Search:
         fine.anneal(self.spare, unit, 2, 0.01, 0.001, 4, 0)  # compiled, or read from the cache
         begun = time.perf_counter()
         fine.anneal(self.spare, unit, TRIED, 0.01, 0.001, 4, 0)
-        steps = max(TRIED, int(TURN_S * TRIED / max(time.perf_counter() - begun, 1e-6)))
+        quick = int(TURN_S * TRIED / max(time.perf_counter() - begun, 1e-6))
+        steps = max(TRIED, min(quick, effort * STEPS * len(self.groups)))
         turn, stale = 0, 0
-        while clock.left_s and stale < STALE and not done():
+        while clock.left_s and stale < STALE * effort and not done():
             unit = self.value if np.isfinite(self.value) else unit
             start = self.best if np.isfinite(self.value) else self.spare
             better = self._turn(fine, start, unit, steps, turn)

@@ -15,6 +15,7 @@ from splitplan.formulations.solution import Found, Termination
 from splitplan.solvers.arrays import to_arrays
 from splitplan.solvers.clock import Clock
 from splitplan.solvers.highs_run import Engine, version
+from splitplan.solvers.placement_cutoff import whole_tensors
 from splitplan.solvers.placement_dp import too_tight
 from splitplan.solvers.placement_reduce import reduced
 
@@ -127,25 +128,36 @@ def improved(
         A lower bound known from elsewhere: a plan that costs it need not be improved.
     """
     clock = Clock(time_limit_s)
-    arrays = to_arrays(problem.build())
-    engine = Engine(arrays, gap=gap)
-    known = np.inf
+    known, smaller, to, whole = np.inf, problem, np.arange(len(problem.parts)), list[int]()
     if device is not None:
-        start = placement_model.values(problem, device, row)
-        known = start["T"] / problem.scale
-        solution = highspy.HighsSolution()
-        solution.col_value = [start[name] for name in arrays.columns]
-        engine.highs.setSolution(solution)
+        known = float(problem.parts.loads(device, problem.accelerators, problem.cpus).max())
+        if not problem.contiguous:
+            to, whole = whole_tensors(problem, known)
+            smaller = problem.over(problem.parts.merged(to))
+    arrays = to_arrays(placement_model.build(smaller, whole))
+    engine = Engine(arrays, gap=gap)
+    if device is not None:
+        # A plan that cuts what is now whole cannot be told to HiGHS; it is still known, and nothing above it is worth finding.
+        merged = np.zeros(len(smaller.parts), int)
+        merged[to] = device
+        if np.array_equal(merged[to], device):
+            start = placement_model.values(smaller, merged, row)
+            solution = highspy.HighsSolution()
+            solution.col_value = [start[name] for name in arrays.columns]
+            engine.highs.setSolution(solution)
     if aim > 0:
-        engine.option("objective_target", aim * problem.scale * (1 + 1e-9))
+        engine.option("objective_target", aim * smaller.scale * (1 + 1e-9))
     left = clock.left_s or 0.0
     if left <= 0:
         return Improved(device, row, known, 0.0)
     outcome = engine.run(left, confirm=device is None)
+    none = outcome.termination in (Termination.INFEASIBLE, Termination.INFEASIBLE_OR_UNBOUNDED)
     if outcome.values is None:
-        none = outcome.termination in (Termination.INFEASIBLE, Termination.INFEASIBLE_OR_UNBOUNDED)
-        return Improved(device, row, known, 0.0, infeasible=none and device is None)
-    bound = 0.0 if outcome.bound is None else outcome.bound / problem.scale
-    found, order = placement_model.read(problem, outcome.values)
-    value = float(problem.parts.loads(found, problem.accelerators, problem.cpus).max())
-    return Improved(found, order, value, bound) if value < known else Improved(device, row, known, bound)
+        # With a known plan: there is none as good that leaves whole what no better one cuts, so that none is better.
+        return Improved(device, row, known, known if none and device is not None else 0.0, none and device is None)
+    bound = 0.0 if outcome.bound is None else outcome.bound / smaller.scale
+    found, order = placement_model.read(smaller, outcome.values)
+    value = float(smaller.parts.loads(found, problem.accelerators, problem.cpus).max())
+    return (
+        Improved(found[to], order, value, bound) if value < known else Improved(device, row, known, min(bound, known))
+    )

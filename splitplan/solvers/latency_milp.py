@@ -1,0 +1,80 @@
+"""OperatorLatency by HiGHS, for small graphs: pairs of operators that need not each other make it large quickly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from splitplan.formulations import operator_latency_model
+from splitplan.formulations.registry import Ladder
+from splitplan.formulations.solution import Found, Termination
+from splitplan.solvers.arrays import to_arrays
+from splitplan.solvers.clock import Clock
+from splitplan.solvers.highs_run import Engine, version
+from splitplan.solvers.latency_list import ListSearch
+from splitplan.solvers.placement_dp import too_tight
+
+if TYPE_CHECKING:
+    from splitplan.formulations.operator_latency import OperatorLatency
+
+PAIRS = 120
+"""Most unrelated pairs times devices for which it is part of ``auto``'s ladder."""
+
+
+@dataclass(frozen=True)
+class LatencyMilp:
+    """The MILP of `OperatorLatency`, with a list schedule's latency as its horizon.
+
+    Parameters
+    ----------
+    pairs : int
+        Most unrelated pairs of operators, times devices, that it takes.
+    """
+
+    pairs: int = PAIRS
+
+    name: ClassVar[str] = "latency-milp"
+    solves: ClassVar[tuple[str, ...]] = ("operator-latency",)
+    rung: ClassVar[Ladder] = Ladder.MILP
+    exact: ClassVar[bool] = True
+
+    def why_not(self, problem: OperatorLatency) -> str | None:
+        """Its size."""
+        many = len(operator_latency_model.unrelated(problem)) * len(problem.devices)
+        return f"{many} choices of which of two operators comes first on a device" if many > self.pairs else None
+
+    def solve(self, problem: OperatorLatency, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
+        """A list schedule first, then HiGHS for something shorter."""
+        clock = Clock(time_limit_s)
+        search = ListSearch(problem, 0)
+        for number in range(100):
+            search.turn(number)
+        known = search.value if np.isfinite(search.value) else None
+        model = operator_latency_model.build(problem, known)
+        engine = Engine(to_arrays(model), gap=gap, verbose=verbose)
+        built = clock.passed_s
+        outcome = engine.run(clock.left_s)
+        bound = None if outcome.bound is None else max(problem.bound, outcome.bound / problem.scale)
+        if outcome.values is not None:
+            device, sequence = operator_latency_model.read(problem, outcome.values)
+            begun = problem.begun(device, sequence)
+            plan = problem.plan_for(device, begun)
+            if known is not None and problem.evaluate(plan)["objective"] > known:
+                plan = problem.plan_for(search.device, problem.begun(search.device, search.sequence))
+        elif known is not None:
+            plan = problem.plan_for(search.device, problem.begun(search.device, search.sequence))
+        else:
+            none = outcome.termination in (Termination.INFEASIBLE, Termination.INFEASIBLE_OR_UNBOUNDED)
+            return Found(None, outcome.termination, conflicts=too_tight(problem.place) if none else (), log=outcome.log, build_s=built)  # fmt: skip
+        return Found(
+            plan,
+            outcome.termination,
+            bound=bound if bound is not None else problem.bound,
+            bound_by=outcome.bound_by,
+            solver_version=version().removeprefix("HiGHS "),
+            build_s=built,
+            solve_s=clock.passed_s - built,
+            log=outcome.log,
+        )
