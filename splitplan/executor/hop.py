@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from splitplan.errors import SplitplanError
 from splitplan.executor.legs import BUFFERS
 from splitplan.executor.medium import StageSender
+from splitplan.executor.roles import Parts
 from splitplan.executor.shaper import Shaper
-from splitplan.executor.wire import Parts
 
 Made = Callable[[float], Parts]
 """Given when the message enters the link (`time.monotonic`), its parts."""

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_STEADY = 10
+"""Answers while the pipeline was full that make its pace known."""
+
+
 @dataclass(frozen=True)
 class Busy:
     """A place, or what carries transfers, and the seconds for which one frame keeps it busy.
@@ -267,16 +271,22 @@ def _latency(plan: PipelinePlan, frames: Sequence[FrameRecord]) -> Row:
 def _throughput(plan: PipelinePlan, frames: Sequence[FrameRecord]) -> Row:
     period_s = plan.predicted.get("period_s")
     predicted = 1 / period_s if period_s else None
-    streams: dict[int, list[float]] = defaultdict(list)
+    streams: dict[int, list[FrameRecord]] = defaultdict(list)
     for f in frames:
         if f.stream is not None:
-            streams[f.stream].append(f.done_s)
-    done = sorted(max(streams.values(), key=len, default=[]))
+            streams[f.stream].append(f)
+    of = max(streams.values(), key=len, default=[])
+    done = sorted(f.done_s for f in of)
     if len(done) < 3:
         how = "fewer than 3 frames were streamed; app.stream(items) measures it"
         return Row("throughput", "1/s", predicted, None, None, 0, how)
-    rate = (len(done) - 1) / (done[-1] - done[0])
-    return Row("throughput", "1/s", predicted, rate, None, len(done), "first to last answer of the longest stream")
+    # Frames that are under way at the first answer have been worked on before it, and as many must be at the last.
+    last = max(f.submitted_s for f in of)
+    full = [t for t in done if t <= last]
+    how = "of the longest stream, first answer to last frame handed over: as many were under way"
+    if len(full) < _STEADY:
+        full, how = done, "first to last answer of the longest stream, which was too short to tell a steady pace"
+    return Row("throughput", "1/s", predicted, (len(full) - 1) / (full[-1] - full[0]), None, len(full), how)
 
 
 def _overhead(plan: PipelinePlan, frames: Sequence[FrameRecord]) -> Row:

@@ -112,16 +112,11 @@ def by_events(line: Line, arrive_s: np.ndarray, seconds: np.ndarray, turns: Turn
         needs[s.taken].append((ended if s.at_end else begun, s.freed, s.room))
     names = {r: i for i, r in enumerate(line.users)}
     holds = [[names[r] for r in t.holds] for t in tasks]
-    busy = [False] * len(names)
-    # Which tasks may be able to begin once a task begins, ends, is passed.
+    users, busy = list(line.users.values()), [False] * len(names)
+    # Which tasks may have something to ask for once a task begins, ends, is passed.
     at_begin = [[s.taken for s in line.slots if s.freed == k and not s.at_end] for k in range(count)]
     at_pass = [[j for j in range(count) if k in tasks[j].after] for k in range(count)]
-    at_end = [
-        sorted(
-            {s.taken for s in line.slots if s.freed == k and s.at_end}.union(*(line.users[r] for r in tasks[k].holds))
-        )
-        for k in range(count)
-    ]
+    at_end = [[s.taken for s in line.slots if s.freed == k and s.at_end] for k in range(count)]
     at_once = [not t.flows and t.delay_s == 0 for t in tasks]
     entries = [k for k, t in enumerate(tasks) if not t.after]
     asked: list[list[float]] = [[] for _ in tasks]
@@ -134,7 +129,8 @@ def by_events(line: Line, arrive_s: np.ndarray, seconds: np.ndarray, turns: Turn
     events = 0
     while heap:
         now = heap[0][0]
-        woken: set[int] = set()
+        woken: set[int] = set()  # may have something to ask for
+        ready: set[int] = set()  # have asked
         while heap and heap[0][0] == now:
             what = heappop(heap)[1]
             events += 1
@@ -148,6 +144,7 @@ def by_events(line: Line, arrive_s: np.ndarray, seconds: np.ndarray, turns: Turn
                 ended[what] += 1
                 for r in holds[what]:
                     busy[r] = False
+                    ready.update([k for k in users[r] if begun[k] < len(asked[k])])
                 woken.update(at_end[what])
                 if at_once[what]:
                     passed[what] += 1
@@ -157,33 +154,42 @@ def by_events(line: Line, arrive_s: np.ndarray, seconds: np.ndarray, turns: Turn
             else:
                 passed[what - count] += 1
                 woken.update(at_pass[what - count])
-        ready: set[int] = set()
         while woken or ready:
             for k in woken:
-                mine, need = asked[k], needs[k]
-                while len(mine) < frames and all(c[j] + room > len(mine) for c, j, room in need):
-                    mine.append(now)
-                if begun[k] < len(mine):
+                mine, f = asked[k], len(asked[k])
+                while f < frames:
+                    for counter, j, room in needs[k]:
+                        if counter[j] + room <= f:
+                            break
+                    else:
+                        mine.append(now)
+                        f += 1
+                        continue
+                    break
+                if begun[k] < f:
                     ready.add(k)
             woken.clear()
-            while ready and not woken:
-                k = min(ready, key=turn)
+            for k in sorted(ready, key=turn) if len(ready) > 1 else tuple(ready):
                 ready.remove(k)
-                if any(busy[r] for r in holds[k]):
-                    continue
-                lasts = takes[k][begun[k]]
-                starts[k].append(now)
-                begun[k] += 1
-                woken.update(at_begin[k])
-                if tasks[k].flows:
-                    heappush(heap, (now + tasks[k].delay_s, count + k))
-                if lasts > 0 or not at_once[k]:
-                    for r in holds[k]:
-                        busy[r] = True
-                    heappush(heap, (now + lasts, k))
+                for r in holds[k]:
+                    if busy[r]:
+                        break
                 else:
-                    ended[k] += 1
-                    passed[k] += 1
-                    woken.update(at_end[k], at_pass[k], (k,))
+                    lasts = takes[k][begun[k]]
+                    starts[k].append(now)
+                    begun[k] += 1
+                    woken.update(at_begin[k])
+                    if tasks[k].flows:
+                        heappush(heap, (now + tasks[k].delay_s, count + k))
+                    if lasts > 0 or not at_once[k]:
+                        for r in holds[k]:
+                            busy[r] = True
+                        heappush(heap, (now + lasts, k))
+                    else:
+                        ended[k] += 1
+                        passed[k] += 1
+                        woken.update(at_end[k], at_pass[k], (k,))
+                    if woken:
+                        break
     assert all(b == frames for b in begun), "frames are stuck: the line's slots wait for each other"
     return np.array(starts).T, events

@@ -148,7 +148,9 @@ def walk(units: Units, period: float, prices: Prices) -> Walk:
     """The cheapest walk, from the last position back. O(k n² + k² n)."""
     n, k = units.layers, len(units.count)
     most = period * (1 + 1e-12)
-    beyond = np.where(units.whole <= most, 0.0, np.inf)
+    within = units.whole <= most
+    beyond = np.where(within, 0.0, np.inf)
+    reach = np.where(within.any(axis=0), np.arange(n + 1), 0).max(axis=1) + 1  # no run from a position ends so far
     # The way to the sink and from the source is a transfer too; where communication is added, `whole` has it within its stage's.
     carried, start = _priced(units, units.hop, most, prices), _priced(units, units.enter, most, prices)
     to_go = np.full((k, n + 1), np.inf)
@@ -159,7 +161,9 @@ def walk(units: Units, period: float, prices: Prices) -> Walk:
     who = np.zeros((k, n + 1), int)
     kinds = np.arange(k)
     for j in range(n - 1, -1, -1):
-        options = beyond[:, j, j + 1 :] + to_go[:, j + 1 :]
+        options = beyond[:, j, j + 1 : reach[j]] + to_go[:, j + 1 : reach[j]]
+        if not options.shape[1]:
+            continue
         end[:, j] = best = options.argmin(axis=1)
         ahead[:, j] = fee + options[kinds, best]
         if j:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 import threading
@@ -111,7 +112,8 @@ class Line:
         self._shut = True
         for pair in self._pairs[first:]:
             for end in pair:
-                end.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):  # it was closed by its own ends
+                    end.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """End all."""

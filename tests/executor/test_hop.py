@@ -18,6 +18,7 @@ from splitplan.errors import BoundaryError, ExecutorError
 from splitplan.executor.hop import Hop
 from splitplan.executor.legs import BUFFERS, contended, crossing, ends_of, legs_of
 from splitplan.executor.medium import Medium, StageSender, TurnShaper
+from splitplan.executor.session import Clock
 from splitplan.executor.shaper import Shaper
 from splitplan.executor.split import Compute, run_whole
 from splitplan.executor.stage import WHOLE, StageRole, StageWork
@@ -206,12 +207,23 @@ class Host:
         return done
 
 
+class Following:
+    """A session with the next stage, which keeps what it is sent."""
+
+    def __init__(self, sent: list[Any]) -> None:
+        self.clock, self.send = Clock(), sent.append
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def body(traced: Traced, plan: PipelinePlan, **changes: Any) -> dict[str, Any]:
     return {
         "plan_id": "p",
         "narrow": [False] * (len(plan.stages) + 1),
         "way": None,
         "slots": [],
+        "mates": [],
         "window": 2,
         "room": 2,
         **changes,
@@ -228,8 +240,7 @@ def test_a_stage_computes_no_more_than_can_go_on(small: Traced) -> None:
     plan = pipeline(small, [2], ("a", "b"))
     host, sent, taken = Host(), [], []  # type: ignore[var-annotated]
     role = StageRole(host, StageWork(small, plan, 0, host.compute), body(small, plan, room=100), None)
-    role._deliver = sent.append  # type: ignore[method-assign]
-    role._hop._deliver = sent.append
+    role._session = Following(sent)  # type: ignore[assignment]
     for k in range(20):
         role.frame(onward(small, small.flatten(EXAMPLE), k), time.monotonic(), taken.append)
     host.work()

@@ -89,10 +89,10 @@ def test_results_that_go_nowhere_cost_the_ways_nothing(both: Traced) -> None:
 
 @pytest.mark.parametrize("medium", ["star", "shared"])
 def test_a_hub_and_a_shared_medium_carry_one_at_a_time(small: Traced, medium: str) -> None:
-    slow = link("loopback").but(rate_bps=2e6, rtt_s=0.002)
+    slow = link("loopback").but(rate_bps=6e6, rtt_s=0.002)
     how = {"star": dict.fromkeys(ABCD, slow)} if medium == "star" else {"shared": slow}
     system = System(**how, **{p: device("this-cpu") for p in ABCD})  # type: ignore[arg-type]
-    inputs = [EXAMPLE] * 12
+    inputs = [EXAMPLE] * 50
     plan = pipeline(small, [1, 3], ("a", "b", "c"), source="a", sink="a")
     with deploy(small, plan, system) as app:
         results = list(app.stream(inputs))
@@ -107,7 +107,8 @@ def test_a_hub_and_a_shared_medium_carry_one_at_a_time(small: Traced, medium: st
     )  # what carries one at a time is busy for no more than all its time
     size = sum(v for k, v in report.frames[-1].times.items() if k.endswith("_bytes"))
     if medium == "shared":
-        assert rate <= 1.02 * 2e6 / (8 * size) and rate > 0.7 * 2e6 / (8 * size)
+        # What carries one at a time cannot be busy for more than all its time, and in a full pipeline it is for nearly all.
+        assert 0.7 < rate * 8 * size / 6e6 <= 1.02
 
 
 def test_a_place_that_does_one_thing_at_a_time(small: Traced) -> None:

@@ -1,0 +1,186 @@
+"""PipelinePlacement: brute force = dynamic program = MILP; the swarm's gaps; relations that must hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import splitplan as sp
+from benchmarks.instances import RANGES, Seeded
+from benchmarks.pipeline_instances import chain_problem, pipeline_problem, small_ones
+from splitplan.errors import InfeasibleError
+from splitplan.formulations.pipeline import PipelinePlacement
+from tests.formulations.pipeline_brute_force import every, least
+from tests.generators import Drawn
+
+BLOCKS, EACH = 10, 60
+
+
+@st.composite
+def pipelines(draw: st.DrawFn, layers: int = 4, places: int = 3, **options: Any) -> PipelinePlacement:
+    ranges = draw(st.sampled_from(list(RANGES.values())))
+    return pipeline_problem(
+        Drawn(draw), draw(st.integers(1, layers)), draw(st.integers(1, places)), ranges, **options
+    )
+
+
+def agree(p: PipelinePlacement, solver: str, expected: float | None) -> None:
+    if expected is None:
+        with pytest.raises(InfeasibleError):
+            p.solve(solver)
+        return
+    found = p.solve(solver)
+    near = 1e-7 * expected + 1e-9 * p.smallest
+    assert found.objective == pytest.approx(expected, rel=1e-7, abs=near), solver
+    assert found.status == sp.Status.OPTIMAL
+    assert found.bound <= expected + near
+    assert not p.violations(found.plan)
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_brute_force_dynamic_program_and_milp(block: int) -> None:
+    for p in small_ones(EACH, layers=5, places=4, seed=1000 * block):
+        expected = least(p)
+        agree(p, "pipeline-dp", expected)
+        agree(p, "pipeline-milp", expected)
+
+
+@settings(max_examples=60)
+@given(pipelines())
+def test_the_same_on_drawn_ones(p: PipelinePlacement) -> None:
+    agree(p, "pipeline-dp", least(p))
+
+
+@pytest.mark.parametrize("solver", ["particle-swarm", "random-keys"])
+def test_gaps_of_the_searches(solver: str) -> None:
+    """On small ones both find nearly every optimum; their bounds hold, and never is anything below the optimum."""
+    gaps = []
+    for p in small_ones(100, layers=5, places=4, seed=77_000):
+        expected = least(p)
+        if expected is None:
+            with pytest.raises(InfeasibleError):
+                p.solve(solver)
+            continue
+        found = p.solve(solver)
+        near = 1e-9 * (expected + p.smallest)
+        assert found.objective >= expected - near
+        assert found.bound is not None and found.bound <= expected + near
+        assert not p.violations(found.plan)
+        gaps.append((found.objective - expected) / expected if expected else found.objective)
+    assert np.mean(np.array(gaps) > 1e-6) <= 0.02
+    assert max(gaps) <= 0.05
+
+
+def test_larger_ones_among_each_other() -> None:
+    for seed in range(12):
+        choose = Seeded(400 + seed)
+        p = pipeline_problem(choose, choose.whole(6, 10), choose.whole(2, 5))
+        try:
+            exact = p.solve("pipeline-dp").objective
+        except InfeasibleError:
+            with pytest.raises(InfeasibleError):
+                p.solve("pipeline-milp")
+            continue
+        agree(p, "pipeline-milp", exact)
+
+
+@pytest.mark.parametrize("medium", ["pairs", "star", "shared"])
+@pytest.mark.parametrize("overlap", [True, False])
+def test_like_places_are_a_type(medium: str, overlap: bool) -> None:
+    """By types and place by place: the same, with fewer states."""
+    p = chain_problem(3, 24, 6, medium="pairs" if medium == "pairs" else "shared", overlap=overlap, kinds=2)
+    solution = p.solve("pipeline-dp")
+    slightly = {n: {k: v * (1 + 1e-13 * i) for k, v in times(p, n).items()} for i, n in enumerate(p.system.places)}
+    unlike = replace(p, profile=sp.Profile.given(p.profile.graph, slightly))
+    other = unlike.solve("pipeline-dp")
+    assert solution.objective == pytest.approx(other.objective, rel=1e-9)
+    assert states(solution) < states(other)
+
+
+def times(p: PipelinePlacement, place: str) -> dict[str, float]:
+    return dict(zip([x.name for x in p.profile.graph.layers], p.profile.seconds(place).tolist(), strict=True))
+
+
+def states(solution: sp.Solution) -> int:
+    return int(solution.log.partition("at most ")[2].split()[0])
+
+
+@settings(max_examples=40)
+@given(pipelines(layers=5, limits=False), st.booleans())
+def test_one_more_place_never_hurts(p: PipelinePlacement, overlap: bool) -> None:
+    names = list(p.system.places)
+    if len(names) < 2 or names[-1] in (p.source, p.sink):
+        return
+    p = replace(p, overlap=overlap)
+    rest = {n: p.system.places[n] for n in names[:-1]}
+    joined: dict[str, Any] = {"links": {k: v for k, v in p.system.links.items() if names[-1] not in k}}
+    if p.system.medium == "star":
+        joined = {"star": {k: v for k, v in p.system.star.items() if k in rest}}
+    elif p.system.medium == "shared":
+        joined = {"shared": p.system.shared}
+    fewer = replace(p, system=sp.System(**joined, **rest))
+    assert p.solve().objective <= fewer.solve().objective * (1 + 1e-9)
+
+
+@settings(max_examples=30)
+@given(pipelines(layers=5))
+def test_relations(p: PipelinePlacement) -> None:
+    """Overlapping never hurts, nor does half the precision, nor a stage more, nor to be free of source and sink."""
+    expected = least(p)
+    if expected is None:
+        return
+    easier = [replace(p, overlap=True), replace(p, source=None, sink=None), replace(p, max_stages=None)]
+    easier += [replace(p, wire="int8")]
+    for q in easier:
+        assert q.solve().objective <= expected * (1 + 1e-9)
+
+
+@settings(max_examples=40)
+@given(pipelines(layers=4, places=3))
+def test_evaluate_is_the_docstring(p: PipelinePlacement) -> None:
+    for order, ends, period in every(p):
+        plan = p.plan_for([p.costs.index[e] for e in order], ends[1:-1])
+        assert p.evaluate(plan)["objective"] == pytest.approx(period, rel=1e-12, abs=1e-300)
+        assert not p.violations(plan)
+
+
+def test_auto_says_why_it_passed_over_the_exact_one() -> None:
+    p = chain_problem(0, 40, 6)
+    assert p.solvers == ("pipeline-dp", "pipeline-milp", "particle-swarm", "random-keys")
+    solution = p.solve()
+    assert [(r.solver, r.used) for r in solution.rungs] == [("pipeline-dp", True)]
+    assert solution.gap is not None and solution.gap <= 1e-9
+
+
+def test_the_exact_one_gives_up_for_want_of_room() -> None:
+    from splitplan.errors import NotApplicable
+    from splitplan.solvers.pipeline_dp import PipelineDP
+
+    p = chain_problem(5, 120, 14, medium="shared", rate_bps=(1e9, 2e9))
+    with pytest.raises(NotApplicable, match=r"the states of 14 places \(14 types\) take more than 1 MB"):
+        p.solve(PipelineDP(room_mb=1, walks=0))
+
+
+def test_a_time_limit_leaves_a_plan_and_a_bound() -> None:
+    p = chain_problem(1, 150, 12, overlap=False)
+    solution = p.solve("pipeline-dp", time_limit_s=0.6)
+    assert solution.bound is not None and 0 < solution.bound <= solution.objective
+    best = p.solve("pipeline-dp")
+    assert solution.bound <= best.objective <= solution.objective * (1 + 1e-9)
+
+
+def test_the_swarm_is_the_same_twice_and_its_convergence_is_told() -> None:
+    p = chain_problem(2, 60, 8)
+    one, two = p.solve("particle-swarm"), p.solve("particle-swarm")
+    assert one.plan == two.plan
+    history = one.duals["convergence"]
+    assert list(np.minimum.accumulate(history["best_s"])) == history["best_s"]
+    assert history["best_s"][-1] == pytest.approx(one.objective, rel=1e-12)
+    assert "recomputed by solvers.audit_pipeline" in one.bound_by
+    exact = p.solve("pipeline-dp")
+    assert one.bound <= exact.objective <= one.objective <= 1.02 * exact.objective
