@@ -7,6 +7,7 @@ sent and received as bytes. Run in a worker's environment, so that allocator and
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import subprocess
@@ -296,7 +297,7 @@ def rows_by_layer(traced: Traced, runs: list[tuple[int, int]], rounds: int) -> d
     found = {}
     known = dict(traced.example_inputs())
     ends = sorted(pieces | {0, len(names)})
-    for start, stop in zip(ends[:-1], ends[1:], strict=True):
+    for start, stop in itertools.pairwise(ends):
         if (start, stop) in runs:
             height = model.height(stop)
             rows = [height - height // 2, height // 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import subprocess
@@ -105,7 +106,7 @@ def know(name: str, folder: Path, setting: Setting) -> Known:
 def runs(model: RowModel) -> list[tuple[int, int]]:
     """The runs of layers between barriers."""
     ends = [-1, *sorted(model.barriers), len(model.graph)]
-    return [(a + 1, b) for a, b in zip(ends[:-1], ends[1:], strict=True) if b > a + 1]
+    return [(a + 1, b) for a, b in itertools.pairwise(ends) if b > a + 1]
 
 
 def ask(what: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from splitplan.formulations.base import TOLERANCE
 from splitplan.formulations.registry import Ladder
 from splitplan.formulations.solution import Found, Termination
 from splitplan.solvers.clock import Clock
-from splitplan.solvers.placement_chain import Chain, OutOfTime, best_chain
+from splitplan.solvers.placement_chain import OutOfTime, best_chain
 from splitplan.solvers.placement_dp import linearised, too_tight
 from splitplan.solvers.placement_ideals import Ideals, TooMany, all_ideals
 from splitplan.solvers.placement_local import Search
@@ -24,8 +24,8 @@ from splitplan.solvers.placement_reduce import reduced
 if TYPE_CHECKING:
     from splitplan.formulations.placement import OperatorPlacement
 
-FEW_IDEALS = 20_000
-"""Most order ideals for which the best pipeline is the local search's start."""
+FEW_IDEALS = 60_000
+"""Most order ideals for which the best pipeline is looked for as well."""
 
 COLUMNS = 12_000
 """Most columns of a MILP that HiGHS is given whole: a larger one has hardly left its root when the time is over."""
@@ -38,10 +38,10 @@ PACKED = 800
 class Placement:
     """The best placement that is found in some seconds, and how good it is.
 
-    Not contiguous: the best pipeline (dynamic program, or its linearised form where order ideals are too many) and an even
-    distribution; simulated annealing from the better, on groups and on coarser ones; HiGHS from the best of these on the whole
-    program, or, where that is too large, on two or three devices at a time. The bound is the largest of all work shared out
-    evenly, the packing of the groups (`packing_bound`) and HiGHS's own.
+    Not contiguous: simulated annealing, on groups and on coarser ones, from a pipeline (the linearised dynamic program) or an even
+    distribution; the best pipeline, where order ideals are not too many; HiGHS from the best of these on the whole program, or,
+    where that is too large, on two devices at a time; annealing again. The bound is the largest of all work shared out evenly, the
+    packing of the groups (`packing_bound`) and HiGHS's own.
 
     Contiguous (where order ideals are too many for `PlacementDP`): dynamic programs over growing families of ideals around the
     best cuts known.
@@ -87,11 +87,16 @@ def _free(problem: OperatorPlacement, clock: Clock, gap: float, seed: int) -> Fo
         return value <= max(bounds.values()) * (1 + max(gap, TOLERANCE))
 
     search = Search(smaller, seed)
-    chain = _pipeline_start(problem, Clock(0.15 * whole))
-    if chain is not None:
-        search.offer(_over(problem, chain[0], chain[1], to, len(groups)))
+    row, device = _row(problem, None, clock)
+    if device is not None:
+        search.offer(_over(problem, row, device, to, len(groups)))
     search.offer(search.even())
-    search.run(Clock(0.2 * whole), lambda: proven(search.value))
+    search.run(Clock(0.1 * whole), lambda: proven(search.value))
+    if row is not None and not proven(search.value):
+        # What the search has found keeps the dynamic program small: only a better pipeline is looked for.
+        row, device = _row(problem, search.value, Clock(0.3 * whole))
+        if device is not None and search.offer(_over(problem, row, device, to, len(groups))):
+            search.run(Clock(0.1 * whole), lambda: proven(search.value))
     log = [f"{len(groups)} groups, {len(groups.ends)} tensors", f"local search {search.value:.6g} s"]
     if np.isfinite(search.value) and not proven(search.value) and len(groups) <= PACKED:
         bounds["no packing of the groups into the devices fits in less"] = packing_bound(
@@ -135,20 +140,25 @@ def _free(problem: OperatorPlacement, clock: Clock, gap: float, seed: int) -> Fo
     )
 
 
-def _pipeline_start(problem: OperatorPlacement, clock: Clock) -> tuple[OperatorPlacement, np.ndarray] | None:
-    """The best pipeline as (the contiguous problem, the device of each of its parts); None when there is none."""
+def _row(
+    problem: OperatorPlacement, known_s: float | None, clock: Clock
+) -> tuple[OperatorPlacement | None, np.ndarray | None]:
+    """The contiguous problem, and the device of each of its parts in a pipeline: without a known value of the linearised program,
+    else of the best one below that value. None where there is none."""
     try:
         row = replace(problem, contiguous=True)
     except DataError:
-        return None  # some groups that a pipeline cannot part fit nowhere
+        return None, None  # some groups that a pipeline cannot part fit nowhere
     groups, to = reduced(row)
-    best: Chain | None = linearised(row, groups)
+    if known_s is None:
+        first = linearised(row, groups)
+        return row, None if first is None else first.device[to]
     try:
         masks = all_ideals(len(groups), groups.order, FEW_IDEALS)
-        best = best_chain(row, Ideals(groups, masks), best.value if best else np.inf, clock) or best
+        found = best_chain(row, Ideals(groups, masks), known_s, clock)
     except (TooMany, OutOfTime):
-        pass  # the linearised one is a start as well
-    return None if best is None else (row, best.device[to])
+        return row, None
+    return row, None if found is None else found.device[to]
 
 
 def _over(

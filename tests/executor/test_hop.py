@@ -277,7 +277,7 @@ def test_a_check_compares_with_the_whole_model(small: Traced) -> None:
     host = Host()
     values = small.flatten(EXAMPLE)
     first = StageWork(small, plan, 0, host.compute)
-    made, _ = first.run(values, small.symbols(values))
+    made, _ = first.run(values, small.symbols(values), ("p", 0))
     role = StageRole(host, StageWork(small, plan, 1, host.compute), body(small, plan, narrow=[False, True, True]), None)
     came = {n: made[n].half().float() for n in (*first.crossing, *first.beside)}
     role.frame(onward(small, came | {WHOLE + k: v for k, v in values.items()}, 1, check=True), 0.0, lambda _: None)

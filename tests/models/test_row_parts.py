@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -338,7 +339,7 @@ def test_random_networks_by_random_shares(
     traced = trace(network, x, granularity="operator", dynamic_batch=False)
     model, n = RowModel(traced.graph), len(traced.graph)
     assert not model.barriers
-    known, symbols = values_of(traced, {k: v for k, v in traced.flatten(x).items()})
+    known, symbols = values_of(traced, dict(traced.flatten(x).items()))
     start = data.draw(st.integers(0, n - 1))
     stop = data.draw(st.integers(start + 1, n))
     height = model.height(stop)
@@ -358,7 +359,7 @@ def check_zoo(name: str) -> dict[str, Any]:
     model = RowModel(traced.graph)
     known, symbols = values_of(traced, traced.flatten(sp.zoo_example(name, seed=3)))
     ends = [-1, *sorted(model.barriers), len(traced.graph)]
-    runs = [(a + 1, b) for a, b in zip(ends[:-1], ends[1:], strict=True) if b > a + 1]
+    runs = [(a + 1, b) for a, b in itertools.pairwise(ends) if b > a + 1]
     worst, exact, blocks = 0.0, 0, 0
     for start, stop in runs:
         singles = [(v, v + 1, 2) for v in range(start, stop)]
@@ -419,7 +420,7 @@ def test_a_part_takes_its_rows_and_no_others() -> None:
     with pytest.raises(BoundaryError, match=r"this part takes float32 of shape \(1, 3, 23, 32\)"):
         top(values, traced.symbols(values))
     # Rows that it does not take change nothing.
-    known, symbols = values_of(traced, values)
+    _known, symbols = values_of(traced, values)
     other = values[x].clone()
     other[:, :, 23:] = float("nan")
     (a,), (b,) = top(top.cut({x: other}), symbols).values(), top(top.cut(values), symbols).values()

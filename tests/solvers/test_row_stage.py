@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ from tests.generators import Drawn
 def compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
     for bars in combinations(range(total + parts - 1), parts - 1):
         ends = (-1, *bars, total + parts - 1)
-        yield tuple(b - a - 1 for a, b in zip(ends[:-1], ends[1:], strict=True))
+        yield tuple(b - a - 1 for a, b in pairwise(ends))
 
 
 def best_block(costs: RowCosts, start: int, stop: int, places: tuple[str, ...]) -> float:
@@ -42,7 +42,7 @@ def best_stage(costs: RowCosts, start: int, stop: int, places: tuple[str, ...]) 
     best = np.inf
     for cut in product((False, True), repeat=stop - start - 1):
         ends = [start, *(start + 1 + i for i, here in enumerate(cut) if here), stop]
-        best = min(best, sum(block[a, b] for a, b in zip(ends[:-1], ends[1:], strict=True)))
+        best = min(best, sum(block[a, b] for a, b in pairwise(ends)))
     return best
 
 
