@@ -61,7 +61,7 @@ def rule_of(policy: SlotPolicy) -> rule.Rule:
         "cuts": np.array(policy.cuts),
         "clocks": np.array(policy.clocks),
         "levels": np.array(policy.levels),
-        **dict(zip(("place_device", "place_uplink"), control.place_held, strict=True)),
+        **dict(zip(("place_device", "place_uplink"), policy.held, strict=True)),
     }
     return rule.Rule(**{k: loose(v) if isinstance(v, np.ndarray) else v for k, v in found.items()})
 

@@ -98,13 +98,14 @@ def _joule(problem: SlotControl) -> float:
 
 
 def _place_holders(problem: SlotControl) -> tuple[float, float]:
-    """Seconds and bits that no clock and no level would be worth serving, from the device's powers and the radio's."""
-    device, link, speeds = problem.system.device, problem.system.link, _facts(problem).speed
+    """Seconds and bits that no clock and no rate would be worth serving, from the device's powers and the radio's."""
+    if problem.held is not None:
+        return problem.held[0], problem.held[1] * problem.units["uplink"] ** 2
+    device, radio, speeds = problem.system.device, problem.system.link.needs_radio, _facts(problem).speed
     joule = problem.V * problem.weights["energy"]
     clocks = device.clock_hz or (None,)
-    rates = [share * link.rate_up_bps for share in problem.rate_levels]
     second_j = min((device.power_w(f) - device.idle_w) / speeds[f] for f in clocks)
-    bit_j = min(_radio_w(link.needs_radio, rate, link.rate_up_bps) / rate for rate in rates)
+    bit_j = radio.up_w_per_bps if radio.bandwidth_hz is None else 0.0
     return joule * second_j, joule * bit_j * problem.units["uplink"] ** 2
 
 

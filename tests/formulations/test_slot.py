@@ -228,17 +228,35 @@ def test_a_shannon_radio_is_the_affine_one_at_the_channels_rate() -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_place_holders_are_what_is_never_served(seed: int) -> None:
-    """The textbook's rule serves nothing of what is below them; with them it takes, and serves, what the textbook's takes above them."""
+@pytest.mark.parametrize("times", [0.25, 1.0, 4.0, 100.0])
+def test_place_holders_are_what_is_never_served(seed: int, times: float) -> None:
+    """The textbook's rule serves nothing of what is below them, at any rate; with them it takes, and serves, what the textbook's takes above them."""
     choose = Seeded(seed)
     made = replace(slot_control(choose, 4, limits=False), mode="min-energy", V=0.5, persistence=0.0, cuts=None)
     textbook = replace(made, place_holders=False)
-    assert made.place_holders and textbook.place_held == (0.0, 0.0) and min(made.place_held) > 0
-    nominal, unit = made.system.link.rate_up_bps, made.units["uplink"] ** 2
-    device_s, uplink_bits = made.place_held[0], made.place_held[1] * unit
-    below = SlotState(device_s=0.999 * device_s, uplink_bits=0.999 * uplink_bits, frames=1, rate_bps=nominal)
+    device, uplink = made.place_held()
+    assert made.place_holders and textbook.place_held() == (0.0, 0.0) and device > 0
+    assert (uplink > 0) == (made.choices.radio.bandwidth_hz is None)
+    rate, unit = times * made.system.link.rate_up_bps, made.units["uplink"] ** 2
+    below = SlotState(device_s=0.999 * device, uplink_bits=0.999 * uplink * unit, frames=1, rate_bps=rate)
     _, _, clock, level = cheapest(textbook.at(below))[0]  # type: ignore[index]
     assert (clock, level) == (0, 0)
-    held = SlotState(device_s=50.0, uplink_bits=50 * nominal, frames=2, rate_bps=nominal)
-    whole = replace(held, device_s=50.0 + device_s, uplink_bits=50 * nominal + uplink_bits)
+    held = SlotState(device_s=50.0, uplink_bits=50 * rate, frames=2, rate_bps=rate)
+    whole = replace(held, device_s=50.0 + device, uplink_bits=50 * rate + uplink * unit)
     assert cheapest(made.at(held))[0] == cheapest(textbook.at(whole))[0]  # type: ignore[index]
+
+
+def test_a_policy_that_has_some_clocks_is_held_by_those() -> None:
+    control = replace(slot_control(Seeded(3), 4, limits=False), mode="min-energy", V=0.5, cuts=None)
+    c = control.choices
+    ways = c.active_w[1:] / c.speed[1:]
+    dearest = 1 + int(ways.argmax())
+    assert ways.max() > ways.min()
+    policy = sp.SlotPolicy(control, clocks=[dearest])
+    assert policy.held[0] == pytest.approx(0.5 * ways.max()) and sp.SlotPolicy(control).held == control.place_held()
+    state = SlotState(device_s=0.1, frames=1, rate_bps=1e6)
+    there = control.at(state, held=policy.held)
+    assert there.costs.prices.device == pytest.approx(0.1 + policy.held[0])
+    assert audit_slot(there, there.plan_for(0, 1, dearest, 1), {}).objective == pytest.approx(
+        there.score(0, 1, dearest, 1)["objective"]
+    )
