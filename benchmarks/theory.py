@@ -45,9 +45,10 @@ def constant(problem: sp.SlotControl, scene: sp.Scenario) -> float:
     return float((0.5 * frames * arrives**2 + 1.5 * done).sum())
 
 
-def start(problem: sp.SlotControl, bound: Solution, v: float) -> sp.SlotState:
+def start(problem: sp.SlotControl, scene: sp.Scenario, bound: Solution, v: float) -> sp.SlotState:
     """Queues at V·π, less what place-holders stand for: where the rule settles."""
-    d, held = bound.duals, replace(problem, V=v).place_held()
+    best = sp.SlotState(rate_bps=float(scene.slotted(problem.slot_s).rate_bps.max()))
+    d, held = bound.duals, replace(problem, V=v).place_held(best)
     return sp.SlotState(
         device_s=max(0.0, v * d["device"] - held[0]),
         uplink_bits=max(0.0, v * d["uplink"] - held[1]) * problem.units["uplink"] ** 2,
@@ -68,7 +69,7 @@ def one(
     for v in weights:
         progress(f"theory: {name}, V = {v:g}")
         policy = sp.SlotPolicy(replace(problem, V=v))
-        result = sp.simulate(policy, scene, physical=False, start=start(problem, bound, v), trace=False)
+        result = sp.simulate(policy, scene, physical=False, start=start(problem, scene, bound, v), trace=False)
         u = problem.units["uplink"]
         left = np.array(result.left)
         debt = sum(bound.duals[n] * q for n, q in zip(("device", "uplink", "server"), left, strict=True)) / slots

@@ -90,9 +90,10 @@ class SlotPolicy:
         raise_all(problems, f"policy {self.name!r}")
 
     @cached_property
-    def held(self) -> tuple[float, float]:
-        """Place-holders by the clocks that it may choose: what others would cost is nothing to it."""
-        return self.control.place_held(self.clocks)
+    def device_j(self) -> float:
+        """The least joules that a second of work takes at the clocks that it may choose: what others would take is nothing to it."""
+        assert self.clocks is not None
+        return self.control.choices.least_j_of(self.clocks)
 
     def choose(self, state: SlotState) -> SlotPlan:
         """What is done in a slot; where no choice meets the limits with the frames that arrive, they are refused.
@@ -101,10 +102,10 @@ class SlotPolicy:
         ----------
         state : SlotState
         """
-        problem = self.control.at(state, held=self.held)
+        problem = self.control.at(state, device_j=self.device_j)
         best = cheapest(problem, self.cuts, self.clocks, self.levels)
         if best is None:
-            problem = self.control.at(replace(state, frames=0), held=self.held)
+            problem = self.control.at(replace(state, frames=0), device_j=self.device_j)
             best = cheapest(problem, self.cuts, self.clocks, self.levels)
         if best is None:
             raise InfeasibleError("no clock and rate are within the power limits, not even off and silent", ())
