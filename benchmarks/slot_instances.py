@@ -58,6 +58,7 @@ def slot_state(choose: Choices, control: sp.SlotControl) -> sp.SlotState:
         frame_debt=some(1.0),
         device_wait_s=some(0.01),
         uplink_wait_bits=some(1e4),
+        least_bit_j=None if chance(choose, 0.5) else float(control.choices.bit_j(1e7 * log_between(choose, 1e-2, 1e2))),
         temperature_c=25.0 + 40.0 * choose.unit(),
         last_cut=one_of(choose, (None, choose.whole(0, len(control.choices.works) - 1))),
         last_clock_hz=one_of(choose, (None, *clocks)),

@@ -67,7 +67,7 @@ class Sizes:
 
 
 FULL = Sizes(
-    (0.0, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0), (1e-3, 5e-3, 2e-2, 0.1, 0.5), 4, 240.0, 120.0
+    (0.0, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0), (0.0, 2e-3, 2e-2, 0.2, 2.0), 4, 240.0, 120.0
 )
 SMOKE = Sizes((1e-3, 2e-2, 0.1), (2e-2,), 2, 120.0, 120.0)
 
@@ -175,8 +175,7 @@ def contend(case: Case, sizes: Sizes) -> Outcome:
         if name == GREEDY:
             policies = able
         elif len(settings) > 1:
-            # Without a free clock or rate V weighs next to nothing: one value will do.
-            policies = searched(able, search, sizes.search_weights if name != "cut free" else sizes.search_weights[:1])
+            policies = searched(able, search, sizes.search_weights)
         else:
             policies = [with_weight(able[0], v) for v in sizes.weights]
         points = [[run(p, on) for on in stages] for p in policies]

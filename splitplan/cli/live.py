@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from splitplan.cli.options import FigureOption, Json, ModelArgument, SystemOption, WireOption
-from splitplan.cli.output import check_figure, out, print_json, save_figure, say, table, undisturbed, working
+from splitplan.cli.output import check_figure, one_interrupt, out, print_json, save_figure, say, table, working
 from splitplan.cli.slots import (
     ArrivalsOption,
     CapOption,
@@ -85,28 +85,22 @@ def live(
     scene = read_scenario(channel, rate_hz, arrivals, seconds, seed, gaps)
     who = read_slot_policy(policy)(control)
     stopped: KeyboardInterrupt | None = None
-    with working(f"loading {model}") as tell:
-        from splitplan.executor.deploy import deploy
-        from splitplan.models.load import load_model
+    with one_interrupt():
+        with working(f"loading {model}") as tell:
+            from splitplan.executor.deploy import deploy
+            from splitplan.models.load import load_model
 
-        traced = load_model(model, progress=lambda now: tell(f"loading {model}: {now}"))
-        with deploy(traced, who, control.system, governor=governor, meter=meter, progress=tell) as app:
-            try:
-                app.run(scene, progress=tell)
-            except KeyboardInterrupt as e:
-                stopped = e
-                with undisturbed():
+            traced = load_model(model, progress=lambda now: tell(f"loading {model}: {now}"))
+            with deploy(traced, who, control.system, governor=governor, meter=meter, progress=tell) as app:
+                try:
+                    app.run(scene, progress=tell)
+                except KeyboardInterrupt as e:
+                    stopped = e
                     app.close(wait=False)
-            report = app.report()
-    # What there is is kept first: whoever presses Ctrl-C once more has it.
-    run = report.slots
-    if output is not None and run is not None:
-        run.save(output)
-    if figure is not None and run is not None:
-        save_figure(run.plot(), figure)
-    for path in (output, figure):
-        if path is not None and run is not None:
-            say(f"written: {path}")
+                report = app.report()
+        # What there is is kept before anything is shown: whoever presses Ctrl-C once more has it.
+        if (run := report.slots) is not None:
+            keep(run, output, figure)
     if run is None:
         if report.frames and not json:
             out().print(str(report), markup=False)
@@ -117,6 +111,17 @@ def live(
         out().print(f"– {note}", markup=False)
     if stopped is not None:
         raise stopped
+
+
+def keep(run: Result, output: Path | None, figure: Path | None) -> None:
+    """Write what was asked for."""
+    if output is not None:
+        run.save(output)
+    if figure is not None:
+        save_figure(run.plot(), figure)
+    for path in (output, figure):
+        if path is not None:
+            say(f"written: {path}")
 
 
 def tell_both(run: Result, simulated: Result, json: bool) -> None:

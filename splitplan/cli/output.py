@@ -127,9 +127,14 @@ def _spinning(text: str) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Ctrl-C is not heard meanwhile: for what must be done to its end, as stopping workers, and takes moments."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def one_interrupt() -> Iterator[None]:
+    """Ctrl-C is heard once, and not again before the end: what it sets off (stopping workers, keeping what there is) takes moments."""
+
+    def once(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, once)
     try:
         yield
     finally:

@@ -31,6 +31,8 @@ class SlotState:
         Virtual queues of the limits on mean power, mean latency, mean throughput.
     device_wait_s, uplink_wait_bits : float
         Virtual queues of ε-persistence: they grow while work is left, and are served with it.
+    least_bit_j : float or None
+        The least joules that a bit took in the slots before; None: no bit could go in any.
     temperature_c : float or None
         None: the ambient temperature.
     last_cut, last_clock_hz : int, float or None
@@ -47,17 +49,20 @@ class SlotState:
     frame_debt: float = 0.0
     device_wait_s: float = 0.0
     uplink_wait_bits: float = 0.0
+    least_bit_j: float | None = None
     temperature_c: float | None = None
     last_cut: int | None = None
     last_clock_hz: float | None = None
 
     def __post_init__(self) -> None:
-        free = ("temperature_c", "last_cut", "last_clock_hz")
+        free = ("least_bit_j", "temperature_c", "last_cut", "last_clock_hz")
         problems = [
             p for f in fields(self) if f.name not in free if (p := number_problem(f.name, getattr(self, f.name)))
         ]
         if not problems and self.frames != int(self.frames):
             problems.append(f"frames is {self.frames!r}; give a whole number")
+        if self.least_bit_j is not None and (p := number_problem("least_bit_j", self.least_bit_j)):
+            problems.append(p)
         if self.temperature_c is not None and not math.isfinite(self.temperature_c):
             problems.append(f"temperature_c is {self.temperature_c}; give a finite number")
         raise_all(problems, "slot")

@@ -357,11 +357,13 @@ class SlotDriver:
 
     def _settle_late(self) -> None:
         """Count what was decided since the last slot ended with that slot: it arrived within it, if the scenario is not all handed over."""
-        arrived, admitted, receive_j = self._arrived, self._admitted, self._receive_j
+        arrived, admitted, receive_j, asked = self._arrived, self._admitted, self._receive_j, self._asked
         self._arrived = self._admitted = 0
-        self._receive_j = 0.0
+        self._receive_j, self._asked = 0.0, np.zeros(3)
         if self._handed or not arrived:
             return
+        device_s, uplink_bits, server_s = (np.array(self._remaining) + asked).tolist()
+        self._remaining = device_s, uplink_bits, server_s
         *row, energy_j, k, f, j, before = self.rows.pop()
         self.rows.append((*row, energy_j + receive_j, k, f, j, before + admitted))
         late_s = admitted * own_s(self.control, self._plan) if admitted and self.control.timed else 0.0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from splitplan.formulations.costs import sending_w
 
 if TYPE_CHECKING:
@@ -20,6 +18,9 @@ LONGEST_SLOT_S, SHORTEST_SLOT_S = 10.0, 1e-4
 
 FELT = 1e-3
 """Part of a slot for which work waits at least where a weight is felt."""
+
+ALIKE = 1e-9
+"""Relative difference of joules below which one clock is no dearer than another."""
 
 
 def unit_doubts(control: SlotControl, scene: Scenario) -> list[str]:
@@ -41,34 +42,48 @@ def unit_doubts(control: SlotControl, scene: Scenario) -> list[str]:
     return found
 
 
-def weight_doubts(control: SlotControl, seconds: float) -> list[str]:
-    """What V cannot do in a run of so many seconds: nothing at all because it is tiny, or settle because it is huge."""
-    waits, slot_s = waits_s(control), control.slot_s
-    if control.V == 0 or waits is None:
-        return []
-    least, most = waits
-    if most < FELT * slot_s:
+def weight_doubts(control: SlotControl, seconds: float, grown: bool) -> list[str]:
+    """What V does not do in a run: anything at all because it is tiny, or settle within the run because it is huge.
+
+    Parameters
+    ----------
+    control : SlotControl
+    seconds : float
+        Of the run.
+    grown : bool
+        Whether much was left at its end.
+    """
+    least, most = waits_s(control)
+    if 0 < most < FELT * control.slot_s:
         text = (
-            f"V = {control.V:g} s²/J is so small that energy hardly counts: for its sake work waits {most:.2g} s, and a slot is {slot_s:g} s; "
-            f"V is felt from about {_rough(control.V * FELT * slot_s / most)} on, and trades latency for energy from about {_rough(control.V * slot_s / most)}"
+            f"V = {control.V:g} s²/J is so small that energy hardly counts: for its sake work waits {most:.2g} s at most, and a slot is {control.slot_s:g} s; "
+            f"V is felt from about {_rough(control.V * FELT * control.slot_s / most)} on, and trades latency for energy from about "
+            f"{_rough(control.V * control.slot_s / most)}"
         )
         return [text]
-    if least > seconds:
+    if grown and least is not None and least > seconds:
         text = (
-            f"V = {control.V:g} s²/J is so large that work waits {least:.3g} s until it is worth its energy, and the run is {seconds:g} s: it shows how "
-            f"the backlog grows, not what the policy needs in the long run; with V = {_rough(control.V * 0.1 * seconds / least)} that is a tenth of the run"
+            f"V = {control.V:g} s²/J is so large that nothing dearer is chosen before {least:.3g} s of work wait, and the run is {seconds:g} s: it shows how the "
+            f"backlog grows, not what the policy needs in the long run; with V = {_rough(control.V * 0.1 * seconds / least)} that is a tenth of the run"
         )
         return [text]
     return []
 
 
-def waits_s(control: SlotControl) -> tuple[float, float] | None:
-    """How long work waits until it is worth its energy, by (7) of `SlotControl`: V·w_E·P/g of the cheapest and of the dearest way; None where no energy is weighed or drawn."""
+def waits_s(control: SlotControl) -> tuple[float | None, float]:
+    """Seconds of work that wait, by (7) of `SlotControl`, before the first choice is made that is dearer than the cheapest, and before the dearest is.
+
+    V w_E times what a second of work takes more, in joules; without place-holders, what it takes in all. None where no clock is dearer.
+    """
     c, rate = control.choices, control.system.link.rate_up_bps
-    on = c.speed > 0
-    watts = [*(c.active_w[on] / c.speed[on]).tolist(), float(sending_w(c.radio, rate, rate))]
-    drawn = np.array([w for w in watts if w > 0]) * control.V * control.weights["energy"]
-    return (float(drawn.min()), float(drawn.max())) if len(drawn) and drawn.max() > 0 else None
+    ways = c.active_w[1:] / c.speed[1:]
+    more = ways - ways.min() if control.place_holders else ways
+    weight = control.V * control.weights["energy"]
+    dearer = more[more > ALIKE * ways.max()]
+    return (
+        weight * float(dearer.min()) if len(dearer) else None,
+        weight * max(float(ways.max()), float(sending_w(c.radio, rate, rate))),
+    )
 
 
 def _rough(value: float) -> str:

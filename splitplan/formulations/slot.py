@@ -17,7 +17,6 @@ from splitplan.data.system import System
 from splitplan.errors import DataError, SolverError, raise_all
 from splitplan.formulations import registry, slot_next
 from splitplan.formulations.base import TOLERANCE, Formulation
-from splitplan.formulations.costs import sending_w
 from splitplan.formulations.scaled import SCALE
 from splitplan.formulations.slot_checks import MODES, cut_problems, hull_loses, problems
 from splitplan.formulations.slot_costs import Choices, Prices, SlotCosts
@@ -56,10 +55,12 @@ class SlotControl(Formulation):
     (10) P(f) + P_radio(μ) ≤ power_cap_w
     (11) the slot does not end above the thermal limit if the device draws P(f) throughout
 
-    Place-holders (Neely 2010, §4.8): of Q_D, what is below P_D = V w_E min_f (P(f) − P_idle)/g(f) would never be served but for (6): it
-    only keeps the price up, and frames wait in it for nothing. So Q_D + P_D stands for Q_D wherever (7) multiplies by it, likewise
-    Q_N + P_N with P_N = u_N² V w_E min_j P_radio(φ_j R̄)/(φ_j R̄) at the link's nominal rate R̄; b stays what (1) says. The rule does as it
-    would with so much more in its queues, to within a slot's service, and is quicker by that much.
+    Place-holders (Neely 2010, §4.8): of Q_D, what is below P_D = V w_E min_f (P(f) − P_idle)/g(f) would never be served where energy alone
+    is weighed, but for (6): it only keeps the price up, and frames wait in it for nothing. So Q_D + P_D stands for Q_D wherever (7)
+    multiplies by it; likewise Q_N + P_N, P_N = u_N² V w_E times the least joules that a bit took in any slot up to this one (on a better
+    channel than ever before less is held from then on). b stays what (1) says. The rule does as it would with so much more in its
+    queues, to within a slot's service, and is quicker by that much. What a deadline or a latency's weight forces on is served below
+    them too.
 
     The objective that is reported is (7) plus what no choice changes, so that it is never negative: the service that is forgone
     against the most, frames refused against none. Work that is admitted is served from the next slot on.
@@ -128,6 +129,7 @@ class SlotControl(Formulation):
     pin_server: Collection[str] = ()
     state: SlotState = field(default_factory=SlotState)
     choices: Choices = field(init=False, repr=False)
+    device_j: float | None = field(init=False, repr=False, default=None)
 
     kind: ClassVar[str] = "slot-control"
 
@@ -180,14 +182,14 @@ class SlotControl(Formulation):
         """Numbers of frames that may be admitted."""
         return tuple(range(int(self.state.frames) + 1)) if self.admits else (int(self.state.frames),)
 
-    @cached_property
-    def place_held(self) -> tuple[float, float]:
-        """Place-holders of device and uplink as prices: V times the least joules that a second of work, or a bit, takes at all."""
-        c, rates = self.choices, self.choices.levels[1:] * self.system.link.rate_up_bps
-        device_j = float(np.min(c.active_w[1:] / c.speed[1:]))
-        uplink_j = float(np.min(sending_w(c.radio, rates, self.system.link.rate_up_bps) / rates))
-        weight = self.V * self.weights["energy"] if self.place_holders else 0.0
-        return weight * device_j, weight * uplink_j
+    def place_held(self, state: Any) -> tuple[Any, Any]:
+        """Place-holders of device and uplink as prices, in a state or in many: V times the least joules of a second of work, and of a bit up to now."""
+        if not self.place_holders:
+            return 0.0, 0.0
+        weight, now = self.V * self.weights["energy"], self.choices.bit_j(state.rate_bps)
+        least = now if state.least_bit_j is None else np.minimum(now, state.least_bit_j)
+        device_j = self.choices.least_j if self.device_j is None else self.device_j
+        return weight * device_j, weight * np.where(np.isfinite(least), least, 0.0)[()]
 
     def prices(self, state: Any) -> Prices:
         """What things are worth in a state; its fields may be arrays (…,) of many states."""
@@ -195,7 +197,7 @@ class SlotControl(Formulation):
         late = self.V * w["latency"] + (state.latency_debt_s if self.latency_limit_s is not None else 0.0)
         debt = state.energy_debt_j / u["energy"] ** 2 if self.power_budget_w is not None else 0.0
         frame = state.frame_debt / u["frames"] ** 2 if self.throughput_min_hz is not None else 0.0
-        held = self.place_held
+        held = self.place_held(state)
         device, uplink = state.device_s + held[0], state.uplink_bits / u["uplink"] ** 2 + held[1]
         return Prices(
             energy=self.V * w["energy"] + debt,
@@ -426,10 +428,12 @@ class SlotControl(Formulation):
             raise SolverError(f"unknown slot parameters {', '.join(unknown)}; known: {', '.join(self.slot_parameters)}")
         return self.at(replace(self.state, **slot))
 
-    def at(self, state: SlotState, *, place_holders: bool | None = None) -> SlotControl:
-        """The same problem in a given state, with or without place-holders if that is given. Nothing else is looked at again."""
+    def at(self, state: SlotState, *, place_holders: bool | None = None, device_j: float | None = None) -> SlotControl:
+        """The same problem in a given state; without place-holders, or where a second of the device's work takes so much. Nothing else is looked at again."""
         made = object.__new__(SlotControl)
         kept = {k: v for k, v in self.__dict__.items() if k in self.__dataclass_fields__}
-        held = self.place_holders if place_holders is None else place_holders
-        made.__dict__.update(kept, state=state, place_holders=held)
+        there = self.place_holders if place_holders is None else place_holders
+        made.__dict__.update(
+            kept, state=state, place_holders=there, device_j=self.device_j if device_j is None else device_j
+        )
         return made

@@ -5,6 +5,7 @@ Everything that prices a slot reads it from here (the models, the solvers, the s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -83,6 +84,24 @@ class Choices:
     def active_w(self) -> Array:
         """P(f) − P_idle, shape (F,)."""
         return np.asarray(self.power_w - self.power_w[0])
+
+    @cached_property
+    def least_j(self) -> float:
+        """The least joules above idle that a second of the device's work takes, over all clocks."""
+        return self.least_j_of(range(len(self.speed)))
+
+    def bit_j(self, rate_bps: Any) -> Any:
+        """The least joules that a bit takes at any level, on an uplink that carries so much, or on many; inf on a dead one."""
+        channel = np.asarray(rate_bps, float)[..., None]
+        rates = channel * self.levels[1:]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            each = np.where(rates > 0, sending_w(self.radio, rates, channel) / rates, np.inf)
+        return each.min(axis=-1)[()]
+
+    def least_j_of(self, clocks: Sequence[int]) -> float:
+        """The same over some clocks; 0 where all are off."""
+        on = [f for f in clocks if self.speed[f] > 0]
+        return float(min(self.active_w[f] / self.speed[f] for f in on)) if on else 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -180,7 +180,7 @@ def _above_bound_w(result: Result, bounds: Bounds) -> float:
     control, tau = result.policy.control, result.policy.control.slot_s
     if result.bound is None or result.stationary is None or result.certificate is None:
         return np.nan
-    if result.bound.unit == "J a slot":
+    if result.bound.unit == "J a slot" and control.throughput_min_hz is None and control.power_budget_w is None:
         return result.certificate / tau
     if id(control) not in bounds:
         bounds[id(control)] = _least_energy(control, result.stationary)

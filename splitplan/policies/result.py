@@ -166,8 +166,9 @@ class Result:
     @property
     def doubts(self) -> list[str]:
         """What a reader should know of the numbers themselves; printed as notes."""
-        found = weight_doubts(self.policy.control, self.seconds)
-        if self.physical and self.unanswered > MANY_LEFT * max(1.0, self.sums["admitted"]) and self.unanswered > 10:
+        grown = self.physical and self.unanswered > MANY_LEFT * max(1.0, self.sums["admitted"]) and self.unanswered > 10
+        found = weight_doubts(self.policy.control, self.seconds, grown)
+        if grown:
             found.append(
                 f"{self.unanswered / self.sums['admitted']:.0%} of the admitted frames were not answered by the end: either the run is too short for this V, "
                 "or the queues grow without end (the bound knows of no deadline, cap, heat or fixed knob). Latencies are of answered frames only"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -88,6 +89,12 @@ class SlotPolicy:
             object.__setattr__(self, what, chosen)
         raise_all(problems, f"policy {self.name!r}")
 
+    @cached_property
+    def device_j(self) -> float:
+        """The least joules that a second of work takes at the clocks that it may choose: what others would take is nothing to it."""
+        assert self.clocks is not None
+        return self.control.choices.least_j_of(self.clocks)
+
     def choose(self, state: SlotState) -> SlotPlan:
         """What is done in a slot; where no choice meets the limits with the frames that arrive, they are refused.
 
@@ -95,10 +102,10 @@ class SlotPolicy:
         ----------
         state : SlotState
         """
-        problem = self.control.at(state)
+        problem = self.control.at(state, device_j=self.device_j)
         best = cheapest(problem, self.cuts, self.clocks, self.levels)
         if best is None:
-            problem = self.control.at(replace(state, frames=0))
+            problem = self.control.at(replace(state, frames=0), device_j=self.device_j)
             best = cheapest(problem, self.cuts, self.clocks, self.levels)
         if best is None:
             raise InfeasibleError("no clock and rate are within the power limits, not even off and silent", ())

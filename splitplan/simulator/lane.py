@@ -110,6 +110,7 @@ class Lane:
         state = state_of(self.policy.control, self._state, arriving, channel)
         plan = self._asked(state, t)
         k, n, f, j = numbers_of(self.policy, state, plan, t)
+        rule.see(self._numbers, self._state, channel)
         kernel.advance(
             self._numbers, self._state, arriving, channel, k, n, f, j, self.physical, *self._frames, self._sums, self.trace, t, *self._slot
         )  # fmt: skip

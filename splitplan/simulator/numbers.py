@@ -61,7 +61,8 @@ def rule_of(policy: SlotPolicy) -> rule.Rule:
         "cuts": np.array(policy.cuts),
         "clocks": np.array(policy.clocks),
         "levels": np.array(policy.levels),
-        **dict(zip(("place_device", "place_uplink"), control.place_held, strict=True)),
+        "place_weight": control.V * w["energy"] if control.place_holders else 0.0,
+        "place_device_j": policy.device_j,
     }
     return rule.Rule(**{k: loose(v) if isinstance(v, np.ndarray) else v for k, v in found.items()})
 
@@ -84,9 +85,10 @@ def rooms_for(policy: SlotPolicy) -> tuple[Any, ...]:
 def first_state(policy: DecidesSlots, start: SlotState | None = None) -> np.ndarray:
     """A state as the loop has it, see `splitplan.simulator.rule`; empty queues unless given."""
     start = SlotState() if start is None else start
-    c, heat, s = policy.control.choices, policy.control.thermal, np.zeros(16)
+    c, heat, s = policy.control.choices, policy.control.thermal, np.zeros(17)
     s[rule.DEVICE], s[rule.UPLINK], s[rule.SERVER] = start.device_s, start.uplink_bits, start.server_s
     s[rule.RULE_N], s[rule.RULE_S] = start.uplink_bits, start.server_s
+    s[rule.BIT_J] = math.inf if start.least_bit_j is None else start.least_bit_j
     s[rule.ENERGY], s[rule.LATE], s[rule.FRAMES] = start.energy_debt_j, start.latency_debt_s, start.frame_debt
     s[rule.WAIT_D], s[rule.WAIT_N] = start.device_wait_s, start.uplink_wait_bits
     ambient = heat.ambient_c if heat else 0.0
@@ -112,6 +114,7 @@ def state_of(control: SlotControl, s: Any, frames: int, rate_bps: float) -> Slot
         device_wait_s=float(s[rule.WAIT_D]),
         uplink_wait_bits=float(s[rule.WAIT_N]),
         temperature_c=float(s[rule.HEAT]) if control.thermal is not None else None,
+        least_bit_j=None if s[rule.BIT_J] == math.inf else float(s[rule.BIT_J]),
         last_cut=None if cut < 0 else cut,
         last_clock_hz=None if clock < 0 else float(control.choices.clock_hz[clock]),
     )

@@ -87,8 +87,8 @@ class Rule(NamedTuple):
     cuts: Any
     clocks: Any
     levels: Any
-    place_device: float
-    place_uplink: float
+    place_weight: float
+    place_device_j: float
 
 
 # What stands where in the state.
@@ -109,9 +109,11 @@ class Rule(NamedTuple):
     READY_S,
     RULE_N,
     RULE_S,
-) = range(16)
+    BIT_J,
+) = range(17)
 """Of a state: work left (s, bits, s), debts (J, s, frames), persistence (s, bits), °C, last cut and clock (−1: none), slots so far; what of
-the bits and the server's seconds is there already; Q_N and Q_S, by which the rule decides, see `splitplan.formulations.slot_next.queued`."""
+the bits and the server's seconds is there already; Q_N and Q_S, by which the rule decides, see `splitplan.formulations.slot_next.queued`; the least joules that a
+bit took up to now (inf: no bit could go)."""
 
 
 @njit
@@ -137,6 +139,22 @@ def own_s(r: Rule, k: int, f: int, j: int, channel: float) -> float:
         rate = r.share[j] * channel
         own += r.bits[k] / rate if rate > 0.0 else math.inf
     return own
+
+
+@njit
+def see(r: Rule, s: Any, channel: float) -> None:
+    """Note what a bit takes at least on this slot's channel."""
+    for j in range(len(r.share)):
+        rate = r.share[j] * channel
+        if rate > 0.0:
+            s[BIT_J] = min(s[BIT_J], radio_w(r, rate, channel) / rate)
+
+
+@njit
+def held_bit(r: Rule, s: Any) -> float:
+    """The uplink's place-holder as a price, `SlotControl.place_held`."""
+    price: float = r.place_weight * s[BIT_J] if s[BIT_J] < math.inf else 0.0
+    return price
 
 
 @njit
@@ -181,7 +199,9 @@ def decide(r: Rule, s: Any, frames: int, channel: float, rooms: Any) -> tuple[in
     if r.latency_limit_s < math.inf:
         late += s[LATE]
         worth += s[LATE] * r.latency_limit_s
-    device, uplink, server = s[DEVICE] + r.place_device, s[RULE_N] / r.unit_bits**2 + r.place_uplink, s[RULE_S]
+    see(r, s, channel)
+    device, server = s[DEVICE] + r.place_weight * r.place_device_j, s[RULE_S]
+    uplink = s[RULE_N] / r.unit_bits**2 + held_bit(r, s)
     device_served = device + s[WAIT_D]
     uplink_served = uplink + s[WAIT_N] / r.unit_bits**2
     idle, hottest = r.power_w[0], hottest_w(r, s)
@@ -322,7 +342,7 @@ def awake(r: Rule, s: Any, n: int, k: int, f: int, j: int, channel: float) -> tu
     joule, hottest = joule_price(r, s), hottest_w(r, s)
     if s[DEVICE] == 0.0 and r.speed[f] == 0.0 and r.clock_change_j == 0.0:
         work, least, beside = n * r.head_s[k], 0.0, radio_w(r, r.share[j] * channel, channel)
-        price = work + r.place_device + s[WAIT_D]
+        price = work + r.place_weight * r.place_device_j + s[WAIT_D]
         for i in r.clocks:
             if (
                 r.speed[i] > 0.0
@@ -335,7 +355,7 @@ def awake(r: Rule, s: Any, n: int, k: int, f: int, j: int, channel: float) -> tu
                     f, least = i, cost
     if s[RULE_N] == 0.0 and r.share[j] == 0.0 and channel > 0.0:
         bits, least = n * r.bits[k], 0.0
-        price = (bits + s[WAIT_N]) / r.unit_bits**2 + r.place_uplink
+        price = (bits + s[WAIT_N]) / r.unit_bits**2 + held_bit(r, s)
         for i in r.levels:
             rate = r.share[i] * channel
             watts = radio_w(r, rate, channel)

@@ -98,13 +98,21 @@ def _joule(problem: SlotControl) -> float:
 
 
 def _place_holders(problem: SlotControl) -> tuple[float, float]:
-    """Seconds and bits that no clock and no level would be worth serving, from the device's powers and the radio's."""
-    device, link, speeds = problem.system.device, problem.system.link, _facts(problem).speed
+    """Seconds and bits that no clock and no rate up to now would be worth serving, from the device's powers and the radio's."""
+    device, radio, speeds, s = (
+        problem.system.device,
+        problem.system.link.needs_radio,
+        _facts(problem).speed,
+        problem.state,
+    )
     joule = problem.V * problem.weights["energy"]
     clocks = device.clock_hz or (None,)
-    rates = [share * link.rate_up_bps for share in problem.rate_levels]
     second_j = min((device.power_w(f) - device.idle_w) / speeds[f] for f in clocks)
-    bit_j = min(_radio_w(link.needs_radio, rate, link.rate_up_bps) / rate for rate in rates)
+    if problem.device_j is not None:  # a policy that has not all clocks
+        second_j = problem.device_j
+    rates = [share * s.rate_bps for share in problem.rate_levels if s.rate_bps > 0]
+    took = [_radio_w(radio, rate, s.rate_bps) / rate for rate in rates]
+    bit_j = min([*took, s.least_bit_j] if s.least_bit_j is not None else took, default=0.0)
     return joule * second_j, joule * bit_j * problem.units["uplink"] ** 2
 
 

