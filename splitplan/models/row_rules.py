@@ -226,7 +226,7 @@ def along(names: Sequence[str] = ("dim",)) -> Maker:
         given = [call.arguments.get(n) for n in names]
         dims = [d for g in given for d in (g if isinstance(g, (list, tuple)) else [g])]
         if any(rows_of_node(a) != call.height for a in call.tensors()):
-            return Barrier(f"{_called(call.node)} takes tensors of other heights")
+            return Barrier(f"{_called(call.node)} works along the rows, or broadcasts over them")
         if not dims or any(d is None or _dim(d, rank) == ROW_DIM for d in dims):
             return Barrier(f"{_called(call.node)} works along the rows")
         if len(call.shape()) != rank and any(_dim(d, rank) < ROW_DIM for d in dims):
@@ -483,9 +483,9 @@ def _resize(call: Call) -> Rule | Barrier:
         return {first_name: x, "output_size": size, **more, **dict(zip(names, factors, strict=True))}
 
     # Rows are a linear map of rows, whatever the columns are: its matrix is what comes of unit vectors.
-    unit = torch.eye(rows, dtype=torch.float32).reshape(1, rows, rows, *[1] * (spatial - 1))
+    unit = torch.eye(rows, dtype=torch.float32).reshape(rows, 1, rows, *[1] * (spatial - 1))
     factors = [scales[0], *[None] * (spatial - 1)] if scales else []
-    matrix = packet.default(**run(unit, [call.height, *[1] * (spatial - 1)], factors))[0].flatten(1)  # (rows, made)
+    matrix = packet.default(**run(unit, [call.height, *[1] * (spatial - 1)], factors))[:, 0].flatten(1)  # (rows, made)
     taps = [matrix[:, o].nonzero().flatten().tolist() for o in range(call.height)]
     most = max(map(len, taps))
     index = [[t[min(i, len(t) - 1)] for t in taps] for i in range(most)]
@@ -560,7 +560,7 @@ _RULES: dict[Any, Maker] = {
     **dict.fromkeys((aten.batch_norm, aten.native_batch_norm), _batch_norm),
     aten._native_batch_norm_legit_no_training: _batch_norm,
     **dict.fromkeys((aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.feature_alpha_dropout), _dropout),
-    **dict.fromkeys((aten.clone, aten.contiguous, aten._to_copy, aten.lift_fresh_copy, aten.alias, aten.detach, aten.prelu), pointwise),
+    **dict.fromkeys((aten.clone, aten.contiguous, aten._to_copy, aten.lift_fresh_copy, aten.alias, aten.detach, aten.prelu, aten._prelu_kernel, aten.hardswish, aten.log_sigmoid), pointwise),
     **dict.fromkeys((aten.cat, aten.softmax, aten._softmax, aten.log_softmax, aten._log_softmax, aten.split, aten.chunk, aten.split_with_sizes), along()),
     **dict.fromkeys((aten.mean, aten.sum, aten.amax, aten.amin), along()),
     **dict.fromkeys((aten.layer_norm, aten.native_layer_norm), _norm_of_trailing),
