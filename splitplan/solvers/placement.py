@@ -144,7 +144,8 @@ def _row(
     problem: OperatorPlacement, known_s: float | None, clock: Clock
 ) -> tuple[OperatorPlacement | None, np.ndarray | None]:
     """The contiguous problem, and the device of each of its parts in a pipeline: without a known value of the linearised program,
-    else of the best one below that value. None where there is none."""
+    else of the best one below that value. None where there is none.
+    """
     try:
         row = replace(problem, contiguous=True)
     except DataError:
