@@ -10,7 +10,7 @@ JOBS     ?= 2
 PYTHON   ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
               $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: install demo test test-fast test-slow notebooks lint format bench clean
+.PHONY: install demo test test-fast test-slow notebooks lint format bench bench-peers clean
 
 install: $(STAMP)
 
@@ -50,6 +50,11 @@ notebooks: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# Others' published inputs: every file of a known format below DIR, answers to OUT.
+bench-peers: $(STAMP)
+	@test -n "$(DIR)" && test -n "$(OUT)" || { echo "make bench-peers DIR=inputs OUT=answers" >&2; exit 1; }
+	$(BIN)/python -m benchmarks.peers "$(DIR)" "$(OUT)"
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
