@@ -6,6 +6,7 @@ is expanded only where what is left of the network can still cost what is left o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ from splitplan.solvers.pipeline_units import Units
 
 CHUNK = 1 << 15
 """Columns that are taken through a stage at once."""
+MOST_CODES = 1 << 62
+"""Sets of places that one number can tell apart."""
 
 
 class TooMany(Exception):
@@ -96,6 +99,8 @@ class Search:
         most = self.prices.total(u, self.period) * (1 + SAFE)
         if found.cost > most:
             return None
+        if math.prod((u.count + 1).tolist()) > MOST_CODES:
+            raise TooMany
         self.to_go = found.to_go
         for stages in range(1, u.most_stages + 1):
             here = Layer()

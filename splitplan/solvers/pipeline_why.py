@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from splitplan.errors import listed
+from splitplan.formulations import pipeline_naive
 from splitplan.formulations.solution import Found, Termination
 from splitplan.plots.style import amount
 from splitplan.solvers.pipeline_bounds import Prices
@@ -53,6 +54,9 @@ def settle(problem: PipelinePlacement, units: Units, left: Callable[[], bool], b
     try:
         found = any_plan(units, left)
     except (TooMany, OutOfTime) as e:
+        if plain := [x for x in pipeline_naive.plans(problem).values() if not problem.violations(x)]:
+            best = min(plain, key=lambda x: problem.evaluate(x)["objective"])
+            return Found(best, Termination.FINISHED, build_s=built_s)
         why = Termination.TIME_LIMIT if isinstance(e, OutOfTime) else Termination.NODE_LIMIT
         return Found(None, why, build_s=built_s, log="whether there is any pipeline at all is not known")
     if found is not None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import splitplan as sp
 from benchmarks.instances import RANGES, Seeded
 from benchmarks.pipeline_instances import chain_problem, pipeline_problem, small_ones
-from splitplan.errors import InfeasibleError
+from splitplan.errors import InfeasibleError, NotApplicable
 from splitplan.formulations.pipeline import PipelinePlacement
 from tests.formulations.pipeline_brute_force import every, least
 from tests.generators import Drawn
@@ -24,9 +24,7 @@ BLOCKS, EACH = 10, 60
 @st.composite
 def pipelines(draw: st.DrawFn, layers: int = 4, places: int = 3, **options: Any) -> PipelinePlacement:
     ranges = draw(st.sampled_from(list(RANGES.values())))
-    return pipeline_problem(
-        Drawn(draw), draw(st.integers(1, layers)), draw(st.integers(1, places)), ranges, **options
-    )
+    return pipeline_problem(Drawn(draw), draw(st.integers(1, layers)), draw(st.integers(1, places)), ranges, **options)
 
 
 def agree(p: PipelinePlacement, solver: str, expected: float | None) -> None:
@@ -158,12 +156,23 @@ def test_auto_says_why_it_passed_over_the_exact_one() -> None:
 
 
 def test_the_exact_one_gives_up_for_want_of_room() -> None:
-    from splitplan.errors import NotApplicable
     from splitplan.solvers.pipeline_dp import PipelineDP
 
     p = chain_problem(5, 120, 14, medium="shared", rate_bps=(1e9, 2e9))
     with pytest.raises(NotApplicable, match=r"the states of 14 places \(14 types\) take more than 1 MB"):
         p.solve(PipelineDP(room_mb=1, walks=0))
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_more_places_than_a_number_has_bits(overlap: bool) -> None:
+    """70 unlike places, of which three layers need three at most: nobody answers wrongly, and those who can, alike."""
+    p = chain_problem(4, 3, 70, overlap=overlap)
+    with pytest.raises(NotApplicable, match="the states of 70 places"):
+        p.solve("pipeline-dp")
+    solution = p.solve()
+    assert [r.solver for r in solution.rungs if r.used] == ["pipeline-milp"] and solution.status == sp.Status.OPTIMAL
+    searched = p.solve("particle-swarm")
+    assert searched.bound <= solution.objective <= searched.objective * (1 + 1e-9)
 
 
 def test_a_time_limit_leaves_a_plan_and_a_bound() -> None:
