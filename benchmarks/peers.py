@@ -7,13 +7,15 @@ and a limit on memory, so that a file that is damaged or too hard does not stop 
 ==================== ==========================================================================================================
 dnn-partitioning     `OperatorPlacement`, contiguous and not, on the accelerators and CPUs that the file names
 PipeDream            stages on some machines, with and without replicas, as its optimizer prices them (`peer_pipedream`)
-PipeEdge             each model of a folder's ``models*.yml`` on each of its ``devices*.yml`` (`peer_pipeedge`)
+PipeEdge             each model of a folder's files of models on each of its files of hosts, by each of its files of types, whatever
+                     their names (`peer_pipeedge`)
 ==================== ==========================================================================================================
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -41,6 +43,7 @@ GRACE_S = 60.0
 MEMORY_GB = 8.0
 """Memory of one question's process unless told otherwise."""
 
+YAML = (".yml", ".yaml")
 MACHINES = (4, 8)
 BYTES_PER_S = 1e9
 """Of PipeDream's machines."""
@@ -76,21 +79,27 @@ def questions(folder: Path, machines: tuple[int, ...]) -> Iterator[Question]:
                 yield Question(
                     file, "dnn-partitioning", "contiguous" if contiguous else "free", {"contiguous": contiguous}
                 )
-        elif path.suffix == ".txt" and is_pipedream(path.read_text(encoding="utf-8", errors="replace")):
+        elif path.suffix == ".txt" and _is_profile(path):
             for count in machines:
                 for replicas in (True, False):
                     how = "replicas" if replicas else "straight"
                     yield Question(
                         file, "pipedream", f"{count} machines, {how}", {"machines": count, "replicas": replicas}
                     )
-        elif path.suffix in (".yml", ".yaml") and (beside := _pipeedge(path)):
-            models, types = beside
-            try:
-                names: tuple[str, ...] = model_names(models)
-            except SplitplanError:
-                names = ("",)  # asked all the same, so that the answer says what is wrong
-            for model in names:
-                yield Question(file, "pipeedge", model, {"models": str(models), "types": str(types), "model": model})
+        elif path.suffix in YAML and _yaml_kind(path) == "hosts":
+            beside = {
+                kind: [p for p in sorted(path.parent.iterdir()) if p.suffix in YAML and _yaml_kind(p) == kind]
+                for kind in ("models", "types")
+            }
+            for models, types in itertools.product(beside["models"], beside["types"]):
+                which = [p.name for p, kind in ((models, "models"), (types, "types")) if len(beside[kind]) > 1]
+                try:
+                    names: tuple[str, ...] = model_names(models)
+                except SplitplanError:
+                    names = ("",)  # asked all the same, so that the answer says what is wrong
+                for model in names:
+                    facts = {"models": str(models), "types": str(types), "model": model}
+                    yield Question(file, "pipeedge", ", ".join([model, *which]), facts)
 
 
 def _is_placement(path: Path) -> bool:
@@ -103,17 +112,26 @@ def _is_placement(path: Path) -> bool:
     return isinstance(data, dict) and is_dnn_partitioning(data)
 
 
-def _pipeedge(path: Path) -> tuple[Path, Path] | None:
-    """For a file of hosts, the files of models and of types that stand beside it."""
-    data, _ = load_yaml(path)
-    if (
-        not data
-        or not all(v is None or isinstance(v, list) for v in data.values())
-        or not path.stem.startswith("devices")
-    ):
-        return None
-    beside = [path.with_name(f"{name}{path.suffix}") for name in ("models", "device_types")]
-    return (beside[0], beside[1]) if all(p.is_file() for p in beside) else None
+def _is_profile(path: Path) -> bool:
+    """Likewise of PipeDream's."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return is_pipedream(text) or "forward_compute_time" in text
+
+
+def _yaml_kind(path: Path) -> str:
+    """Which of PipeEdge's files it is, by what it holds: ``models``, ``types``, ``hosts``; a damaged one by its name; else nothing."""
+    if not path.is_file():
+        return ""
+    data, problems = load_yaml(path)
+    if not data:
+        begins = {"models": "models", "device_types": "types", "devices": "hosts"} if problems else {}
+        return next((kind for name, kind in begins.items() if path.stem.startswith(name)), "")
+    inner = [v for v in data.values() if isinstance(v, dict)]
+    if any({"bw_Mbps", "model_profiles"} & set(v) for v in inner):
+        return "types"
+    if any({"layers", "parameters_out"} & set(v) for v in inner):
+        return "models"
+    return "hosts" if all(v is None or isinstance(v, list) for v in data.values()) else ""
 
 
 def answer(folder: Path, question: Question, limit_s: float) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class LatencyMilp:
         built = clock.passed_s
         outcome = engine.run(clock.left_s)
         bound = None if outcome.bound is None else max(problem.bound, outcome.bound / problem.scale)
+        none = outcome.termination in (Termination.INFEASIBLE, Termination.INFEASIBLE_OR_UNBOUNDED)
         if outcome.values is not None:
             device, sequence = operator_latency_model.read(problem, outcome.values)
             begun = problem.begun(device, sequence)
@@ -66,13 +67,14 @@ class LatencyMilp:
         elif known is not None:
             plan = problem.plan_for(search.device, problem.begun(search.device, search.sequence))
         else:
-            none = outcome.termination in (Termination.INFEASIBLE, Termination.INFEASIBLE_OR_UNBOUNDED)
             return Found(None, outcome.termination, conflicts=too_tight(problem.place) if none else (), log=outcome.log, build_s=built)  # fmt: skip
+        if outcome.values is None and none:  # nothing is as short as the list schedule, to rounding
+            bound = known
         return Found(
             plan,
-            outcome.termination,
+            Termination.CONVERGED if none else outcome.termination,
             bound=bound if bound is not None else problem.bound,
-            bound_by=outcome.bound_by,
+            bound_by=outcome.bound_by or "HiGHS's own claim (branch and bound)",
             solver_version=version().removeprefix("HiGHS "),
             build_s=built,
             solve_s=clock.passed_s - built,
