@@ -67,7 +67,8 @@ def measure(smoke: bool, progress: Progress) -> tuple[pd.DataFrame, str]:
         for solver, runs in found.items():
             exact = found["pipeline-dp"] if "pipeline-dp" in found else None
             off = [
-                100 * (run[0].objective / known[0].objective - 1) for run, known in zip(runs, exact or runs, strict=True)
+                100 * (run[0].objective / known[0].objective - 1)
+                for run, known in zip(runs, exact or runs, strict=True)
             ]
             rows.append(
                 {

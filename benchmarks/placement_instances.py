@@ -30,7 +30,9 @@ class Drawing:
         self.edges += [(a, here) for a in dict.fromkeys(feeds)]
         return here
 
-    def graph(self, name: str, *, training: bool, accelerators: int, cpus: int = 1, gigabytes: float = 16.0) -> OperatorGraph:
+    def graph(
+        self, name: str, *, training: bool, accelerators: int, cpus: int = 1, gigabytes: float = 16.0
+    ) -> OperatorGraph:
         """As an operator graph; a backward operator takes twice as long as its forward one, has its colour and its edges turned."""
         slower = self.draw.uniform(*CPU_SLOWER, len(self.times))
         size = self.draw.uniform(1e6, 2e8, len(self.times))
@@ -67,7 +69,9 @@ def inception(
     return d.graph(f"inception {modules}x{lengths}", training=training, accelerators=accelerators)
 
 
-def bert(seed: int = 0, blocks: int = 24, *, training: bool = False, accelerators: int = 6, move_ms: float = 0.7) -> OperatorGraph:
+def bert(
+    seed: int = 0, blocks: int = 24, *, training: bool = False, accelerators: int = 6, move_ms: float = 0.7
+) -> OperatorGraph:
     """Transformer blocks operator by operator, with residuals, a mask that all blocks read, and constants."""
     d = Drawing(seed, move_ms)
     mask = d.add(0.01)

@@ -55,7 +55,9 @@ def variables(m: pyo.ConcreteModel, problem: OperatorLatency) -> None:
     m.x = pyo.Var(places, domain=pyo.Binary, doc="group runs on device")
     m.s = pyo.Var(range(len(problem.graph)), bounds=lambda m, v: (problem.heads[v] * problem.scale, m.H), doc="operator begins")  # fmt: skip
     edges = [(v, w) for v, readers in enumerate(problem.graph.consumers) for w in readers]
-    m.m = pyo.Var(edges, range(problem.accelerators), domain=pyo.UnitInterval, doc="one of two ends is on the accelerator")
+    m.m = pyo.Var(
+        edges, range(problem.accelerators), domain=pyo.UnitInterval, doc="one of two ends is on the accelerator"
+    )
     m.o = pyo.Var(unrelated(problem), domain=pyo.Binary, doc="the first comes before the second")
     m.T = pyo.Var(bounds=(problem.bound * problem.scale, m.H), doc="scaled latency")
 

@@ -63,7 +63,9 @@ class LatencyList:
             done += 1
         log = f"{done} schedules"
         if not np.isfinite(search.value):
-            return Found(None, Termination.FINISHED, log=log, conflicts=too_tight(problem.place), solve_s=clock.passed_s)
+            return Found(
+                None, Termination.FINISHED, log=log, conflicts=too_tight(problem.place), solve_s=clock.passed_s
+            )
         return Found(
             problem.plan_for(search.device, problem.begun(search.device, search.sequence)),
             Termination.CONVERGED if search.value <= aim else Termination.FINISHED,

@@ -315,7 +315,9 @@ def test_the_published_files_are_read() -> None:
     assert len(read_pipedream(root / "pipedream" / "profiles" / "vgg16.txt").layers) == 41
     edge_folder = root / "pipeedge"
     files = [edge_folder / n for n in ("models.yml", "device_types.yml")]
-    with pytest.raises(DataError, match="rcc-0, rcc-1, rcc-2, rcc-3 are of type 'RCC-VE-C2558', which .* does not define"):
+    with pytest.raises(
+        DataError, match="rcc-0, rcc-1, rcc-2, rcc-3 are of type 'RCC-VE-C2558', which .* does not define"
+    ):
         read_pipeedge(*files, edge_folder / "devices.yml", model="google/vit-base-patch16-224")
     fixed = read_pipeedge(*files, edge_folder / "devices_fixed.yml", model="google/vit-base-patch16-224")
     assert len(fixed.hosts) == 8

@@ -112,9 +112,7 @@ def test_a_stage_that_hangs(small: Traced) -> None:
 def test_a_stage_that_takes_for_ever_is_left_out(small: Traced) -> None:
     system = joined(ABC)
     slow = System(links=system.links, **{**system.places, "b": system.places["b"].but(slowdown=50_000.0)})
-    with deploy(
-        small, pipeline(small, [1, 3], ABC), slow, frame_timeout_s=1.0, check=False
-    ) as app:
+    with deploy(small, pipeline(small, [1, 3], ABC), slow, frame_timeout_s=1.0, check=False) as app:
         assert same(app(EXAMPLE), expected(small, EXAMPLE))
         report = app.report()
     assert "frame_timeout_s" in str(report) and "b is gone" in str(report)

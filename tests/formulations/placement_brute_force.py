@@ -23,7 +23,13 @@ def random_placement(seed: int) -> OperatorPlacement | None:
     zero = draw.random() * 0.5
 
     def number(most: float) -> float:
-        return 0.0 if draw.random() < zero else float(draw.integers(1, 5)) if draw.random() < 0.5 else float(draw.random() * most)
+        return (
+            0.0
+            if draw.random() < zero
+            else float(draw.integers(1, 5))
+            if draw.random() < 0.5
+            else float(draw.random() * most)
+        )
 
     ops = []
     for v in range(n):

@@ -161,7 +161,9 @@ def test_memory_that_nothing_fits(diamond: sp.LayerGraph, solver: str) -> None:
 
 def test_memory_that_is_too_little_together(diamond: sp.LayerGraph) -> None:
     p = problem(diamond, memory={"x": 1e4, "y": 5e4, "z": 2.1e5})
-    with pytest.raises(InfeasibleError, match=r"memory: without limits there would be a plan \(the parameters take 300 kB"):
+    with pytest.raises(
+        InfeasibleError, match=r"memory: without limits there would be a plan \(the parameters take 300 kB"
+    ):
         p.solve()
 
 

@@ -169,7 +169,10 @@ def moved(**changes: str) -> Callable[[OperatorPlan], OperatorPlan]:
         (moved(c="acc0"), "'c' cannot run on acc0"),
         (moved(gb="cpu0", b="acc0"), "colour '2' is on"),
         (moved(a="acc0", b="acc0", d="acc0", gd="acc0", gb="acc0", c="cpu0"), "data flow|feeds"),
-        (lambda plan: replace(plan, devices=("acc0", "cpu0", "acc1", "acc2")), "the plan is for acc0, cpu0, acc1, acc2"),
+        (
+            lambda plan: replace(plan, devices=("acc0", "cpu0", "acc1", "acc2")),
+            "the plan is for acc0, cpu0, acc1, acc2",
+        ),
         (lambda plan: replace(plan, placement={k: v for k, v in plan.placement.items() if k != "a"}), "'a'"),
         (lambda plan: replace(plan, fingerprint="other"), "made for fingerprint other"),
     ],

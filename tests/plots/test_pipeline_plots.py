@@ -57,4 +57,8 @@ def test_bad_tables() -> None:
         plot_pipeline(pd.DataFrame({"lane": ["a"]}))
     with pytest.raises(DataError, match="has no column"):
         plot_convergence(pd.DataFrame({"iteration": [1]}))
-    drawn(plot_convergence(pd.DataFrame({"iteration": [0, 1], "best_s": [np.inf, 2.0], "median_s": [3.0, 2.0], "bound_s": 1.0})))
+    drawn(
+        plot_convergence(
+            pd.DataFrame({"iteration": [0, 1], "best_s": [np.inf, 2.0], "median_s": [3.0, 2.0], "bound_s": 1.0})
+        )
+    )

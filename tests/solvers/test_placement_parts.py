@@ -65,7 +65,9 @@ def test_times_between_ideals(seed: int) -> None:
     for i in draw.choice(len(ideals) - 1, min(20, len(ideals) - 1), replace=False).tolist():
         above = ideals.above(i, np.inf)
         inside = ideals.inside[:, i]
-        assert set(above.tolist()) == {j for j in range(len(ideals)) if j != i and (ideals.inside[:, j] >= inside).all()}
+        assert set(above.tolist()) == {
+            j for j in range(len(ideals)) if j != i and (ideals.inside[:, j] >= inside).all()
+        }
         moved = ideals.moved_s(i, above)
         for j, seconds in list(zip(above.tolist(), moved.tolist(), strict=True))[:20]:
             # Accelerator 0 has what lies between, a CPU the rest.
