@@ -174,7 +174,7 @@ def test_a_file_of_the_wrong_form_is_shown_a_right_one(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         sp.System.read(path)
     first, last = caught.value.problems
-    assert first == "unknown table 'device'; known: places, links"
+    assert first == "unknown table 'device'; known: medium, places, links"
     assert last.startswith("[places.device]: unknown field 'active_w'; known: name, kind")
     assert "did you mean 'active_power_w'" in last
     for line in sp.System.skeleton().splitlines():
