@@ -65,7 +65,7 @@ def measure(smoke: bool, progress: Progress) -> tuple[pd.DataFrame, str]:
                 if np.isfinite(value) and not problem.violations(plan):
                     gains.setdefault(next(x for x in NAIVE if x in plain), []).append(value / best)
         for solver, runs in found.items():
-            exact = found["pipeline-dp"] if "pipeline-dp" in found else None
+            exact = found.get("pipeline-dp")
             off = [
                 100 * (run[0].objective / known[0].objective - 1)
                 for run, known in zip(runs, exact or runs, strict=True)

@@ -129,7 +129,8 @@ def chain_problem(
         )
         system = sp.System(links={pair: wire() if kinds is None else same for pair in pairs}, **devices)
     elif medium == "star":
-        system = sp.System(star={n: wire() for n in names}, **devices)
+        wires = [wire() for _ in range(count)]
+        system = sp.System(star={n: wires[k % count] for k, n in enumerate(names)}, **devices)
     else:
         system = sp.System(shared=replace(wire(), rate_up_bps=rate_bps[1]), **devices)
     return PipelinePlacement(sp.Profile.given(net, times), system, overlap=overlap)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,9 @@ from benchmarks.instances import RANGES, Seeded
 from benchmarks.pipeline_instances import chain_problem, pipeline_problem, small_ones
 from splitplan.errors import InfeasibleError, NotApplicable
 from splitplan.formulations.pipeline import PipelinePlacement
+from splitplan.solvers.pipeline_bounds import Prices
+from splitplan.solvers.pipeline_states import Search, TooMany
+from splitplan.solvers.pipeline_units import root, units_of
 from tests.formulations.pipeline_brute_force import every, least
 from tests.generators import Drawn
 
@@ -91,21 +95,25 @@ def test_larger_ones_among_each_other() -> None:
 @pytest.mark.parametrize("overlap", [True, False])
 def test_like_places_are_a_type(medium: str, overlap: bool) -> None:
     """By types and place by place: the same, with fewer states."""
-    p = chain_problem(3, 24, 6, medium="pairs" if medium == "pairs" else "shared", overlap=overlap, kinds=2)
+    p = chain_problem(1, 24, 6, medium=medium, overlap=overlap, kinds=2)
     solution = p.solve("pipeline-dp")
     slightly = {n: {k: v * (1 + 1e-13 * i) for k, v in times(p, n).items()} for i, n in enumerate(p.system.places)}
     unlike = replace(p, profile=sp.Profile.given(p.profile.graph, slightly))
     other = unlike.solve("pipeline-dp")
     assert solution.objective == pytest.approx(other.objective, rel=1e-9)
-    assert states(solution) < states(other)
+    assert 0 < states(p, solution.objective) < states(unlike, solution.objective)
 
 
 def times(p: PipelinePlacement, place: str) -> dict[str, float]:
     return dict(zip([x.name for x in p.profile.graph.layers], p.profile.seconds(place).tolist(), strict=True))
 
 
-def states(solution: sp.Solution) -> int:
-    return int(solution.log.partition("at most ")[2].split()[0])
+def states(p: PipelinePlacement, optimum: float) -> int:
+    """How many it takes to know that nothing is below the optimum, without completion bounds (these often leave none)."""
+    units = root(p, units_of(p))
+    search = Search(units, optimum * (1 - 1e-9), Prices(np.zeros(len(units.count))), 1 << 30, lambda: True)
+    assert search.run() is None
+    return search.states
 
 
 @settings(max_examples=40)
@@ -163,16 +171,20 @@ def test_the_exact_one_gives_up_for_want_of_room() -> None:
         p.solve(PipelineDP(room_mb=1, walks=0))
 
 
-@pytest.mark.parametrize("overlap", [True, False])
-def test_more_places_than_a_number_has_bits(overlap: bool) -> None:
-    """70 unlike places, of which three layers need three at most: nobody answers wrongly, and those who can, alike."""
-    p = chain_problem(4, 3, 70, overlap=overlap)
-    with pytest.raises(NotApplicable, match="the states of 70 places"):
-        p.solve("pipeline-dp")
-    solution = p.solve()
-    assert [r.solver for r in solution.rungs if r.used] == ["pipeline-milp"] and solution.status == sp.Status.OPTIMAL
-    searched = p.solve("particle-swarm")
-    assert searched.bound <= solution.objective <= searched.objective * (1 + 1e-9)
+def test_more_places_than_a_number_has_bits() -> None:
+    """66 unlike places, of which two layers need two at most: the states say that they cannot tell, and no solver is wrong."""
+    p = chain_problem(4, 2, 66, rate_bps=(1e7, 1e8))
+    expected = min(
+        p.period(order, cuts)
+        for order, cuts in [((e,), ()) for e in range(66)] + [(x, (1,)) for x in itertools.permutations(range(66), 2)]
+    )
+    units = root(p, units_of(p))
+    with pytest.raises(TooMany):
+        Search(units, expected, Prices(np.zeros(66)), 1 << 30, lambda: True).run()
+    for solver in ("auto", "pipeline-milp", "particle-swarm"):
+        solution = p.solve(solver)
+        assert solution.bound <= expected * (1 + 1e-9)
+        assert solution.objective == pytest.approx(expected, rel=1e-9), solver
 
 
 def test_a_time_limit_leaves_a_plan_and_a_bound() -> None:
