@@ -119,7 +119,8 @@ class PipelineDP:
         done = race.best - low <= max(gap, LEAST_STEP) * race.best
         log = f"{asked} questions, at most {states} states"
         if not done or low <= bound.period:  # the bound stands by itself
-            found = replace(found_by_search(problem, race, bound, built_s), log=log)
+            # The short swarm is a first plan's, and no search of the user's: how it converged is left out.
+            found = replace(found_by_search(problem, race, bound, built_s), log=log, duals={"bound": bound.certificate})
             if low > bound.period:
                 found = replace(found, bound=low, duals={}, bound_by=self._word())
             return replace(found, termination=Termination.CONVERGED if done else Termination.TIME_LIMIT)

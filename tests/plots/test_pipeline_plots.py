@@ -45,9 +45,11 @@ def test_the_schedule_keeps_to_what_is_busy_and_settles_at_the_period() -> None:
             assert (rows["start_s"].to_numpy()[1:] >= rows["end_s"].to_numpy()[:-1] - 1e-9).all()
         ends = table.groupby("frame")["end_s"].max().to_numpy()
         assert (np.diff(ends) >= -1e-12).all()
-        # No frame leaves before its share of the bottleneck is done; one alone takes the latency (without the last delay).
+        # No frame leaves before its share of the bottleneck is done; one alone takes the latency (without the last delay), while among
+        # others even the first may wait: a place that began the next frame's transfer finishes it.
         assert ends[-1] >= 30 * solution.objective * (1 - 1e-9)
-        assert ends[0] <= p.evaluate(solution.plan)["latency_s"] * (1 + 1e-9)
+        alone = schedule(p, solution.plan, frames=1)["end_s"].max()
+        assert alone <= p.evaluate(solution.plan)["latency_s"] * (1 + 1e-9)
         if p.overlap and p.system.medium == "pairs":
             assert (ends[-1] - ends[0]) / 29 == pytest.approx(solution.objective, rel=1e-9, abs=1e-15)
 
