@@ -125,7 +125,7 @@ class PipeEdgeProblem:
             for a, b in itertools.combinations(self.hosts, 2)
             for rate in [self.rate_bps(self.hosts[a], self.hosts[b])]
         }
-        return System(links=links, **places)
+        return System(link=None, links=links, star=None, shared=None, **places)
 
 
 def read_pipeedge(
@@ -176,7 +176,7 @@ def read_pipeedge(
         model = known[0]
     if model not in found[0][0]:
         raise UnknownNameError("model", model, known, f"Give model=…, one of {models}")
-    return from_pipeedge(*(x for x, _ in found), model=model, batch=batch, dtype=dtype, where=tuple(map(str, (models, device_types, devices))))  # fmt: skip
+    return from_pipeedge(*(x for x, _ in found), model=model, batch=batch, dtype=dtype, where=(str(models), str(device_types), str(devices)))  # fmt: skip
 
 
 def model_names(models: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -200,7 +200,7 @@ def load_yaml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str]]:
         return {}, [f"is no text ({e})"]
     twice: list[str] = []
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # no types are shipped: its base is Any
         """Builds plain values only."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:

@@ -307,8 +307,8 @@ class OperatorSchedule(Stored):
         """One row an operator, in the order in which they begin."""
         import pandas as pd
 
-        rows = [(v, d, self.begin_s[v]) for v, d in self.placement.items()]
-        return pd.DataFrame(sorted(rows, key=lambda r: r[2]), columns=["operator", "device", "begin_s"])
+        rows = [(v, self.placement[v], s) for v, s in sorted(self.begin_s.items(), key=lambda item: item[1])]
+        return pd.DataFrame(rows, columns=["operator", "device", "begin_s"])
 
 
 # -- validation ------------------------------------------------------------------------------------------

@@ -238,7 +238,10 @@ class System:
             problems.append('medium is "shared"; needs one [[links]] with between = "all"')
         try:
             raise_all(problems)
-            return cls(**_as_argument(medium, links), **places)
+            given = _as_argument(medium, links)
+            return cls(
+                link=None, links=given.get("links"), star=given.get("star"), shared=given.get("shared"), **places
+            )
         except DataError as e:
             raise DataError(_with_skeleton(e.problems), str(path)) from e
 

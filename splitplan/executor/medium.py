@@ -44,7 +44,7 @@ class Medium:
     def book(self, slots: Sequence[int], now_s: float, busy_s: float) -> float:
         """Keep resources busy for so long as soon as all of them are free; returns from when."""
         with self._locked():
-            free = [_DOUBLE.unpack_from(self._map, _DOUBLE.size * k)[0] for k in slots]
+            free: list[float] = [_DOUBLE.unpack_from(self._map, _DOUBLE.size * k)[0] for k in slots]
             start = max([now_s, *free])
             for k in slots:
                 _DOUBLE.pack_into(self._map, _DOUBLE.size * k, start + busy_s)

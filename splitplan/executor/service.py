@@ -299,9 +299,9 @@ class Service:
         elif message.kind == "frame":
             self._frame(identity, message, now)
         elif message.kind == "stage":
-            client = self._client(identity)
-            client.be_stage("", None)  # here, since what it is now may keep the compute thread waiting
-            client.submit(FINISH_FIRST, lambda: self._be_stage(client, body))
+            of = self._client(identity)
+            of.be_stage("", None)  # here, since what it is now may keep the compute thread waiting
+            of.submit(FINISH_FIRST, lambda: self._be_stage(of, body))
         elif message.kind in ("onward", "share"):
             self._onward(self._client(identity), message, now)
         elif message.kind == "follow":

@@ -266,4 +266,5 @@ class OperatorLatency(Scaled, Formulation):
 def _levels(times: np.ndarray) -> list[float]:
     """Some of the different times, the least and the largest among them."""
     found = np.unique(times)
-    return found[np.unique(np.linspace(0, len(found) - 1, LEVELS).round().astype(int))].tolist()
+    some: list[float] = found[np.unique(np.linspace(0, len(found) - 1, LEVELS).round().astype(int))].tolist()
+    return some

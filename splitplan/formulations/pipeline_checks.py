@@ -45,7 +45,7 @@ def _disconnected(system: System) -> list[str]:
     apart = [x for x in left if x not in reached]
     if not apart:
         return []
-    joined, alone = listed(sorted(reached, key=left.index)), listed(apart)
+    joined, alone = listed([x for x in left if x in reached]), listed(apart)
     return [
         f"the system is disconnected: nothing joins {joined} with {alone}; give a link between them, or leave places out"
     ]

@@ -87,7 +87,7 @@ class RowCosts:
 
     def fixed(self, place: str) -> np.ndarray:
         """f: seconds of each layer that fewer rows do not make less, never more than all of them, shape (layers,)."""
-        return np.minimum(self.fixed_s.get(place, 0.0), self.seconds[place])
+        return np.asarray(np.minimum(self.fixed_s.get(place, 0.0), self.seconds[place]))
 
     def shares_one(self, places: Sequence[str], *, back: bool) -> bool:
         """Whether two ways from the first place (or back to it) use one resource, so that transfers go one after the other."""

@@ -375,7 +375,7 @@ class SplitPoint(Scaled, Formulation):
         if unknown:
             raise SolverError(f"unknown slot parameters {', '.join(unknown)}; known: {', '.join(self.slot_parameters)}")
         links = self.system.links | {("device", "server"): self.system.link.but(**slot)}
-        moved = replace(self, system=System(link=None, links=links, **self.system.places))
+        moved = replace(self, system=System(link=None, links=links, star=None, shared=None, **self.system.places))
         # The scale is a choice of units: kept, so that coefficients are affine in the slot's coordinates.
         moved.__dict__.update(scale=self.scale, smallest=self.smallest)
         return moved

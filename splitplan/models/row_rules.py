@@ -224,7 +224,7 @@ def along(names: Sequence[str] = ("dim",)) -> Maker:
         source = call.tensors()[0]
         rank = len(call.shape(source))
         given = [call.arguments.get(n) for n in names]
-        dims = [d for g in given for d in (g if isinstance(g, (list, tuple)) else [g])]
+        dims: list[Any] = [d for g in given for d in (g if isinstance(g, (list, tuple)) else [g])]
         if any(rows_of_node(a) != call.height for a in call.tensors()):
             return Barrier(f"{_called(call.node)} works along the rows, or broadcasts over them")
         if not dims or any(d is None or _dim(d, rank) == ROW_DIM for d in dims):

@@ -194,7 +194,8 @@ def _written(how: RowMap) -> list[Any]:
 def _read(data: Sequence[Any]) -> RowMap:
     kind, *numbers = data
     if kind in (_WINDOW, _TRANSPOSED):
-        return Window(*numbers, transposed=kind == _TRANSPOSED)
+        kernel, stride, padding, dilation = numbers
+        return Window(kernel, stride, padding, dilation, transposed=kind == _TRANSPOSED)
     if kind == _TABLE:
         return Table(tuple(numbers[0]), tuple(numbers[1]))
     if kind == _WHOLE:

@@ -53,7 +53,7 @@ def _gantt(ax: Axes, table: pd.DataFrame, lanes: list[str]) -> None:
         y, tall = row[str(task.lane)], 0.62 if task.what == "compute" else 0.34
         start, stop, ready = float(task.start_s), float(task.end_s), float(task.ready_s)  # type: ignore[arg-type]
         colour = FRAMES[int(task.frame) % len(FRAMES)]  # type: ignore[arg-type]
-        if start > ready and task.frame > 0:  # type: ignore[operator]
+        if start > ready and int(task.frame) > 0:  # type: ignore[arg-type]
             ax.barh(y, start - ready, 0.1, left=ready, color=PALE, linewidth=0)
         ax.barh(y, stop - start, tall, left=start, color=colour, linewidth=0.4, edgecolor="white")
         if task.frame == 0 and task.label and (stop - start) > 0.08 * end:

@@ -86,9 +86,10 @@ def without(system: System, gone: Collection[str], cut: Collection[tuple[str, st
     if not places:
         return None
     if system.shared is not None:
-        return System(shared=system.shared, **places)
+        return System(link=None, links=None, star=None, shared=system.shared, **places)
     if system.star:
-        return System(star={p: k for p, k in system.star.items() if p in places}, **places)
+        star = {p: k for p, k in system.star.items() if p in places}
+        return System(link=None, links=None, star=star, shared=None, **places)
     lost = {frozenset(pair) for pair in cut}
     links = {pair: k for pair, k in system.links.items() if set(pair) <= set(places) and frozenset(pair) not in lost}
-    return System(links=links, **places)
+    return System(link=None, links=links, star=None, shared=None, **places)

@@ -87,7 +87,9 @@ class RandomKeys:
         if length > 1:
             keys = np.empty((len(first), length))
             np.put_along_axis(keys, first, np.broadcast_to((np.arange(length) + 0.5) / length, keys.shape), axis=1)
-            differential_evolution(
+            # scipy-stubs know neither functions of many keys at once (vectorized) nor callbacks that end the search.
+            evolve: Any = differential_evolution
+            evolve(
                 worth,
                 [(0.0, 1.0)] * length,
                 init=keys,

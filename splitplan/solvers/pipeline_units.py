@@ -54,7 +54,7 @@ class Units:
     @property
     def layers(self) -> int:
         """n."""
-        return self.span.shape[1] - 1
+        return int(self.span.shape[1]) - 1
 
     @cached_property
     def count(self) -> np.ndarray:

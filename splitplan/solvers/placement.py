@@ -88,14 +88,14 @@ def _free(problem: OperatorPlacement, clock: Clock, gap: float, seed: int) -> Fo
 
     search = Search(smaller, seed)
     row, device = _row(problem, None, clock)
-    if device is not None:
+    if row is not None and device is not None:
         search.offer(_over(problem, row, device, to, len(groups)))
     search.offer(search.even())
     search.run(Clock(0.1 * whole), lambda: proven(search.value))
     if row is not None and not proven(search.value):
         # What the search has found keeps the dynamic program small: only a better pipeline is looked for.
         row, device = _row(problem, search.value, Clock(0.3 * whole))
-        if device is not None and search.offer(_over(problem, row, device, to, len(groups))):
+        if row is not None and device is not None and search.offer(_over(problem, row, device, to, len(groups))):
             search.run(Clock(0.1 * whole), lambda: proven(search.value))
     log = [f"{len(groups)} groups, {len(groups.ends)} tensors", f"local search {search.value:.6g} s"]
     if np.isfinite(search.value) and not proven(search.value) and len(groups) <= PACKED:

@@ -52,10 +52,11 @@ class Tables:
         powers : int
             The maximum over devices is smoothed as the norm of exponent 2^powers.
         """
-        return anneal(
+        found: tuple[np.ndarray, float] = anneal(
             device.astype(np.int64), self.accelerators, self.count, self.seconds, self.memory, self.cost, self.ends_at, self.ends,
             self.tensors_at, self.tensors, unit_s, steps, hot, cold, powers, seed,
         )  # fmt: skip
+        return found
 
 
 PRIME = 2**31 - 1

@@ -117,7 +117,7 @@ class Ideals:
         A tensor with ends in i is moved when the set has one of the others, and it crosses the larger ideal unless that has all of
         the others; so the costs across the two ideals count, those of each such tensor twice too often, and once for either.
         """
-        found = self.across_s[larger] - self.across_s[i]
+        found: np.ndarray = self.across_s[larger] - self.across_s[i]
         once: dict[int, float] = {}
         for t in self.crossing[i].tolist():
             cost = float(self.groups.cost_s[t])
