@@ -482,10 +482,15 @@ def _resize(call: Call) -> Rule | Barrier:
     def run(x: Any, size: list[int], factors: list[float | None]) -> dict[str, Any]:
         return {first_name: x, "output_size": size, **more, **dict(zip(names, factors, strict=True))}
 
-    # Rows are a linear map of rows, whatever the columns are: its matrix is what comes of unit vectors.
-    unit = torch.eye(rows, dtype=torch.float32).reshape(rows, 1, rows, *[1] * (spatial - 1))
+    # Rows are a linear map of rows, whatever the columns are: its matrix is what comes of unit vectors. Of two columns each: with one
+    # the kernels that filter (antialias) of torch 2.13 mix up rows.
+    wide = [2] * (spatial - 1)
+    unit = (
+        torch.eye(rows, dtype=torch.float32).reshape(rows, 1, rows, *[1] * (spatial - 1)).expand(rows, 1, rows, *wide)
+    )
     factors = [scales[0], *[None] * (spatial - 1)] if scales else []
-    matrix = packet.default(**run(unit, [call.height, *[1] * (spatial - 1)], factors))[:, 0].flatten(1)  # (rows, made)
+    made = packet.default(**run(unit.contiguous(), [call.height, *wide], factors))
+    matrix = made[:, 0].flatten(2)[..., 0]  # (rows, made)
     taps = [matrix[:, o].nonzero().flatten().tolist() for o in range(call.height)]
     most = max(map(len, taps))
     index = [[t[min(i, len(t) - 1)] for t in taps] for i in range(most)]
