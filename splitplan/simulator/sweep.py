@@ -20,8 +20,7 @@ from splitplan.formulations.stationary import RESOURCES, StationaryBound
 from splitplan.models.files import write_whole
 from splitplan.models.graph import number_problem
 from splitplan.policies.result import Result
-from splitplan.policies.slot import DecidesSlots, SlotPolicy
-from splitplan.simulator.lane import follows_the_rule
+from splitplan.policies.slot import DecidesSlots, SlotPolicy, follows_the_rule
 from splitplan.simulator.numbers import rule_of
 from splitplan.simulator.simulate import simulate
 
