@@ -15,7 +15,7 @@ from splitplan.errors import DataError, InfeasibleError, raise_all
 from splitplan.formulations.slot import SlotControl
 from splitplan.formulations.solution import Solution
 from splitplan.formulations.stationary import StationaryBound
-from splitplan.models.files import write_whole
+from splitplan.models.files import save_table
 from splitplan.policies.result import Result
 
 if TYPE_CHECKING:
@@ -53,11 +53,8 @@ class Comparison:
         return self.table
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table as parquet, or as CSV where the name ends so."""
-        if os.fspath(path).endswith(".csv"):
-            write_whole(path, self.table.to_csv(index=False))
-        else:
-            self.table.to_parquet(path)
+        """Write the table as ``.parquet`` or ``.csv``, whole or not at all; another suffix is an error."""
+        save_table(self.table, path)
 
     def plot(self) -> Figure:
         """Power with what no policy can be below, latency, frames a second: a row a result."""

@@ -15,7 +15,7 @@ from splitplan.data.scenario import Scenario
 from splitplan.formulations.plausible import weight_doubts
 from splitplan.formulations.solution import Solution
 from splitplan.formulations.stationary import RESOURCES, StationaryBound
-from splitplan.models.files import write_whole
+from splitplan.models.files import save_table
 from splitplan.policies.slot import DecidesSlots
 from splitplan.policies.stages import Stage, stage_lines
 
@@ -268,12 +268,8 @@ class Result:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the slots (or, without a trace, the frames) as parquet, or as CSV where the name ends so."""
-        frame = self.slots_to_frame() if len(self.trace) else self.frames_to_frame()
-        if os.fspath(path).endswith(".csv"):
-            write_whole(path, frame.to_csv(index=False))
-        else:
-            frame.to_parquet(path)
+        """Write the slots (or, without a trace, the frames) as ``.parquet`` or ``.csv``, whole or not at all; another suffix is an error."""
+        save_table(self.slots_to_frame() if len(self.trace) else self.frames_to_frame(), path)
 
     def __str__(self) -> str:
         lines = [

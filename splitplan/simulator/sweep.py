@@ -17,7 +17,7 @@ from splitplan.errors import DataError, raise_all
 from splitplan.formulations.slot import SlotControl
 from splitplan.formulations.solution import Solution
 from splitplan.formulations.stationary import RESOURCES, StationaryBound
-from splitplan.models.files import write_whole
+from splitplan.models.files import save_table, write_whole
 from splitplan.models.graph import number_problem
 from splitplan.policies.result import Result
 from splitplan.policies.slot import DecidesSlots, SlotPolicy, follows_the_rule
@@ -59,11 +59,8 @@ class Curve:
         return self.table
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table as parquet, or as CSV where the name ends so."""
-        if os.fspath(path).endswith(".csv"):
-            write_whole(path, self.table.to_csv(index=False))
-        else:
-            self.table.to_parquet(path)
+        """Write the table as ``.parquet`` or ``.csv``, whole or not at all; another suffix is an error."""
+        save_table(self.table, path)
 
     def plot(self) -> Figure:
         """Power against mean latency, and both against V, with what no policy can be below: of each run, for the work that it did."""
