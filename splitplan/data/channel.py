@@ -55,6 +55,10 @@ class Channel:
         """Seconds until it begins again."""
         return float(self.times_s[-1])
 
+    def ends_before(self, seconds: float) -> bool:
+        """Whether it would have to begin again to last so long; one that never changes need not."""
+        return len(self.rates_bps) > 1 and seconds > self.duration_s * (1 + 1e-9)
+
     def rate(self, time_s: Any) -> Any:
         """Bit/s at a time, or at each of an array of times."""
         at = np.mod(time_s, self.duration_s)
@@ -187,9 +191,9 @@ class Channel:
         write_whole(path, "\n".join(["time_s,rate_bps", *rows, f"{self.duration_s!r},", ""]))
 
 
-def constant(rate_bps: float) -> Channel:
-    """A rate that never changes."""
-    return Channel(np.array([0.0, 1.0]), np.array([rate_bps]), f"constant {rate_bps / 1e6:g} Mbit/s", "stated")
+def constant(rate_bps: float, duration_s: float = 1.0) -> Channel:
+    """A rate that never changes; how long it is matters only where it is drawn or saved."""
+    return Channel(np.array([0.0, duration_s]), np.array([rate_bps]), f"constant {rate_bps / 1e6:g} Mbit/s", "stated")
 
 
 def _problems(times: np.ndarray, rates: np.ndarray) -> list[str]:
