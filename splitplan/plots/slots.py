@@ -78,11 +78,13 @@ def plot_curve(table: pd.DataFrame, *, title: str = "") -> Figure:
         ax.margins(x=0.12, y=0.15)
     first = figure.axes[0]
     first.set_ylabel("mean power (W)", fontsize=8)
-    told = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    if told:
+    entries = {
+        label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    if entries:
         figure.legend(
-            handles=list(told.values()),
-            labels=list(told),
+            handles=list(entries.values()),
+            labels=list(entries),
             fontsize=6.5,
             frameon=False,
             ncols=3,
