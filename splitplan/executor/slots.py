@@ -143,17 +143,19 @@ class SlotDriver:
 
     # -- its clockwork ---------------------------------------------------------------------------
 
-    def start(self, crew: Crew, pending: Pending) -> None:
+    def start(self, crew: Crew, lock: threading.Lock, pending: Pending) -> None:
         """Begin to tick.
 
         Parameters
         ----------
         crew : Crew
             Whose device is turned.
+        lock
+            Is held by whoever calls `decide`, and until ``pending`` knows what was decided.
         pending : callable
-            The frames that were accepted and are not answered: (id, number of the plan).
+            The frames that were accepted and are not answered: (id, number of the plan). Called under the lock.
         """
-        self._crew, self._pending = crew, pending
+        self._crew, self._lock, self._pending = crew, lock, pending
         self._check_clocks()
         self.begin(time.monotonic(), None)
         self._thread.start()
@@ -265,15 +267,15 @@ class SlotDriver:
                 self._stir.notify_all()
 
     def _tick(self) -> None:
-        pending, seen = self._pending(), self._ask("look", {})
+        seen = self._ask("look", {})
         now = time.monotonic()
-        with self._stir:
+        with self._lock, self._stir:  # so that each frame that was decided is under way or answered
             tau = self.control.slot_s
             due = max(self._next, min(int((now - self._begin_s) / tau), int(min(self._count, 1 << 60))))
             slot = due if self._slot >= 0 else 0  # a late first look begins the first slot all the same
             self.missed += slot - self._next + (seen is None)
             state = self._close_slot(slot, seen)
-            self._remaining, ready = self._work(pending, seen)
+            self._remaining, ready = self._work(self._pending(), seen)
             self._state = replace(
                 state,
                 device_s=self._remaining[0],
