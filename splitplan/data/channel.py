@@ -101,11 +101,11 @@ class Channel:
     def scaled(self, factor: float | None = None, *, mean_bps: float | None = None) -> Channel:
         """With all rates multiplied by a factor, or so that their mean is a given one."""
         if (factor is None) == (mean_bps is None):
-            raise DataError("give a factor or mean_bps, one of them", "scaled")
+            raise DataError("give a factor or mean_bps, one of them", "Channel.scaled")
         given = factor if factor is not None else mean_bps
         raise_all(
             [p for p in [number_problem("factor" if factor is not None else "mean_bps", given, positive=True)] if p],
-            "scaled",
+            "Channel.scaled",
         )
         by = factor if factor is not None else float(mean_bps or 0.0) / self.mean_bps
         return replace(
@@ -117,7 +117,7 @@ class Channel:
         if not 0 <= start_s < end_s <= self.duration_s:
             raise DataError(
                 f"{start_s:g} to {end_s:g} s of a channel of {self.duration_s:g} s; give 0 ≤ start < end ≤ its duration",
-                "between",
+                "Channel.between",
             )
         inner = self.times_s[(self.times_s > start_s) & (self.times_s < end_s)]
         times = np.r_[start_s, inner, end_s]

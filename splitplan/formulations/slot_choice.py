@@ -75,7 +75,7 @@ def choice_problems(control: SlotControl, cut: object, frames: object, clock: ob
 
 
 def _numbers(given: object, count: int) -> bool:
-    return isinstance(given, (int, np.integer)) and not isinstance(given, bool) and 0 <= given < count
+    return bool(isinstance(given, (int, np.integer)) and not isinstance(given, bool) and 0 <= given < count)
 
 
 def _cuts(control: SlotControl) -> tuple[str, ...]:
