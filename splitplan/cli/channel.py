@@ -36,7 +36,8 @@ def channel(
     mean_bps: Annotated[
         str | None,
         typer.Option(
-            "--mean-bps", help="Mean rate, bit/s, or with k, M, G: 13.4M. Of a file: all its rates are scaled so."
+            "--mean-bps",
+            help="Mean rate (of markov in the long run), bit/s, or with k, M, G: 13.4M. Of a file: its rates are scaled so.",
         ),
     ] = None,
     p5_bps: Annotated[

@@ -28,9 +28,9 @@ def check_torch_device(torch_device: str, device: Device | None = None) -> None:
             f"torch device {torch_device!r}: this torch sees no CUDA device; use cpu, or install a CUDA build of torch"
         )
     raise DataError(
-        f"it computes on CUDA, and this torch sees no CUDA device. To run on it, start a worker there and name it in hosts. To emulate it on this "
-        f"machine, put into the system sp.device('this-cpu', slowdown=…) with {device.name!r}'s clock_hz, active_power_w, idle_power_w, latency_a and "
-        "latency_b, and make profile and policy or plan for that system (docs/slots.md, On the executor)",
+        "it computes on CUDA, and this torch sees no CUDA device. To run on it, start a worker there and name it in hosts (--hosts). To emulate it on "
+        "this machine, put sp.device('this-cpu', slowdown=…) into the system (in TOML: from = \"this-cpu\"), with the clock_hz, active_power_w, "
+        f"idle_power_w, latency_a and latency_b of {device.name!r}, and make profile and plan or policy for that system (docs/slots.md, On the executor)",
         f"device {device.name!r}",
     )
 
