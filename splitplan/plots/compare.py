@@ -73,7 +73,7 @@ def plot_comparison(table: pd.DataFrame, *, title: str = "") -> Figure:
             )
         logarithmic(late, "x")
         late.margins(x=0.15)
-    late.set_xlabel("latency of answered frames (s)", fontsize=8)
+    late.set_xlabel("latency of\nanswered frames (s)", fontsize=8)
     rate.plot(frames, rows, "o", color=DEVICE, markersize=4, label="answered")
     rate.plot(arriving, rows, "|", color=INK, markersize=13, markeredgewidth=1, label="arrive")
     rate.set_xlim(0, 1.15 * max(np.nanmax(frames), np.nanmax(arriving)) or 1.0)
