@@ -118,6 +118,14 @@ def test_a_sweep(files: list[object], tmp_path: Path) -> None:
     assert len(list((tmp_path / "kept").iterdir())) == 2 and len(pd.read_csv(tmp_path / "c.csv")) == 2
 
 
+def test_a_sweep_says_where_the_load_is_not_carried(files: list[object]) -> None:
+    """40 frames a second are four times what the uplink takes to the server."""
+    run = ("--v", 0.001, "--v", 0.1)
+    shown = good("sweep", *files[:-1], 40, "--policy", "server-only", *run).stdout
+    assert "note: V = 0.001, 0.1: the load is not carried: of " in shown
+    assert "not carried" not in good("sweep", *files[:-1], 40, *run).stdout
+
+
 def test_what_is_wrong(files: list[object]) -> None:
     assert "is no policy; give joint" in refused("simulate", *files, "--policy", "jiont")
     assert "is no kind of arrivals" in refused("simulate", *files, "--arrivals", "bursts")
