@@ -216,7 +216,7 @@ def test_a_device_worker_that_dies_costs_no_frame(small: Traced, slow: System, g
 
 def test_frames_may_be_refused(small: Traced, slow: System, given: Profile) -> None:
     """Every frame is refused, said so, and none is lost."""
-    policy = Script(control(given, slow), lambda s: (0, 0, 3, 8))
+    policy = Script(control(given, slow, mode="max-throughput"), lambda s: (0, 0, 3, 8))
     scene = Scenario(periodic(20.0), constant(4e6), slots=30)
     with deploy(small, policy, slow) as app:
         report = app.run(scene)
