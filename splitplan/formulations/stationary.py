@@ -320,6 +320,10 @@ class StationaryBound(Formulation):
         title = f"{self.control.profile.graph.name} over {self.scene.channel.name}: {hz:.4g} frames/s{most}"
         return plot_bound(self.powers(plan), self.loads(plan, solution.duals), title=title)
 
+    def plot(self) -> Figure:
+        """The figure of its solution, see `figure`; solves it."""
+        return self.solve().plot()
+
     def powers(self, plan: StationaryPlan) -> pd.DataFrame:
         """Mean watts by what is decided, one row each: ``what, power_w``; they add up to the plan's power."""
         import pandas as pd
