@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -347,6 +348,13 @@ def test_what_is_given_is_looked_at() -> None:
     control, scenario = carried(0, 0.5, 10.0)
     with pytest.raises(DataError, match="policy is a SlotControl"):
         simulate(control, scenario)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="policy is a type, the class SlotPolicy"):
+        simulate(SlotPolicy, scenario)  # type: ignore[arg-type]
+    other = SimpleNamespace(control=control.profile, name="mine", choose=SlotPolicy(control).choose)
+    with pytest.raises(
+        DataError, match=r"simulate: the policy's control is a Profile; it must be a splitplan\.SlotControl"
+    ):
+        simulate(other, scenario)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="physical=False"):
         simulate(SlotPolicy(control), scenario, start=sp.SlotState())
     with pytest.raises(DataError, match="cuts is"):
