@@ -117,6 +117,14 @@ def test_points_have_their_weights_and_no_two_texts_touch(latencies: list[float]
         assert ax.get_xlabel().endswith(")") and late.get_ylabel() == "mean power (W)"
 
 
+def test_points_close_to_each_other_have_their_weights_apart() -> None:
+    table = curve([0.1, 0.11, 0.12, 0.13, 0.14, 3.0]).assign(power_w=[2.0, 2.01, 2.02, 2.01, 2.0, 3.0])
+    figure = plot_curve(table)
+    drawn(figure)
+    names = figure.axes[0].texts
+    assert len(names) >= 4 and apart([t.get_window_extent() for t in names])
+
+
 def test_a_run_without_a_latency_is_drawn_over_v_alone() -> None:
     figure = plot_curve(curve([np.nan, np.nan], carried=[False, False], least_power_w=[np.nan, np.nan]))
     drawn(figure)

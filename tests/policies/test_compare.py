@@ -12,6 +12,7 @@ import pytest
 import splitplan as sp
 from splitplan.data.channel import constant
 from splitplan.errors import DataError
+from splitplan.plots.compare import plot_comparison
 from splitplan.policies.result import Result
 from splitplan.policies.slot_baselines import device_only, greedy_latency
 from tests.plots.test_plots import drawn, texts
@@ -152,6 +153,8 @@ def test_who_does_not_carry_the_load_is_pale_and_has_no_bound(overloaded: list[R
     power, late, _ = figure.axes
     (marks,) = power.lines
     assert list(marks.get_ydata()) == [0]
+    table = sp.compare(overloaded).to_frame().assign(above_bound_w=0.1)
+    assert list(plot_comparison(table).axes[0].lines[0].get_ydata()) == [0]  # nor where a table has a bound for it
     alone = overloaded[1]
     shown = texts(figure)
     assert "does not carry the load" in shown and f"{alone.unanswered} of {len(alone.arrive_s)} frames" in shown
