@@ -62,6 +62,13 @@ def as_measured(profile: sp.Profile, stages: Sequence[Stage]) -> tuple[sp.Profil
     return sp.Profile(profile.graph, table, profile.origins), rest_s
 
 
+def seconds(profile: sp.Profile, place: str) -> float:
+    """Of all layers there, at the top clock."""
+    mine = profile.table[profile.table["place"] == place]
+    top = mine["clock_hz"].isna() | (mine["clock_hz"] == mine["clock_hz"].max())
+    return float(mine.loc[top, "time_s"].sum())
+
+
 def measure(smoke: bool, progress: Progress) -> tuple[pd.DataFrame, str]:
     """Every policy live, then simulated."""
     duration_s = 2.0 if smoke else 300.0
@@ -94,6 +101,9 @@ def measure(smoke: bool, progress: Progress) -> tuple[pd.DataFrame, str]:
         )
         stages += [f"{policy.name}, {line}" for line in stage_lines(live.stages)]
         notes.append(f"{policy.name} {mine['mean_latency_s'] / other['mean_latency_s'] - 1:+.1%}")
+    progress("live: profiling again")
+    after = sp.profile(traced, system, budget_s=0.2 if smoke else 20.0)
+    drift = ", ".join(f"{seconds(after, p) / seconds(profile, p):.2f}x on the {p}" for p in ("device", "server"))
     table = pd.DataFrame(rows)
     worst = {k: float((table[f"x {k}"] - 1).abs().max()) for k in ("mean_latency_s", "frames_hz", "power_w")}
     note = (
@@ -102,7 +112,7 @@ def measure(smoke: bool, progress: Progress) -> tuple[pd.DataFrame, str]:
         f"Device: this machine slowed {SLOWDOWN:g}x by a duty cycle, with the clocks, powers and speeds of a Jetson TX2 (catalogue), the clock emulated; server: "
         f"this machine; {channel} (made up, seeded), the emulated uplink follows it; slots of {SLOT_S:g} s, V {V:g}, Poisson arrivals of "
         f"{scene.arrivals.rate_hz:.3g}/s ({scene.arrivals.rate_hz / share:.0%} of what can be carried; {', '.join(binding)} binds), {duration_s:g} s a policy. The profile was "
-        "taken before. The simulation has the same arrivals and channel, and knows of a slot's frames when it begins; live they are decided as they arrive. `x latency, measured seconds`: "
+        f"taken before; taken again after the last run, with nothing else on the machine, its seconds were {drift}. The simulation has the same arrivals and channel, and knows of a slot's frames when it begins; live they are decided as they arrive. `x latency, measured seconds`: "
         "against a simulation in which device and server take as long as they did in this run, on average, and a frame's messages and processes what they took: what the simulator itself leaves out. "
         "Stages, measured beside profiled:\n\n" + "\n".join(f"- {line}" for line in stages)
     )

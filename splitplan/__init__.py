@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from splitplan.data.read_graph import read_graph
     from splitplan.data.relay_plan import RelayPlan
     from splitplan.data.relay_table import RelayTable
-    from splitplan.data.scenario import Arrivals, Scenario, periodic, poisson
+    from splitplan.data.scenario import Arrivals, Scenario, bursty, periodic, poisson, recorded
     from splitplan.data.slot import SlotPlan, SlotState, Thermal
     from splitplan.data.split_table import SplitTable
     from splitplan.data.synthetic import markov_channel
@@ -104,7 +104,7 @@ _WHERE = {
     "splitplan.data.read_graph": ("read_graph",),
     "splitplan.data.relay_plan": ("RelayPlan",),
     "splitplan.data.relay_table": ("RelayTable",),
-    "splitplan.data.scenario": ("bursty", "Arrivals", "Scenario", "periodic", "poisson"),
+    "splitplan.data.scenario": ("bursty", "Arrivals", "Scenario", "periodic", "poisson", "recorded"),
     "splitplan.data.slot": ("SlotPlan", "SlotState", "Thermal"),
     "splitplan.data.split_table": ("SplitTable",),
     "splitplan.data.synthetic": ("markov_channel",),
@@ -268,6 +268,7 @@ __all__ = [
     "read_graph",
     "read_pipedream",
     "read_pipeedge",
+    "recorded",
     "relay_table",
     "simulate",
     "simulate_many",

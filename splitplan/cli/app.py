@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from splitplan.cli import catalog, demo, doctor, live, profile, run, slots, solve, table, trace, worker
+from splitplan.cli import catalog, channel, demo, doctor, live, profile, run, slots, solve, table, trace, worker
 from splitplan.cli.options import MODEL_HELP
 from splitplan.cli.output import say_error
 from splitplan.errors import SplitplanError
@@ -68,6 +68,7 @@ for _command in (
     profile.profile,
     solve.solve,
     run.run,
+    channel.channel,
     slots.bound,
     slots.simulate,
     slots.sweep,

@@ -7,30 +7,49 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from splitplan.cli.options import FigureOption, Json, ModelArgument, SystemOption, WireOption
-from splitplan.cli.output import check_figure, one_interrupt, out, print_json, save_figure, say, table, working
-from splitplan.cli.slots import (
+from splitplan.cli.options import FigureOption, Json, ModelArgument, ProfileArgument, SystemOption, WireOption
+from splitplan.cli.output import (
+    check_figure,
+    check_table,
+    one_interrupt,
+    out,
+    print_json,
+    save_figure,
+    say,
+    table,
+    working,
+)
+from splitplan.cli.slot_options import (
     ArrivalsOption,
+    BudgetOption,
+    BurstLengthOption,
+    BurstRateOption,
     CapOption,
     ChannelOption,
     DeadlineOption,
     GapsOption,
     ModeOption,
     OutputOption,
+    OwnLatencyOption,
     PolicyOption,
     RateOption,
+    RepeatOption,
     SecondsOption,
     SeedOption,
     SlotOption,
+    ThroughputOption,
+    TimesOption,
+    WeightOption,
+    read_arrivals,
     read_control,
     read_scenario,
     read_slot_policy,
+    read_weight,
+    tell_repeats,
 )
 
 if TYPE_CHECKING:
     from splitplan.policies.result import Result
-
-ProfileOption = Annotated[Path, typer.Option(metavar="FILE", help="What `splitplan profile -o` wrote.")]
 
 COMPARED = (
     "power_w",
@@ -46,19 +65,26 @@ COMPARED = (
 
 def live(
     model: ModelArgument,
-    profile: ProfileOption,
+    profile: ProfileArgument,
     system: SystemOption,
     channel: ChannelOption,
-    rate_hz: RateOption,
-    v: Annotated[float, typer.Option("--v", help="Weight of the penalty against the queues.")] = 0.1,
-    arrivals: ArrivalsOption = "poisson",
+    rate_hz: RateOption = None,
+    v: WeightOption = None,
+    arrivals: ArrivalsOption = None,
+    burst_hz: BurstRateOption = None,
+    burst_s: BurstLengthOption = None,
+    times: TimesOption = None,
     seconds: SecondsOption = None,
+    repeat: RepeatOption = False,
     seed: SeedOption = 0,
     slot_s: SlotOption = 0.1,
     mode: ModeOption = "min-energy",
     wire: WireOption = "fp32",
     deadline_s: DeadlineOption = None,
     power_cap_w: CapOption = None,
+    power_budget_w: BudgetOption = None,
+    latency_limit_s: OwnLatencyOption = None,
+    throughput_min_hz: ThroughputOption = None,
     governor: Annotated[
         str | None,
         typer.Option(
@@ -79,11 +105,14 @@ def live(
     from splitplan.simulator.simulate import simulate
 
     check_figure(figure)
-    control = read_control(
-        profile, system, slot_s=slot_s, V=v, mode=mode, wire=wire, deadline_s=deadline_s, power_cap_w=power_cap_w
-    )
-    scene = read_scenario(channel, rate_hz, arrivals, seconds, seed, gaps)
-    who = read_slot_policy(policy)(control)
+    check_table(output)
+    weight, make = read_weight(v), read_slot_policy(policy)
+    frames = read_arrivals(arrivals, rate_hz, burst_hz, burst_s, times)
+    limits = {"deadline_s": deadline_s, "power_cap_w": power_cap_w, "power_budget_w": power_budget_w}
+    limits |= {"latency_limit_s": latency_limit_s, "throughput_min_hz": throughput_min_hz}
+    control = read_control(profile, system, slot_s=slot_s, V=weight, mode=mode, wire=wire, **limits)
+    scene = read_scenario(channel, frames, seconds, seed, gaps, repeat)
+    who = make(control)
     stopped: KeyboardInterrupt | None = None
     with one_interrupt():
         with working(f"loading {model}") as tell:
@@ -109,6 +138,7 @@ def live(
     tell_both(run, simulate(who, run.scene, bound=False), json)
     for note in () if json else report.notes:
         out().print(f"– {note}", markup=False)
+    tell_repeats(scene, json)
     if stopped is not None:
         raise stopped
 

@@ -31,6 +31,15 @@ ClockOption = Annotated[float | None, typer.Option(help="The device's clock.", s
 FigureOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Where to draw it: .png, .pdf, .svg.")]
 
 
+def read_rate(text: str, where: str) -> float:
+    """Bit/s, as 7.3M or 7300000."""
+    scale = {"k": 1e3, "M": 1e6, "G": 1e9}.get(text[-1:], 1.0)
+    try:
+        return scale * float(text[:-1] if scale != 1.0 else text)
+    except ValueError:
+        raise DataError(f"{text!r} is no rate; give bit/s, as 7300000, 7.3e6 or 7.3M", where) from None
+
+
 def read_profile(path: Path) -> Profile:
     """A profile; its warnings are said."""
     from splitplan.data.profile import Profile

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import sys
 import warnings
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _UNFOLDED = 1000
+_COUNT = re.compile(r"([\d,]+(?:\.\d+)?) of ([\d,]+(?:\.\d+)?)")
 
 
 def out() -> Console:
@@ -123,7 +125,22 @@ def _spinning(text: str) -> Iterator[Callable[[str], None]]:
             yield lambda now: status.update(escape(now))
     else:
         say(f"{text} …")
-        yield lambda now: say(f"{now} …")
+        yield seldom(lambda now: say(f"{now} …"))
+
+
+def seldom(tell: Callable[[str], None]) -> Callable[[str], None]:
+    """For a log: of what counts up, as "slot 7 of 60", one line a tenth of the way; of what stays the same, one line."""
+    told: dict[str, int] = {}
+
+    def now(text: str) -> None:
+        counts = _COUNT.findall(text)
+        done, all_ = (float(n.replace(",", "")) for n in counts[0]) if counts else (0.0, 0.0)
+        tenth = int(10 * done / all_) if all_ > 0 else 0
+        if told.get(what := _COUNT.sub("", text)) != tenth:
+            told[what] = tenth
+            tell(text)
+
+    return now
 
 
 @contextmanager
@@ -154,6 +171,17 @@ def check_figure(path: Path | None) -> None:
     if not path.parent.is_dir():
         problems.append(f"there is no folder {path.parent}; make it first")
     raise_all(problems, str(path))
+
+
+def check_table(path: Path | None) -> None:
+    """Refuse a table that could not be written, before anything long is done for it."""
+    if path is None:
+        return
+    from splitplan.models.files import table_format
+
+    table_format(path)
+    if not path.parent.is_dir():
+        raise DataError(f"there is no folder {path.parent}; make it first", str(path))
 
 
 def save_figure(figure: Figure, path: Path) -> None:

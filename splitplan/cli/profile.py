@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from splitplan.cli.options import Json, ModelArgument, SystemOption
-from splitplan.cli.output import out, print_json, say, seconds, table, working
+from splitplan.cli.output import check_table, out, print_json, say, seconds, table, working
 
 
 def profile(
@@ -22,6 +22,7 @@ def profile(
     json: Json = False,
 ) -> None:
     """Measure a model's layers where a place is this machine, and model them by its data where it is not."""
+    check_table(output)
     with working(f"tracing {model}") as tell:
         from splitplan.data.system import System
         from splitplan.executor.profiler import profile as measure

@@ -9,6 +9,7 @@ import typer
 
 from splitplan.cli.options import Json, ModelArgument, SystemOption
 from splitplan.cli.output import amount, check_figure, out, print_json, save_figure, say, seconds, table, working
+from splitplan.cli.slot_options import RepeatOption, check_length, tell_repeats
 from splitplan.errors import DataError, raise_all
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def run(
     rate_hz: Annotated[
         float | None, typer.Option(help="With --channel: frames that arrive a second.", show_default="2")
     ] = None,
+    repeat: RepeatOption = False,
     hosts: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,7 +88,7 @@ def run(
         emulate = False
         for text in dict.fromkeys(text for p in policy.plans for text in not_emulated(p, where, addresses)):
             say(f"note: {text}")
-    scene = read_scene(channel, frames, rate_hz, emulate)
+    scene = read_scene(channel, frames, rate_hz, emulate, repeat)
     if any(map(offloads, policy.plans)) or "device" in addresses:
         knock_at(addresses)
     with working(f"loading {model}") as tell:
@@ -121,6 +123,8 @@ def run(
         show_report(report)
         if figure is not None:
             say(f"written: {figure}")
+    if scene is not None:
+        tell_repeats(scene, json)
     if stopped is not None:
         raise stopped
 
@@ -149,7 +153,9 @@ def read_policy(plan: Path | None, split_table: Path | None) -> Policy:
     raise DataError("give --plan FILE.json or --table TABLE.json, one of the two", "run")
 
 
-def read_scene(path: Path | None, frames: int, rate_hz: float | None, emulate: bool | None) -> Scenario | None:
+def read_scene(
+    path: Path | None, frames: int, rate_hz: float | None, emulate: bool | None, repeat: bool
+) -> Scenario | None:
     """So many frames over the channel; None without one."""
     from splitplan.data.channel_files import channel
     from splitplan.data.scenario import Scenario, periodic
@@ -164,9 +170,8 @@ def read_scene(path: Path | None, frames: int, rate_hz: float | None, emulate: b
     if emulate is False:
         raise DataError("a real link follows no channel; with --hosts give --emulate, or leave --channel out", "run")
     read, seconds = channel(path), (frames - 0.5) / rate_hz if rate_hz > 0 else 1.0
-    if seconds > read.duration_s and len(read.rates_bps) > 1:
-        say(f"note: {frames} frames take {seconds:g} s, the channel lasts {read.duration_s:g} s and begins again")
-    return Scenario(periodic(rate_hz), read, seconds, repeat=True)
+    check_length(read, seconds, repeat, "--frames")
+    return Scenario(periodic(rate_hz), read, seconds, repeat=repeat)
 
 
 def read_hosts(pairs: list[str], keys: Path | None) -> dict[str, str]:

@@ -18,6 +18,7 @@ from splitplan.cli.options import (
     ResultOption,
     SystemOption,
     WireOption,
+    read_rate,
     read_split,
 )
 from splitplan.cli.output import amount, check_figure, out, print_json, save_figure, say, seconds, table, working
@@ -106,7 +107,7 @@ def decide(
 ) -> None:
     """The best cut at a rate, or at several."""
     read = read_table(path)
-    given = [read_rate(text) for text in rates]
+    given = [read_rate(text, "table decide") for text in rates]
     if output is not None and len(given) != 1:
         raise DataError(
             f"{len(given)} rates are given, and one plan can be written; give one rate, or no --output", "table decide"
@@ -133,15 +134,6 @@ def decide(
     out().print(table(str(path), columns, rows, numeric=columns[:2] + columns[3:]))
     if output is not None:
         say(f"written: {output}")
-
-
-def read_rate(text: str) -> float:
-    """Bit/s, as 7.3M or 7300000."""
-    scale = {"k": 1e3, "M": 1e6, "G": 1e9}.get(text[-1:], 1.0)
-    try:
-        return scale * float(text[:-1] if scale != 1.0 else text)
-    except ValueError:
-        raise DataError(f"{text!r} is no rate; give bit/s, as 7300000, 7.3e6 or 7.3M", "table decide") from None
 
 
 def read_table(path: Path) -> SplitTable | RelayTable:

@@ -55,6 +55,10 @@ class Channel:
         """Seconds until it begins again."""
         return float(self.times_s[-1])
 
+    def ends_before(self, seconds: float) -> bool:
+        """Whether it would have to begin again to last so long; one that never changes need not."""
+        return len(self.rates_bps) > 1 and seconds > self.duration_s * (1 + 1e-9)
+
     def rate(self, time_s: Any) -> Any:
         """Bit/s at a time, or at each of an array of times."""
         at = np.mod(time_s, self.duration_s)
@@ -97,11 +101,11 @@ class Channel:
     def scaled(self, factor: float | None = None, *, mean_bps: float | None = None) -> Channel:
         """With all rates multiplied by a factor, or so that their mean is a given one."""
         if (factor is None) == (mean_bps is None):
-            raise DataError("give a factor or mean_bps, one of them", "scaled")
+            raise DataError("give a factor or mean_bps, one of them", "Channel.scaled")
         given = factor if factor is not None else mean_bps
         raise_all(
             [p for p in [number_problem("factor" if factor is not None else "mean_bps", given, positive=True)] if p],
-            "scaled",
+            "Channel.scaled",
         )
         by = factor if factor is not None else float(mean_bps or 0.0) / self.mean_bps
         return replace(
@@ -113,7 +117,7 @@ class Channel:
         if not 0 <= start_s < end_s <= self.duration_s:
             raise DataError(
                 f"{start_s:g} to {end_s:g} s of a channel of {self.duration_s:g} s; give 0 ≤ start < end ≤ its duration",
-                "between",
+                "Channel.between",
             )
         inner = self.times_s[(self.times_s > start_s) & (self.times_s < end_s)]
         times = np.r_[start_s, inner, end_s]
@@ -187,9 +191,9 @@ class Channel:
         write_whole(path, "\n".join(["time_s,rate_bps", *rows, f"{self.duration_s!r},", ""]))
 
 
-def constant(rate_bps: float) -> Channel:
-    """A rate that never changes."""
-    return Channel(np.array([0.0, 1.0]), np.array([rate_bps]), f"constant {rate_bps / 1e6:g} Mbit/s", "stated")
+def constant(rate_bps: float, duration_s: float = 1.0) -> Channel:
+    """A rate that never changes; how long it is matters only where it is drawn or saved."""
+    return Channel(np.array([0.0, duration_s]), np.array([rate_bps]), f"constant {rate_bps / 1e6:g} Mbit/s", "stated")
 
 
 def _problems(times: np.ndarray, rates: np.ndarray) -> list[str]:

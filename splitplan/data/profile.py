@@ -21,7 +21,7 @@ from splitplan.data.profile_table import COLUMNS as COLUMNS
 from splitplan.data.profile_table import checked, first_lines, from_csv
 from splitplan.data.system import System
 from splitplan.errors import DataError, MissingPackageError
-from splitplan.models.files import check_schema, is_instead, write_whole
+from splitplan.models.files import check_schema, is_instead, table_format, write_whole
 from splitplan.models.graph import INPUT, LayerGraph
 
 SCHEMA = 1
@@ -223,7 +223,7 @@ class Profile:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write as ``.csv`` (first line: a comment with graph and origins as JSON) or ``.parquet``, whole or not at all."""
-        if Path(path).suffix == ".parquet":
+        if table_format(path) == "parquet":
             buffer = io.BytesIO()
             table = self.table.copy()
             table.attrs = {"splitplan": self._header()}

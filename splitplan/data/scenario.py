@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 
 from splitplan.data.channel import Channel
-from splitplan.errors import DataError, raise_all
+from splitplan.errors import DataError, did_you_mean, raise_all
 from splitplan.models.graph import number_problem
+
+Kind = Literal["poisson", "periodic", "bursty", "recorded"]
+KINDS: tuple[str, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,7 @@ class Arrivals:
 
     Parameters
     ----------
-    kind : {"periodic", "poisson", "bursty", "recorded"}
+    kind : {"poisson", "periodic", "bursty", "recorded"}
     rate_hz : float
         Frames a second, on average; for recorded ones, nothing.
     burst_hz, burst_s : float
@@ -27,16 +33,26 @@ class Arrivals:
         Of recorded ones: ascending.
     """
 
-    kind: Literal["periodic", "poisson", "bursty", "recorded"]
+    kind: Kind
     rate_hz: float = 0.0
     burst_hz: float = 0.0
     burst_s: float = 0.0
     times_s: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise DataError(
+                f"{self.kind!r} is no kind of arrivals; give {', '.join(map(repr, KINDS))}{did_you_mean(self.kind, KINDS)}",
+                "Arrivals",
+            )
         problems = []
         if self.kind == "recorded":
-            times = np.array(self.times_s, float)
+            try:
+                times = np.array(self.times_s, float).reshape(-1)
+            except (TypeError, ValueError):
+                raise DataError(
+                    f"times_s is {self.times_s!r}; give seconds, ascending", "arrivals (recorded)"
+                ) from None
             if not len(times) or not np.isfinite(times).all() or (np.diff(times) < 0).any() or times[0] < 0:
                 problems.append("times_s must be finite, ascending, from 0 on, and at least one")
         else:
@@ -90,6 +106,46 @@ def poisson(rate_hz: float) -> Arrivals:
 def bursty(rate_hz: float, burst_hz: float, burst_s: float) -> Arrivals:
     """Frames in bursts: Poisson at ``burst_hz`` for ``burst_s`` on average, then a pause, so many that the mean is ``rate_hz``."""
     return Arrivals("bursty", rate_hz, burst_hz, burst_s)
+
+
+def recorded(times_s: Iterable[float] | str | os.PathLike[str]) -> Arrivals:
+    """Frames at known times.
+
+    Parameters
+    ----------
+    times_s : iterable of float, or path
+        Seconds from 0, ascending; or a file of them, one a line, of which the first line may be the header ``arrive_s`` or ``time_s``, and
+        what is behind a comma is left out (as `splitplan.policies.result.Result.frames_to_frame` has it, saved as CSV without its index).
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, or a line is no number: all of them; or the times do not ascend from 0.
+    """
+    if not isinstance(times_s, (str, os.PathLike)):
+        return Arrivals("recorded", times_s=tuple(times_s))
+    where = str(times_s)
+    try:
+        lines = Path(times_s).read_text(encoding="utf-8-sig").splitlines()
+    except OSError as e:
+        raise DataError(f"cannot be read: {e.strerror}", where) from e
+    except UnicodeDecodeError as e:
+        raise DataError(f"is not text ({e}); give seconds, one a line", where) from e
+    found, problems = [], []
+    for number, line in enumerate(lines, 1):
+        cell = line.partition(",")[0].strip()
+        if not cell or (number == 1 and cell in ("arrive_s", "time_s")):
+            continue
+        try:
+            found.append(float(cell))
+        except ValueError:
+            problems.append(f"line {number}: {cell[:40]!r} is no number of seconds")
+    more = len(problems) - 20
+    raise_all(problems[:20] + ([f"… and {more} more"] if more > 0 else []), where)
+    try:
+        return Arrivals("recorded", times_s=tuple(found))
+    except DataError as e:
+        raise DataError(e.problems, where) from e
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +204,8 @@ class Scenario:
             problems.append(f"slots is {self.slots!r}; give a whole number from 1")
         if not isinstance(self.arrivals, Arrivals):
             problems.append(
-                f"arrivals is {self.arrivals!r}; give splitplan.periodic(rate_hz) or splitplan.poisson(rate_hz)"
+                f"arrivals is {self.arrivals!r}; give splitplan.poisson(rate_hz), splitplan.periodic(rate_hz), splitplan.bursty(…) or "
+                "splitplan.recorded(times_s)"
             )
         if not isinstance(self.channel, Channel):
             problems.append(
@@ -160,7 +217,7 @@ class Scenario:
 
     def _check_channel(self, duration_s: float) -> None:
         """Raise when the channel ends before the scenario and was not asked to begin again."""
-        if not self.repeat and len(self.channel.rates_bps) > 1 and duration_s > self.channel.duration_s * (1 + 1e-9):
+        if not self.repeat and self.channel.ends_before(duration_s):
             raise DataError(
                 f"frames arrive for {duration_s:g} s and the channel lasts {self.channel.duration_s:g} s; give repeat=True to let it "
                 "begin again, or a shorter time",

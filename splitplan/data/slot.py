@@ -65,7 +65,7 @@ class SlotState:
             problems.append(p)
         if self.temperature_c is not None and not math.isfinite(self.temperature_c):
             problems.append(f"temperature_c is {self.temperature_c}; give a finite number")
-        raise_all(problems, "slot")
+        raise_all(problems, "SlotState")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class SlotPlan(Stored):
             for n in ("cut", "frames")
             if not problems and getattr(self, n) != int(getattr(self, n))
         ]
-        raise_all(problems, "plan of a slot")
+        raise_all(problems, "SlotPlan")
 
     def __str__(self) -> str:
         clock = {0.0: "off", ON: "on"}.get(self.clock_hz, f"{self.clock_hz / 1e6:.6g} MHz")
@@ -143,7 +143,7 @@ class Thermal:
             problems.append(
                 f"limit_c = {self.limit_c:g} is not above ambient_c = {self.ambient_c:g}: nothing could ever run"
             )
-        raise_all(problems, "thermal model")
+        raise_all(problems, "Thermal")
 
     def after(self, temperature_c: float, power_w: float, seconds: float) -> float:
         """The temperature after constant power, by the exact solution of the equation."""

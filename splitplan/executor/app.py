@@ -272,7 +272,7 @@ class App:
         if check:
             self._run_check()
         if self._driver is not None:
-            self._driver.start(self._crew, self._under_way)
+            self._driver.start(self._crew, self._lock, self._under_way)
 
     def _adopt(self, session: Session | None) -> None:
         with self._lock:
@@ -338,13 +338,18 @@ class App:
             single = not self._pending and not (waited and arrived)
             for other in self._pending.values():
                 other.single = False
-            self._pending[frame_id] = _Entry(
-                future, copies, parts, now if arrived_s is None else arrived_s, single, stream, cut, arrived, check
-            )
-            if self._local:
-                self._stir.set()
-            elif self._session is not None:
-                self._session.send(parts)
+            try:
+                self._pending[frame_id] = _Entry(
+                    future, copies, parts, now if arrived_s is None else arrived_s, single, stream, cut, arrived, check
+                )
+                if self._local:
+                    self._stir.set()
+                elif self._session is not None:
+                    self._session.send(parts)
+            except BaseException:  # Ctrl-C: nobody waits for this frame, so `close` must not
+                if self._pending.pop(frame_id, None) is not None:
+                    self._slots.release()
+                raise
         return future
 
     def frames_of(self, begin_s: float) -> list[FrameRecord]:
@@ -353,9 +358,8 @@ class App:
             return [f for f in self._frames if f.arrived and f.submitted_s >= begin_s]
 
     def _under_way(self) -> list[tuple[int, int]]:
-        """Frames that are not answered: (id, cut)."""
-        with self._lock:
-            return [(k, e.cut) for k, e in self._pending.items() if not e.check]
+        """Frames that are not answered: (id, cut); under the lock."""
+        return [(k, e.cut) for k, e in self._pending.items() if not e.check]
 
     def _decide(self, now: float) -> int:
         """The policy's choice for a frame, if it is one; under the lock."""

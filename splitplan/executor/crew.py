@@ -130,7 +130,7 @@ class Crew:
         if places:
             self._tell(f"starting the {' and the '.join(places)} worker")
         for place in places:
-            check_torch_device(self._system.places[place].kind)
+            check_torch_device(self._system.places[place].kind, self._system.places[place])
         path = self._model_file() if places else ""
         for place in places:
             options = WorkerOptions(path, self._address(place), self._keys_directory, **self._device_options(place))

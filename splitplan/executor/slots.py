@@ -29,7 +29,7 @@ from splitplan.models.graph import LayerGraph
 from splitplan.policies.adaptive import RateEstimator
 from splitplan.policies.base import Moment, Seen
 from splitplan.policies.result import SUMS
-from splitplan.policies.slot import DecidesSlots
+from splitplan.policies.slot import DecidesSlots, decided
 
 LEASE_SLOTS, LEASE_S = 10, 2.0
 """Knobs that nobody has turned for so long are free again: the device at its top clock, the uplink at its full rate."""
@@ -119,7 +119,7 @@ class SlotDriver:
                 self._settle_late()
                 state = SlotState(rate_bps=state.rate_bps)
             self._arrived += 1
-            plan = self.policy.choose(replace(state, frames=self._arrived))
+            plan, _ = decided(self.policy, replace(state, frames=self._arrived), max(0, self._slot))
             if plan.frames <= self._admitted:
                 return None
             self._admitted += 1
@@ -143,17 +143,19 @@ class SlotDriver:
 
     # -- its clockwork ---------------------------------------------------------------------------
 
-    def start(self, crew: Crew, pending: Pending) -> None:
+    def start(self, crew: Crew, lock: threading.Lock, pending: Pending) -> None:
         """Begin to tick.
 
         Parameters
         ----------
         crew : Crew
             Whose device is turned.
+        lock
+            Is held by whoever calls `decide`, and until ``pending`` knows what was decided.
         pending : callable
-            The frames that were accepted and are not answered: (id, number of the plan).
+            The frames that were accepted and are not answered: (id, number of the plan). Called under the lock.
         """
-        self._crew, self._pending = crew, pending
+        self._crew, self._lock, self._pending = crew, lock, pending
         self._check_clocks()
         self.begin(time.monotonic(), None)
         self._thread.start()
@@ -234,6 +236,8 @@ class SlotDriver:
         return self._next <= self._count and self._begin_s < math.inf
 
     def _refuse_if_broken(self) -> None:
+        if isinstance(self._broken, DataError):
+            raise DataError(self._broken.problems, self._broken.where) from self._broken
         if self._broken is not None:
             raise ExecutorError(f"policy {self.name!r} failed: {self._broken!r}") from self._broken
 
@@ -263,15 +267,15 @@ class SlotDriver:
                 self._stir.notify_all()
 
     def _tick(self) -> None:
-        pending, seen = self._pending(), self._ask("look", {})
+        seen = self._ask("look", {})
         now = time.monotonic()
-        with self._stir:
+        with self._lock, self._stir:  # so that each frame that was decided is under way or answered
             tau = self.control.slot_s
             due = max(self._next, min(int((now - self._begin_s) / tau), int(min(self._count, 1 << 60))))
             slot = due if self._slot >= 0 else 0  # a late first look begins the first slot all the same
             self.missed += slot - self._next + (seen is None)
             state = self._close_slot(slot, seen)
-            self._remaining, ready = self._work(pending, seen)
+            self._remaining, ready = self._work(self._pending(), seen)
             self._state = replace(
                 state,
                 device_s=self._remaining[0],
@@ -285,9 +289,8 @@ class SlotDriver:
                 self._receive_j, self._asked = 0.0, np.zeros(3)
             self._slot, self._next = slot, slot + 1
             if self._running:
-                self._plan = replace(
-                    self.policy.choose(replace(self._state, frames=self._arrived)), frames=self._admitted
-                )
+                plan, _ = decided(self.policy, replace(self._state, frames=self._arrived), slot)
+                self._plan = replace(plan, frames=self._admitted)
             body, watts = self._body(), self._spent.watts_of(self._plan, self._state.rate_bps)
             self._stir.notify_all()
         if seen is not None:

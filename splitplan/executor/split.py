@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch.utils import _pytree as pytree
 
+from splitplan.data.device import Device
 from splitplan.data.plan import SplitPlan
 from splitplan.errors import BoundaryError, DataError
 from splitplan.executor.codec import round_trip
@@ -18,12 +19,20 @@ from splitplan.models.trace import Traced
 Values = dict[str, torch.Tensor]
 
 
-def check_torch_device(torch_device: str) -> None:
-    """Raise unless this torch can compute there."""
-    if torch_device.startswith("cuda") and not torch.cuda.is_available():
+def check_torch_device(torch_device: str, device: Device | None = None) -> None:
+    """Raise unless this torch can compute there; with the cure for a device that is none of this machine."""
+    if not torch_device.startswith("cuda") or torch.cuda.is_available():
+        return
+    if device is None or device.local:
         raise DataError(
             f"torch device {torch_device!r}: this torch sees no CUDA device; use cpu, or install a CUDA build of torch"
         )
+    raise DataError(
+        "it computes on CUDA, and this torch sees no CUDA device. To run on it, start a worker there and name it in hosts (--hosts). To emulate it on "
+        "this machine, put sp.device('this-cpu', slowdown=…) into the system (in TOML: from = \"this-cpu\"), with the clock_hz, active_power_w, "
+        f"idle_power_w, latency_a and latency_b of {device.name!r}, and make profile and plan or policy for that system (docs/slots.md, On the executor)",
+        f"device {device.name!r}",
+    )
 
 
 class Compute:

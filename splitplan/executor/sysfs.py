@@ -215,7 +215,11 @@ def _common(clocks: Sequence[Clock]) -> tuple[tuple[float, ...], bool]:
 
 def _limit(low: Path, high: Path, least: int, most: int) -> None:
     """Write both limits, the least never above the greatest, which many kernels refuse."""
-    if least > _number(high):
+    try:
+        above = least > _number(high)
+    except GovernorError:  # who cannot be read can still be put back, as a rule to the wider limits
+        above = True
+    if above:
         _write(high, most)
         _write(low, least)
     else:

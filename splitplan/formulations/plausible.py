@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from splitplan.formulations.costs import sending_w
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ def weight_doubts(control: SlotControl, seconds: float, grown: bool) -> list[str
         return [text]
     if grown and least is not None and least > seconds:
         text = (
-            f"V = {control.V:g} s²/J is so large that nothing dearer is chosen before {least:.3g} s of work wait, and the run is {seconds:g} s: it shows how the "
+            f"V = {control.V:g} s²/J is so large that no dearer clock is chosen before {least:.3g} s of work wait, and the run is {seconds:g} s: it shows how the "
             f"backlog grows, not what the policy needs in the long run; with V = {_rough(control.V * 0.1 * seconds / least)} that is a tenth of the run"
         )
         return [text]
@@ -71,18 +73,26 @@ def weight_doubts(control: SlotControl, seconds: float, grown: bool) -> list[str
 
 
 def waits_s(control: SlotControl) -> tuple[float | None, float]:
-    """Seconds of work that wait, by (7) of `SlotControl`, before the first choice is made that is dearer than the cheapest, and before the dearest is.
+    """Seconds of work that wait, by (7) of `SlotControl`, before the first clock is chosen that is dearer than the cheapest, and before the dearest is, at most.
 
-    V w_E times what a second of work takes more, in joules; without place-holders, what it takes in all. None where no clock is dearer.
+    A quicker clock is taken for the work that it does more: V w_E times its watts more over its speed more, less the place-holder, which is
+    what a second of work takes at the cheapest. None where no quicker clock is dearer. Frames wait so much over the utilization, by Little's law.
     """
     c, rate = control.choices, control.system.link.rate_up_bps
-    ways = c.active_w[1:] / c.speed[1:]
-    more = ways - ways.min() if control.place_holders else ways
+    speed, watts = c.speed[1:], c.active_w[1:]
+    ways = watts / speed
+    cheapest = int(np.argmin(ways))
+    quicker = speed > speed[cheapest] * (1 + ALIKE)
+    more = (watts[quicker] - watts[cheapest]) / (speed[quicker] - speed[cheapest])
+    more -= ways[cheapest] if control.place_holders else 0.0
     weight = control.V * control.weights["energy"]
     dearer = more[more > ALIKE * ways.max()]
+    top = int(np.argmax(c.speed))
+    slower = c.speed < c.speed[top] * (1 - ALIKE)  # off among them
+    last = (c.active_w[top] - c.active_w[slower]) / (c.speed[top] - c.speed[slower])
     return (
         weight * float(dearer.min()) if len(dearer) else None,
-        weight * max(float(ways.max()), float(sending_w(c.radio, rate, rate))),
+        weight * max(float(last.max()), float(ways.max()), float(sending_w(c.radio, rate, rate))),
     )
 
 

@@ -19,6 +19,7 @@ from splitplan.formulations import registry, slot_next
 from splitplan.formulations.base import TOLERANCE, Formulation
 from splitplan.formulations.scaled import SCALE
 from splitplan.formulations.slot_checks import MODES, cut_problems, hull_loses, problems
+from splitplan.formulations.slot_choice import choice_problems, numbers_in, plan_problems
 from splitplan.formulations.slot_costs import Choices, Prices, SlotCosts
 from splitplan.formulations.split import SplitPoint
 
@@ -359,16 +360,33 @@ class SlotControl(Formulation):
         return broken
 
     def numbers_of(self, plan: SlotPlan) -> tuple[int, int, int, int]:
-        """A plan as the numbers of its cut, frames, clock and level."""
-        c = self.choices
-        clock, level = np.flatnonzero(c.clock_hz == plan.clock_hz), self.costs.rates
-        near = np.flatnonzero(np.isclose(level, plan.rate_bps, rtol=1e-12, atol=0.0))
-        if plan.cut >= len(c.works) or not len(clock) or not len(near):
-            raise DataError(f"{plan} is not among the choices of this slot", "SlotControl")
-        return plan.cut, plan.frames, int(clock[0]), int(near[0])
+        """A plan as the numbers of its cut, frames, clock and level.
+
+        Raises
+        ------
+        DataError
+            It is no plan, or its cut, clock or rate is none of this slot's; lists those that are.
+        """
+        if (found := numbers_in(self, plan)) is None:
+            raise DataError(plan_problems(self, plan), "SlotControl")
+        return found
 
     def plan_for(self, cut: int, frames: int, clock: int, level: int) -> SlotPlan:
-        """The plan of a choice, with what this problem predicts of it."""
+        """The plan of a choice, with what this problem predicts of it.
+
+        Parameters
+        ----------
+        cut, clock, level : int
+            Numbers into ``choices``; clock 0 is off, level 0 silent.
+        frames : int
+            That are admitted: of those that arrive all, unless frames may be refused.
+
+        Raises
+        ------
+        DataError
+            There is no such cut, clock or level, or so many frames cannot be admitted; lists what there is.
+        """
+        raise_all(choice_problems(self, cut, frames, clock, level), "SlotControl.plan_for")
         terms = self.score(cut, frames, clock, level)
         predicted = {k: v for k, v in terms.items() if k != "objective" and np.isfinite(v)}
         return SlotPlan(cut, frames, float(self.choices.clock_hz[clock]), float(self.costs.rates[level]), predicted)

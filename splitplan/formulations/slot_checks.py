@@ -39,6 +39,7 @@ def problems(control: SlotControl) -> list[str]:
         + _levels(control.rate_levels)
         + _system(control)
         + _state(control)
+        + _split(control)
     )
 
 
@@ -83,6 +84,17 @@ def _system(control: SlotControl) -> list[str]:
     return found
 
 
+def _split(control: SlotControl) -> list[str]:
+    """Of what the control has in common with a `SplitPoint`: wire, result, input, pins."""
+    if check_places(control.profile, control.system):
+        return []  # told already
+    try:
+        control.split  # noqa: B018  is made to be looked at
+    except DataError as e:
+        return list(e.problems)
+    return []
+
+
 def _state(control: SlotControl) -> list[str]:
     if not isinstance(control.state, SlotState):
         return [f"state is {control.state!r}; give a splitplan.SlotState"]
@@ -110,6 +122,8 @@ def hull_loses(control: SlotControl) -> list[str]:
 
 def cut_problems(control: SlotControl, cuts: CutSet) -> list[str]:
     """Why a set of cuts is not one for this problem, or may not hold an optimum."""
+    if not isinstance(cuts, CutSet):
+        return [f"cuts is a {type(cuts).__name__}; give what splitplan.cut_set returns, or leave it out"]
     found = []
     if cuts.fingerprint != control.profile.graph.fingerprint:
         found.append("cuts are of another model: leave them out, or make them of this one by splitplan.cut_set")

@@ -22,6 +22,9 @@ from splitplan.formulations.slot import SlotControl
 if TYPE_CHECKING:
     import pandas as pd
     import pyomo.environ as pyo
+    from matplotlib.figure import Figure
+
+    from splitplan.formulations.solution import Solution
 
 RESOURCES = ("device", "uplink", "server")
 
@@ -306,6 +309,52 @@ class StationaryBound(Formulation):
                 f"what binds then, by its part in the limit: {names}"
             )
         return found
+
+    def figure(self, solution: Solution) -> Figure:
+        """Where the power goes; how much of what each resource can do is used, its price, and what binds at the most that any policy carries."""
+        from splitplan.plots.stationary import plot_bound
+
+        plan: StationaryPlan = solution.plan
+        most = "" if plan.capacity_hz is None else f"; any policy carries at most {plan.capacity_hz:.4g}"
+        hz = sum(plan.cut_frames) / self.control.slot_s
+        title = f"{self.control.profile.graph.name} over {self.scene.channel.name}: {hz:.4g} frames/s{most}"
+        return plot_bound(self.powers(plan), self.loads(plan, solution.duals), title=title)
+
+    def plot(self) -> Figure:
+        """The figure of its solution, see `figure`; solves it."""
+        return self.solve().plot()
+
+    def powers(self, plan: StationaryPlan) -> pd.DataFrame:
+        """Mean watts by what is decided, one row each: ``what, power_w``; they add up to the plan's power."""
+        import pandas as pd
+
+        c, tau = self.control.choices, self.control.slot_s
+        names = plan.clock_hz or tuple(c.clock_hz.tolist())
+        rows = [("idle", c.power_w[0])]
+        rows += [
+            (f"computing at {clock_name(hz)}, {z:.1%} of the time", c.active_w[f] * z)
+            for f, (hz, z) in enumerate(zip(names, plan.clock_share, strict=True))
+            if c.active_w[f] * z > 0
+        ]
+        rows += [("sending", sum(share * self.radio(price)[1] for share, price in plan.radio) / tau)]
+        rows += [("receiving results", float(c.receive_j @ np.array(plan.cut_frames)) / tau)]
+        return pd.DataFrame([(what, float(watts)) for what, watts in rows], columns=["what", "power_w"])
+
+    def loads(self, plan: StationaryPlan, duals: Mapping[str, Any]) -> pd.DataFrame:
+        """One row a resource: ``resource, used`` (part of what it can do), ``price, unit, binding`` (its part in the limit on the load)."""
+        import pandas as pd
+
+        tau, terms = self.control.slot_s, self.evaluate(plan)
+        most = (tau * float(self.control.choices.speed.max()), self.radio(ANY_PRICE)[0], tau)
+        units = ("J/s", "J/bit", "J/s") if self.unit == "J a slot" else ("a s", "a bit", "a s")
+        rows = [
+            (name, terms[f"{name}_used"] / full if full else 0.0, float(duals[name]), unit, plan.binding.get(name, 0.0))
+            for name, full, unit in zip(RESOURCES, most, units, strict=True)
+        ]
+        if (budget := self.control.power_budget_w) is not None:
+            used = terms["power_w"] / budget
+            rows.append(("power", used, float(duals.get("power", 0.0)), "a J", plan.binding.get("power", 0.0)))
+        return pd.DataFrame(rows, columns=["resource", "used", "price", "unit", "binding"])
 
     @property
     def unit(self) -> str:

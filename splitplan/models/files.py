@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from splitplan.errors import DataError
+from splitplan.errors import DataError, MissingPackageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLES = (".csv", ".parquet")
+"""Suffixes of tables."""
 
 _READERS = {
     "splitplan.SplitPlan": "a plan; read it with SplitPlan.read",
@@ -33,6 +40,28 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def table_format(path: str | os.PathLike[str]) -> str:
+    """``csv`` or ``parquet``, as a table's file is named; any other name is an error."""
+    suffix = Path(path).suffix
+    if suffix not in TABLES:
+        is_ = f"the suffix {suffix!r} is none" if suffix else "the name has no suffix, one"
+        raise DataError(f"{is_} that a table is written by; give {' or '.join(TABLES)}", str(path))
+    return suffix.removeprefix(".")
+
+
+def save_table(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write a table by its name's suffix, as CSV or parquet, whole or not at all; without its index."""
+    if table_format(path) == "csv":
+        write_whole(path, table.to_csv(index=False))
+        return
+    buffer = io.BytesIO()
+    try:
+        table.to_parquet(buffer, index=False)
+    except ImportError as e:
+        raise MissingPackageError("parquet needs pyarrow: pip install 'splitplan[parquet]', or save as .csv") from e
+    write_whole(path, buffer.getvalue())
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from splitplan.errors import DataError
-from splitplan.plots.style import DEVICE, INK, PALE, SERVER, UP, WIDTH, logarithmic, need, new_figure, shorten, tidy
+from splitplan.plots.style import (
+    DEVICE,
+    INK,
+    PALE,
+    SERVER,
+    UP,
+    WIDTH,
+    logarithmic,
+    name_points,
+    need,
+    new_figure,
+    shorten,
+    tidy,
+)
 from splitplan.plots.table import SHADES
 
 if TYPE_CHECKING:
@@ -23,7 +37,8 @@ def plot_curve(table: pd.DataFrame, *, title: str = "") -> Figure:
     Parameters
     ----------
     table : DataFrame
-        A row a run: ``V, power_w, mean_latency_s``, and ``least_power_w`` where it is known: what no policy can be below that does the same work.
+        A row a run: ``V, power_w, mean_latency_s``; ``least_power_w`` where it is known: what no policy can be below that does the same work;
+        ``carried`` where it is known: a run that does not carry its load is hollow, and no line goes through it.
         Several runs of the same V (seeds) are drawn as points, their means joined.
     title : str
 
@@ -32,35 +47,57 @@ def plot_curve(table: pd.DataFrame, *, title: str = "") -> Figure:
     Figure
     """
     need(table, ("V", "power_w", "mean_latency_s"), "table of a sweep")
-    bounded = "least_power_w" in table and table["least_power_w"].notna().any()
+    carried = table["carried"].astype(bool) if "carried" in table else table["V"].notna()
+    bounded = "least_power_w" in table and table["least_power_w"][carried].notna().any()
     shown = ["power_w", "mean_latency_s", *(["least_power_w"] if bounded else [])]
-    mean = table.groupby("V", as_index=False)[shown].mean()
+    mean = table[carried].groupby("V", as_index=False)[shown].mean()
     axes = [("mean_latency_s", "mean latency of answered frames (s)")] if (table["mean_latency_s"] > 0).any() else []
-    axes += [("V", "V (s²/J)")]
-    figure = new_figure(WIDTH if len(axes) > 1 else WIDTH / 2, 2.8)
-    for ax, (x, label) in zip(np.atleast_1d(figure.subplots(1, len(axes))), axes, strict=True):
-        some, line = table[table[x] > 0], mean[mean[x] > 0]
-        ax.plot(line[x], line["power_w"], "-", color=DEVICE, linewidth=1.2, label="runs, mean over seeds")
-        ax.plot(some[x], some["power_w"], ".", color=DEVICE, markersize=5)
-        if bounded:
+    axes += [("V", "weight V (s²/J)")]
+    figure = new_figure(WIDTH if len(axes) > 1 else WIDTH / 2, 3.0)
+    for ax, (x, label) in zip(np.atleast_1d(figure.subplots(1, len(axes), sharey=True)), axes, strict=True):
+        line = mean[mean[x] > 0]
+        if len(line):
+            ax.plot(line[x], line["power_w"], "-", color=DEVICE, linewidth=1.2, label="runs, mean over seeds")
+        for some, face, told in ((carried, DEVICE, None), (~carried, "white", "does not carry the load")):
+            if len(drawn := table[some & (table[x] > 0)]):
+                ax.plot(drawn[x], drawn["power_w"], "o", color=DEVICE, markerfacecolor=face, markersize=3.5, label=told)
+        if bounded and len(line):
             ax.plot(
                 line[x],
                 line["least_power_w"],
                 color=SERVER,
                 linewidth=1.2,
                 linestyle=(0, (4, 2)),
+                marker="_" if len(line) == 1 else "",
                 label="no policy is below, for the work done",
             )
-        if len(line):
+        if (table[x] > 0).any():
             logarithmic(ax, "x")
         ax.set_xlabel(label, fontsize=8)
-        ax.set_ylabel("mean power (W)", fontsize=8)
         tidy(ax, "both")
-        if ax is figure.axes[0]:
-            ax.legend(fontsize=6.5, frameon=False)
-            ax.margins(y=0.25)
-            if title:
-                ax.set_title(title, fontsize=9, loc="left")
+        ax.margins(x=0.12, y=0.15)
+    first = figure.axes[0]
+    first.set_ylabel("mean power (W)", fontsize=8)
+    entries = {
+        label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    if entries:
+        figure.legend(
+            handles=list(entries.values()),
+            labels=list(entries),
+            fontsize=6.5,
+            frameon=False,
+            ncols=3,
+            loc="outside lower left",
+        )
+    if title:
+        figure.suptitle(fill(title, 110), fontsize=9, x=0.01, ha="left")
+    if len(axes) > 1:
+        named = table.groupby("V", as_index=False)[["power_w", "mean_latency_s"]].mean()
+        named = named[named["mean_latency_s"] > 0]
+        name_points(
+            first, named["mean_latency_s"].tolist(), named["power_w"].tolist(), [f"{v:g}" for v in named["V"]], "V "
+        )
     return figure
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -11,13 +10,31 @@ from splitplan.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
 DEVICE, SERVER, UP, DOWN, INK, PALE = "#0072B2", "#D55E00", "#E69F00", "#F0E442", "#222222", "#BBBBBB"
 PREDICTED, MEASURED = "#999999", "#0072B2"
 WIDTH = 7.0
 """Inches: the text width of a page."""
+
+PLACES = (
+    (4, 3),
+    (4, -3),
+    (-4, 3),
+    (-4, -3),
+    (0, 5),
+    (0, -5),
+    (6, 0),
+    (-6, 0),
+    (9, 9),
+    (9, -9),
+    (-9, 9),
+    (-9, -9),
+    (0, 14),
+    (0, -14),
+)
+"""Points to the right and up, from a point to its name: the first that is free is taken."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -44,21 +61,78 @@ def tidy(axes: Axes, grid: str | None = "y") -> None:
 
 
 def logarithmic(axes: Axes, which: Literal["x", "y", "both"]) -> None:
-    """Make axes logarithmic, with plain numbers at 1, 2 and 5 of each decade; at the decades alone where there are many."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    """Make axes logarithmic, with plain numbers, as many as there is room for."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    from splitplan.plots.ticks import Plain, plain
 
     for name in ("x", "y") if which == "both" else (which,):
         getattr(axes, f"set_{name}scale")("log")
         axis = getattr(axes, f"{name}axis")
-
-        def plain(value: float, _: int | None, axis: Axis = axis) -> str:
-            low, high = axis.get_view_interval()
-            decade = abs(math.log10(value) - round(math.log10(value))) < 1e-9
-            return f"{value:,.12g}" if decade or high < 400 * low else ""
-
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=99))
-        axis.set_major_formatter(FuncFormatter(plain))
+        axis.set_major_locator(Plain(axes, name))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
         axis.set_minor_formatter(NullFormatter())
+
+
+def name_points(axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str], what: str = "") -> None:
+    """Write a name beside each point, where it touches no other name and no point; one for which there is no such place is left out.
+
+    Points on each other have their names in one text. The layout is worked out for it, so it comes after all else in the figure is there.
+
+    Parameters
+    ----------
+    axes : Axes
+    x, y : sequence of float
+    names : sequence of str
+    what : str
+        Stands before the names.
+    """
+    from matplotlib.patheffects import withStroke
+    from matplotlib.transforms import Bbox
+
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()
+    dot = 3.0 * figure.dpi / 72
+    there: list[tuple[tuple[float, float], Bbox, list[str]]] = []
+    for at, name in zip(zip(x, y, strict=True), names, strict=True):
+        px, py = axes.transData.transform(at)
+        box = Bbox.from_extents(px - dot, py - dot, px + dot, py + dot)
+        same = next((held for _, other, held in there if _near(other, box, dot / 2)), None)
+        if same is None:
+            there.append((at, box, [name]))
+        else:
+            same.append(name)
+    taken = [box for _, box, _ in there]
+    for at, _, held in there:
+        for dx, dy in PLACES:
+            ha, va = {1: "left", 0: "center", -1: "right"}[_sign(dx)], {1: "bottom", 0: "center", -1: "top"}[_sign(dy)]
+            text = axes.annotate(
+                what + ", ".join(held),
+                at,
+                (dx, dy),
+                textcoords="offset points",
+                fontsize=6,
+                color=INK,
+                ha=ha,
+                va=va,
+                path_effects=[withStroke(linewidth=2, foreground="white")],
+            )
+            text.set_in_layout(False)
+            box, space = text.get_window_extent(), axes.bbox
+            inside = space.x0 <= box.x0 and box.x1 <= space.x1 and space.y0 <= box.y0 and box.y1 <= space.y1
+            if inside and not box.count_overlaps(taken):
+                taken.append(box)
+                break
+            text.remove()
+
+
+def _near(one: Bbox, other: Bbox, most: float) -> bool:
+    return bool(max(abs(one.x0 - other.x0), abs(one.y0 - other.y0)) <= most)
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
 
 
 def amount(value: float, unit: str) -> str:

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from splitplan.errors import DataError, InfeasibleError, raise_all
 from splitplan.formulations.slot import SlotControl
 from splitplan.formulations.solution import Solution
 from splitplan.formulations.stationary import StationaryBound
-from splitplan.models.files import write_whole
-from splitplan.policies.result import Result
+from splitplan.models.files import save_table
+from splitplan.policies.result import Result, not_carried
+from splitplan.policies.widths import fitted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,9 +26,17 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "run", "V", "power_w", "above_bound_w", "above_bound", "mean_latency_s", "p50_latency_s", "p95_latency_s", "frames_hz", "arriving_hz",
-    "refused", "unanswered", "certificate", "unit",
+    "refused", "unanswered", "undone", "due", "carried", "certificate", "unit",
 )  # fmt: skip
-"""Of a comparison, a result: ``above_bound`` is a share of the least power for the work it did, ``certificate`` is in its own ``unit``."""
+"""Of a comparison, a result: ``above_bound`` is a share of the least power for the work it did, ``certificate`` is in its own ``unit``;
+``undone`` of the ``due`` frames were not answered, so few that the load counts as ``carried``, or not."""
+
+SHOWN = {
+    "run": "run", "V": "V", "power_w": "power_w", "above_bound_w": "above_w", "above_bound": "above_%", "mean_latency_s": "mean_s",
+    "p50_latency_s": "p50_s", "p95_latency_s": "p95_s", "frames_hz": "frames_hz", "refused": "refused", "unanswered": "unanswered",
+    "carried": "carried",
+}  # fmt: skip
+"""Columns that are printed, and what they are called there."""
 
 
 Bounds = dict[int, tuple[StationaryBound, Solution] | None]
@@ -53,25 +63,36 @@ class Comparison:
         return self.table
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table as parquet, or as CSV where the name ends so."""
-        if os.fspath(path).endswith(".csv"):
-            write_whole(path, self.table.to_csv(index=False))
-        else:
-            self.table.to_parquet(path)
+        """Write the table as ``.parquet`` or ``.csv``, whole or not at all; another suffix is an error."""
+        save_table(self.table, path)
+
+    @property
+    def notes(self) -> list[str]:
+        """Who does not carry the load, a sentence each, and what follows; nothing where all do."""
+        rows = self.table[~self.table["carried"].astype(bool)]
+        found = [
+            f"{run!r} {not_carried(undone, due)}"
+            for run, undone, due in zip(rows["run"], rows["undone"], rows["due"], strict=True)
+        ]
+        less = "power and latencies of a run that does not carry the load are of less work, and are not held against the bound"
+        return [*found, less] if found else []
 
     def plot(self) -> Figure:
-        """Power with what no policy can be below, latency, frames a second: a row a result."""
+        """Power with what no policy can be below, latency, frames a second: a row a result; pale where it does not carry the load."""
         from splitplan.plots.compare import plot_comparison
 
         return plot_comparison(self.table, title=self.name)
 
     def __str__(self) -> str:
-        shown = self.table.drop(columns=["certificate", "unit"]).rename(columns={"above_bound": "above_%"})
+        shown = self.table[list(SHOWN)].rename(columns=SHOWN).replace({"carried": {True: "yes", False: "NO"}})
         shown["above_%"] *= 100
-        return f"{self.name}\n{shown.to_string(index=False, float_format='{:.4g}'.format)}"
+        arriving = ", ".join(dict.fromkeys(f"{hz:.4g}" for hz in self.table["arriving_hz"]))
+        head = f"{self.name}, {arriving} frames/s arrive; above_w: power above what no policy can be below for the same work"
+        return "\n".join([head, fitted(shown, "run"), *(f"note: {text}" for text in self.notes)])
 
     def _repr_html_(self) -> str:
-        return str(self.table.to_html(index=False, float_format="{:.4g}".format))
+        notes = "".join(f"<p>{escape(text)}</p>" for text in self.notes)
+        return str(self.table.to_html(index=False, float_format="{:.4g}".format)) + notes
 
 
 def compare(results: Iterable[Result] | Mapping[str, Result]) -> Comparison:
@@ -95,13 +116,14 @@ def compare(results: Iterable[Result] | Mapping[str, Result]) -> Comparison:
     Notes
     -----
     ``above_bound_w`` is the mean power less the least that any policy needs for the work done: the certificate of the run's energy, also
-    where the policy itself weighs something else than energy.
+    where the policy itself weighs something else than energy. A run that left many frames unanswered has none: what it owes is allowed
+    for in its ``certificate``, but it is no contender for the power or the latency of those that carry the load.
     """
     if isinstance(results, Result) or not isinstance(results, Iterable):
         raise DataError(f"got a {type(results).__name__}; give results in a list, as compare([one, other])", "compare")
     given = list(results.values() if isinstance(results, Mapping) else results)
     if bad := [
-        f"item {i} is a {type(r).__name__}; give splitplan.Results"
+        f"item {i} is a {type(r).__name__}; give results, as splitplan.simulate(…) returns them"
         for i, r in enumerate(given)
         if not isinstance(r, Result)
     ]:
@@ -156,7 +178,8 @@ def _same_channel(one: Scenario, other: Scenario) -> bool:
 
 
 def _row(name: str, result: Result, bounds: Bounds) -> dict[str, Any]:
-    above = _above_bound_w(result, bounds)
+    above = _above_bound_w(result, bounds) if result.carried else np.nan
+    undone, due = result.undone
     return {
         "run": name,
         "V": result.policy.control.V,
@@ -168,8 +191,11 @@ def _row(name: str, result: Result, bounds: Bounds) -> dict[str, Any]:
         "p95_latency_s": result.latency(0.95),
         "frames_hz": result.throughput_hz,
         "arriving_hz": len(result.arrive_s) / result.seconds,
-        "refused": result.sums["refused"],
+        "refused": round(result.sums["refused"]),
         "unanswered": result.unanswered,
+        "undone": undone,
+        "due": due,
+        "carried": result.carried,
         "certificate": np.nan if result.certificate is None else result.certificate,
         "unit": "" if result.bound is None else result.bound.unit,
     }

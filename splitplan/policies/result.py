@@ -12,11 +12,12 @@ import numpy as np
 
 from splitplan.data.names import clock_name, level_name, shares
 from splitplan.data.scenario import Scenario
+from splitplan.formulations.in_time import why_refused
 from splitplan.formulations.plausible import weight_doubts
 from splitplan.formulations.solution import Solution
 from splitplan.formulations.stationary import RESOURCES, StationaryBound
-from splitplan.models.files import write_whole
-from splitplan.policies.slot import DecidesSlots
+from splitplan.models.files import save_table
+from splitplan.policies.slot import DecidesSlots, SlotPolicy
 from splitplan.policies.stages import Stage, stage_lines
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ ROW = ("device_s", "uplink_bits", "server_s", "energy_j", "cut", "clock", "level
 
 MANY_LEFT = 0.05
 """Share of frames that are not answered by the end above which a run says so aloud."""
+
+FEW_LEFT = 10
+"""As many frames may be on their way when any run ends."""
 
 SUMS = (
     "energy_j",
@@ -42,6 +46,22 @@ SUMS = (
     "server_s",
 )
 """Added up over the slots."""
+
+
+def undone_of(admitted: float, refused: float, unanswered: float, may_refuse: bool) -> tuple[int, int]:
+    """Frames that were not answered, and those that were to be: all that were admitted, and those refused where all must be admitted."""
+    lost = 0 if may_refuse else round(refused)
+    return round(unanswered) + lost, round(admitted) + lost
+
+
+def carried(undone: int, due: int) -> bool:
+    """Whether so few frames were not answered that the others' numbers are of the whole load; with any load, some were."""
+    return undone <= max(FEW_LEFT, MANY_LEFT * due) and not (due and undone == due)
+
+
+def not_carried(undone: int, due: int) -> str:
+    """As people read it."""
+    return f"does not carry the load: {undone} of {due} frames were not answered"
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +136,16 @@ class Result:
         return int(np.isposinf(self.latency_s).sum())
 
     @property
+    def undone(self) -> tuple[int, int]:
+        """Frames that were not answered by the end, and those that were to be: refused ones count, unless the control may choose to refuse."""
+        return undone_of(self.sums["admitted"], self.sums["refused"], self.unanswered, self.policy.control.admits)
+
+    @property
+    def carried(self) -> bool:
+        """Whether nearly all frames were answered; power and latencies of a run that left many are of less work than was asked."""
+        return carried(*self.undone)
+
+    @property
     def late(self) -> float | None:
         """Share of the admitted frames whose latency, waiting included, is above the deadline; None without a deadline or latencies.
 
@@ -166,14 +196,29 @@ class Result:
     @property
     def doubts(self) -> list[str]:
         """What a reader should know of the numbers themselves; printed as notes."""
-        grown = self.physical and self.unanswered > MANY_LEFT * max(1.0, self.sums["admitted"]) and self.unanswered > 10
+        grown = self.physical and self.unanswered > max(FEW_LEFT, MANY_LEFT * self.sums["admitted"])
         found = weight_doubts(self.policy.control, self.seconds, grown)
         if grown:
             found.append(
                 f"{self.unanswered / self.sums['admitted']:.0%} of the admitted frames were not answered by the end: either the run is too short for this V, "
                 "or the queues grow without end (the bound knows of no deadline, cap, heat or fixed knob). Latencies are of answered frames only"
             )
+        if (told := self._refusals()) is not None:
+            found.append(told)
         return found
+
+    def _refusals(self) -> str | None:
+        """What to know of frames that were refused though all were to be served, or of all of them; None where few were."""
+        refused, policy = round(self.sums["refused"]), self.policy
+        arrived = refused + round(self.sums["admitted"])
+        many = refused > MANY_LEFT * arrived and not policy.control.admits
+        none = refused == arrived and policy.control.deadline_s is not None
+        if not refused or not (many or none):
+            return None
+        which = "EVERY frame was" if refused == arrived else f"{refused} of {arrived} frames were"
+        knobs = (policy.cuts, policy.clocks, policy.levels) if isinstance(policy, SlotPolicy) else ()
+        why = why_refused(policy.control, self.scene.channel.mean_bps, *knobs)
+        return f"{which} refused: {why}"
 
     @cached_property
     def chosen(self) -> dict[str, str]:
@@ -268,12 +313,8 @@ class Result:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the slots (or, without a trace, the frames) as parquet, or as CSV where the name ends so."""
-        frame = self.slots_to_frame() if len(self.trace) else self.frames_to_frame()
-        if os.fspath(path).endswith(".csv"):
-            write_whole(path, frame.to_csv(index=False))
-        else:
-            frame.to_parquet(path)
+        """Write the slots (or, without a trace, the frames) as ``.parquet`` or ``.csv``, whole or not at all; another suffix is an error."""
+        save_table(self.slots_to_frame() if len(self.trace) else self.frames_to_frame(), path)
 
     def __str__(self) -> str:
         lines = [

@@ -12,6 +12,7 @@ import numpy as np
 from splitplan.data.slot import SlotPlan, SlotState
 from splitplan.errors import DataError, InfeasibleError, raise_all
 from splitplan.formulations.slot import SlotControl
+from splitplan.formulations.slot_choice import numbers_in, plan_problems
 from splitplan.solvers.slot_enumerate import cheapest
 
 
@@ -110,6 +111,50 @@ class SlotPolicy:
         if best is None:
             raise InfeasibleError("no clock and rate are within the power limits, not even off and silent", ())
         return problem.plan_for(*awake(problem, best[0], self.clocks, self.levels))
+
+
+def follows_the_rule(policy: DecidesSlots) -> bool:
+    """Whether it decides as the simulator's compiled loop does: a `SlotPolicy` whose ``choose`` nobody has overridden."""
+    return isinstance(policy, SlotPolicy) and type(policy).choose is SlotPolicy.choose
+
+
+def decided(
+    policy: DecidesSlots, state: SlotState, slot: int, ahead: Ahead | None = None
+) -> tuple[SlotPlan, tuple[int, int, int, int]]:
+    """What a policy decides in a slot, and the same as numbers of cut, frames, clock and level: looked at once, for simulator and executor.
+
+    Frames may be refused, as a `SlotPolicy` refuses those that nothing serves within the limits.
+
+    Parameters
+    ----------
+    policy : DecidesSlots
+    state : SlotState
+    slot : int
+        Its number, for messages.
+    ahead : Ahead, optional
+        For a policy that sees ahead.
+
+    Raises
+    ------
+    DataError
+        What it gave is no choice of this slot or is beyond the control's limits; says what it may give.
+    """
+    where = f"policy {policy.name!r}, slot {slot}"
+    try:
+        plan = policy.choose(state) if ahead is None else policy.choose(state, ahead)  # type: ignore[call-arg]  # what one that sees ahead promises
+    except DataError as e:
+        raise DataError([f"{e.where}: {p}" if e.where else p for p in e.problems], where) from e
+    given = isinstance(plan, SlotPlan)
+    problem = policy.control.at(replace(state, frames=int(plan.frames)) if given else state)
+    found = plan_problems(problem, plan) if numbers_in(problem, plan) is None else []
+    if given and plan.frames > state.frames:
+        found.append(f"{plan.frames} frames are admitted, {state.frames} arrive; give 0 to {state.frames}")
+    own = getattr(policy, "cuts", None)
+    if not found and own is not None and plan.cut not in own:
+        found.append(f"cut is {plan.cut}; the policy's own cuts are {', '.join(map(str, own))}")
+    raise_all([f"choose() gave what it may not: {p}" for p in found], where)
+    raise_all(problem.violations(plan), where)
+    return plan, problem.numbers_of(plan)
 
 
 def awake(

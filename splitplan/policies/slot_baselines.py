@@ -39,6 +39,7 @@ def all_or_nothing(control: SlotControl) -> SlotPolicy:
 
 def greedy_latency(control: SlotControl) -> SlotPolicy:
     """The cut that is quickest for a frame alone, at the top clock and all that the uplink carries; blind to queues and to energy."""
+    _check(control)
     c = control.choices
     quick = replace(
         control, mode="min-latency", V=1e12, deadline_s=None, power_cap_w=None, thermal=None, cuts=control.cuts
@@ -49,9 +50,15 @@ def greedy_latency(control: SlotControl) -> SlotPolicy:
 
 def _end(control: SlotControl, layers: int) -> int:
     """The cut with the most layers on the device (1), or on the server (0)."""
+    _check(control)
     assert control.cuts is not None
     far = control.cuts.on_server.sum(axis=1)
     return int(np.argmin(far) if layers else np.argmax(far))
+
+
+def _check(control: object) -> None:
+    if not isinstance(control, SlotControl):
+        raise DataError(f"control is a {type(control).__name__}; give a splitplan.SlotControl", "slot_baselines")
 
 
 def ablations() -> list[tuple[str, ...]]:
@@ -67,6 +74,7 @@ def fixed(control: SlotControl, free: Sequence[str]) -> Iterator[SlotPolicy]:
     control : SlotControl
     free : sequence of {"cut", "clock", "rate"}
     """
+    _check(control)
     if unknown := [k for k in free if k not in KNOBS]:
         raise DataError(f"unknown knobs {', '.join(map(repr, unknown))}; known: {', '.join(KNOBS)}", "fixed")
     c = control.choices

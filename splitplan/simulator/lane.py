@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
 from splitplan.data.scenario import Slotted
-from splitplan.data.slot import SlotPlan, SlotState
-from splitplan.errors import DataError, raise_all
+from splitplan.data.slot import SlotState
 from splitplan.policies.result import ROW, SUMS
-from splitplan.policies.slot import Ahead, DecidesSlots, SlotPolicy
+from splitplan.policies.slot import Ahead, DecidesSlots, SlotPolicy, decided, follows_the_rule
 from splitplan.simulator import kernel, rule
 from splitplan.simulator.numbers import first_state, loose, rooms_for, rule_of, state_of
 
@@ -46,9 +44,8 @@ class Lane:
         self.policy, self.slots, self.physical = policy, slots, physical
         self.begun = SlotState() if start is None else start
         count = len(slots.arrive_s) if physical else 0
-        own = follows_the_rule(policy)
-        self._decide = None if own else policy.choose
-        self._sees = 0 if own else int(getattr(policy, "sees", 0))
+        self._own = follows_the_rule(policy)
+        self._sees = 0 if self._own else int(getattr(policy, "sees", 0))
         made = policy if isinstance(policy, SlotPolicy) else SlotPolicy(policy.control)
         self._numbers = rule_of(made)
         self._state = loose(first_state(policy, start))
@@ -64,10 +61,10 @@ class Lane:
     def run(self, progress: Callable[[int, int], None] | None = None) -> None:
         """All slots."""
         count = len(self.slots.frames)
-        step = CHUNK if self._decide is None else FEW
+        step = CHUNK if self._own else FEW
         for first in range(0, count, step):
             last = min(first + step, count)
-            if self._decide is None:
+            if self._own:
                 self._by_the_rule(first, last)
             else:
                 for t in range(first, last):
@@ -108,41 +105,10 @@ class Lane:
         """One slot; the queues work as they do by the rule."""
         arriving, channel = int(self.slots.frames[t]), float(self.slots.rate_bps[t])
         state = state_of(self.policy.control, self._state, arriving, channel)
-        plan = self._asked(state, t)
-        k, n, f, j = numbers_of(self.policy, state, plan, t)
+        there = slice(t, t + 1 + self._sees)
+        ahead = Ahead(self.slots.frames[there], self.slots.rate_bps[there]) if self._sees else None
+        _, (k, n, f, j) = decided(self.policy, state, t, ahead)
         rule.see(self._numbers, self._state, channel)
         kernel.advance(
             self._numbers, self._state, arriving, channel, k, n, f, j, self.physical, *self._frames, self._sums, self.trace, t, *self._slot
         )  # fmt: skip
-
-    def _asked(self, state: SlotState, t: int) -> SlotPlan:
-        assert self._decide is not None
-        if not self._sees:
-            return self._decide(state)
-        there = slice(t, t + 1 + self._sees)
-        ahead = Ahead(self.slots.frames[there], self.slots.rate_bps[there])
-        return self._decide(state, ahead)  # type: ignore[call-arg]  # what a policy that sees ahead promises
-
-
-def follows_the_rule(policy: DecidesSlots) -> bool:
-    """Whether it decides as the compiled loop does: a `SlotPolicy` whose ``choose`` nobody has overridden."""
-    return isinstance(policy, SlotPolicy) and type(policy).choose is SlotPolicy.choose
-
-
-def numbers_of(policy: DecidesSlots, state: SlotState, plan: SlotPlan, t: int) -> tuple[int, int, int, int]:
-    """What a policy decided as numbers of cut, frames, clock and level; what the control's limits forbid is an error.
-
-    Frames may be refused, as a `SlotPolicy` refuses those that nothing serves within the limits.
-    """
-    where = f"policy {policy.name!r}, slot {t}"
-    if not isinstance(plan, SlotPlan):
-        raise DataError(f"choose() gave a {type(plan).__name__}; it must give a splitplan.SlotPlan", where)
-    if plan.frames > state.frames:
-        raise DataError(f"{plan.frames} frames are admitted, {state.frames} arrive", where)
-    problem = policy.control.at(replace(state, frames=plan.frames))
-    try:
-        found = problem.numbers_of(plan)
-    except DataError as e:
-        raise DataError(e.problems, where) from e
-    raise_all(problem.violations(plan), where)
-    return found

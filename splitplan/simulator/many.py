@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from splitplan.data.scenario import Scenario
-from splitplan.errors import raise_all
+from splitplan.errors import DataError, raise_all
 from splitplan.formulations.slot import SlotControl
 from splitplan.formulations.solution import Solution
 from splitplan.formulations.stationary import RESOURCES, StationaryBound
@@ -62,10 +62,18 @@ def simulate_many(
     InfeasibleError
         With ``bound``: no policy can carry the first scenario of a control.
     """
+    if isinstance(scenes, Scenario) or not isinstance(scenes, Sequence):
+        raise DataError(
+            f"scenes is a {type(scenes).__name__}; give a list of splitplan.Scenario, one a user", "simulate_many"
+        )
     given = list(policies) if isinstance(policies, Sequence) else [policies] * len(scenes)
     problems = sorted({p for policy in given for p in policy_problems(policy)})
     problems += sorted(
-        {f"scenes has a {type(s).__name__}; give splitplan.Scenarios" for s in scenes if not isinstance(s, Scenario)}
+        {
+            f"scenes has a {type(s).__name__}; give a splitplan.Scenario each"
+            for s in scenes
+            if not isinstance(s, Scenario)
+        }
     )
     if not scenes:
         problems.append("scenes is empty; give at least one")

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from splitplan.data.scenario import Scenario
 from splitplan.data.slot import SlotState
 from splitplan.errors import raise_all
+from splitplan.formulations.in_time import check_deadline
+from splitplan.formulations.slot import SlotControl
 from splitplan.formulations.stationary import StationaryBound
 from splitplan.policies.result import Result
 from splitplan.policies.slot import DecidesSlots
@@ -49,7 +51,8 @@ def simulate(
     Raises
     ------
     InfeasibleError
-        No policy can carry the load; with ``bound=False`` the queues grow instead.
+        No policy can carry the load; with ``bound=False`` the queues grow instead. Or no choice of cut, clock and rate meets the deadline
+        at any of the channel's rates.
     DataError
         An argument is something else; or the channel ends before the scenario; or a policy decides what its control's limits forbid.
     """
@@ -61,6 +64,7 @@ def simulate(
     raise_all(problems, "simulate")
     control = policy.control
     slots = scene.slotted(control.slot_s)
+    check_deadline(control, slots.rate_bps)
     stationary = StationaryBound(control, scene, slots) if bound else None
     solution = stationary.solve() if stationary is not None else None
     count = len(slots.frames)
@@ -86,8 +90,11 @@ def simulate(
 
 def policy_problems(policy: object) -> list[str]:
     """What is wrong with what was given as a policy."""
-    if isinstance(policy, DecidesSlots) and not isinstance(policy, type):
-        return []
-    return [
-        f"policy is a {type(policy).__name__}; give a splitplan.SlotPolicy, or an object with control, name and choose(state)"
-    ]
+    wanted = "give a splitplan.SlotPolicy, or an object with control, name and choose(state)"
+    if isinstance(policy, type):
+        return [f"policy is a type, the class {policy.__name__}, and not an object of it; {wanted}"]
+    if not isinstance(policy, DecidesSlots):
+        return [f"policy is a {type(policy).__name__}; {wanted}"]
+    if not isinstance(policy.control, SlotControl):
+        return [f"the policy's control is a {type(policy.control).__name__}; it must be a splitplan.SlotControl"]
+    return []

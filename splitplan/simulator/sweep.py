@@ -14,14 +14,15 @@ import numpy as np
 
 from splitplan.data.scenario import Scenario
 from splitplan.errors import DataError, raise_all
+from splitplan.formulations.in_time import check_deadline
 from splitplan.formulations.slot import SlotControl
 from splitplan.formulations.solution import Solution
 from splitplan.formulations.stationary import RESOURCES, StationaryBound
-from splitplan.models.files import write_whole
+from splitplan.models.files import save_table, write_whole
 from splitplan.models.graph import number_problem
-from splitplan.policies.result import Result
-from splitplan.policies.slot import DecidesSlots, SlotPolicy
-from splitplan.simulator.lane import follows_the_rule
+from splitplan.policies.result import Result, carried, undone_of
+from splitplan.policies.slot import DecidesSlots, SlotPolicy, follows_the_rule
+from splitplan.policies.widths import fitted
 from splitplan.simulator.numbers import rule_of
 from splitplan.simulator.simulate import simulate
 
@@ -33,7 +34,14 @@ COLUMNS = (
     "V", "seed", "power_w", "frames_hz", "admitted", "refused", "unanswered", "mean_latency_s", "p50_latency_s", "p95_latency_s", "p99_latency_s",
     "penalty", "certificate", "device_s", "uplink_bits", "server_s", *(f"left_{name}" for name in RESOURCES), "slots",
 )  # fmt: skip
-"""Of a curve, a run: the weight and the seed; means over its slots; what was left at its end."""
+"""Of a curve, a run: the weight and the seed; means over its slots; what was left at its end. A curve's table has one more, ``carried``:
+whether nearly all its frames were answered, see `splitplan.policies.result.carried`."""
+
+SHOWN = {
+    "V": "V", "seed": "seed", "power_w": "power_w", "frames_hz": "frames_hz", "refused": "refused", "unanswered": "unanswered", "carried": "carried",
+    "mean_latency_s": "mean_s", "p50_latency_s": "p50_s", "p95_latency_s": "p95_s", "p99_latency_s": "p99_s", "certificate": "certificate",
+}  # fmt: skip
+"""Columns that are printed, and what they are called there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,36 +55,70 @@ class Curve:
     bound : Solution
         Of the first scenario's `StationaryBound`.
     name : str
+        The policy's.
     slot_s : float
+    case : str
+        What was swept: model, places, link, channel, limits.
     """
 
     table: pd.DataFrame
     bound: Solution
     name: str = "joint"
     slot_s: float = 1.0
+    case: str = ""
 
     def to_frame(self) -> pd.DataFrame:
         """The table."""
         return self.table
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table as parquet, or as CSV where the name ends so."""
-        if os.fspath(path).endswith(".csv"):
-            write_whole(path, self.table.to_csv(index=False))
-        else:
-            self.table.to_parquet(path)
+        """Write the table as ``.parquet`` or ``.csv``, whole or not at all; another suffix is an error."""
+        save_table(self.table, path)
+
+    @property
+    def notes(self) -> list[str]:
+        """At which V the load is not carried; nothing where it is at all."""
+        bad = self.table[~self.table["carried"].astype(bool)]
+        if bad.empty:
+            return []
+        weights = ", ".join(f"{v:g}" for v in dict.fromkeys(bad["V"]))
+        frames, undone, refused = (float(bad[name].sum()) for name in ("admitted", "unanswered", "refused"))
+        text = (
+            f"V = {weights}: the load is not carried: of {frames + refused:.0f} frames of these runs {undone:.0f} were not answered by the end, "
+            f"{refused:.0f} refused. Their power and latencies are of less work; the runs are too short for these V, or queues grow without end"
+        )
+        return [text]
 
     def plot(self) -> Figure:
-        """Power against mean latency, and both against V, with what no policy can be below: of each run, for the work that it did."""
+        """Power against mean latency, and against V, with what no policy can be below: of each run that carries the load; others are hollow."""
         from splitplan.plots.slots import plot_curve
 
         table = self.table
         if self.bound.unit == "J a slot":
             table = table.assign(least_power_w=table["power_w"] - table["certificate"] / self.slot_s)
-        return plot_curve(table, title=self.name)
+        return plot_curve(table, title=f"{self.name}: {self.case}" if self.case else self.name)
 
     def __str__(self) -> str:
-        return f"{self.name}\n{self.table.to_string(index=False)}\n{self.bound}"
+        shown = self.table[list(SHOWN)].rename(columns=SHOWN).replace({"carried": {True: "yes", False: "NO"}})
+        shown = shown.astype({"refused": int, "unanswered": int, "seed": int})
+        if shown["seed"].nunique() == 1:
+            shown = shown.drop(columns="seed")
+        head = f"{self.name}: {self.case}" if self.case else self.name
+        return "\n".join([head, fitted(shown), *(f"note: {text}" for text in self.notes), str(self.bound)])
+
+
+def case_of(control: SlotControl, scene: Scenario) -> str:
+    """What is swept, for people: model, places, link, channel, limits."""
+    system = control.system
+    limits = (
+        "deadline_s", "power_cap_w", "power_budget_w", "latency_limit_s", "throughput_min_hz"
+    )  # fmt: skip
+    told = [
+        f"{control.profile.graph.name}, {system.device.name} to {system.server.name} over {system.link.name}",
+        *([scene.channel.name] if scene.channel.name else []),
+        *(f"{name} {value:g}" for name in limits if (value := getattr(control, name)) is not None),
+    ]
+    return ", ".join(told)
 
 
 def sweep(
@@ -118,8 +160,19 @@ def sweep(
     Raises
     ------
     InfeasibleError
-        No policy can carry the load.
+        No policy can carry the load; or nothing meets the deadline at any of the channel's rates.
     """
+    raise_all(
+        [
+            f"{what} is a {type(given).__name__}; give a splitplan.{kind.__name__}{hint}"
+            for what, given, kind, hint in (
+                ("control", control, SlotControl, ": what decides is made of it, see policy"),
+                ("scene", scene, Scenario, ""),
+            )
+            if not isinstance(given, kind)
+        ],
+        "sweep",
+    )
     if not isinstance(V, Iterable) or not (seeds is None or isinstance(seeds, Iterable)):
         raise DataError(f"V is {V!r}, seeds are {seeds!r}; give sequences, as V=[0.01, 0.1], seeds=range(3)", "sweep")
     if not callable(policy):
@@ -135,6 +188,7 @@ def sweep(
         problems.append(f"jobs is {jobs!r}; give a whole number from 1, or -1 for all cores")
     raise_all(problems, "sweep")
     first = StationaryBound(control, scene)
+    check_deadline(control, first.rate_bps)
     bound = first.solve()  # says at once when no policy can carry the load
     # A bound knows nothing of V: one for each seed, solved when a run of it is there.
     bounds = {scene.seed: (first, bound)}
@@ -164,9 +218,12 @@ def sweep(
             progress(len(rows), len(runs))
     import pandas as pd
 
-    return Curve(
-        pd.DataFrame([rows[run] for run in runs], columns=list(COLUMNS)), bound, policy(control).name, control.slot_s
-    )
+    table = pd.DataFrame([rows[run] for run in runs], columns=list(COLUMNS))
+    table["carried"] = [
+        carried(*undone_of(row["admitted"], row["refused"], row["unanswered"], control.admits))
+        for row in (rows[run] for run in runs)
+    ]
+    return Curve(table, bound, policy(control).name, control.slot_s, case_of(control, scene))
 
 
 def _rows(

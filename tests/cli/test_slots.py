@@ -10,9 +10,12 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+import typer
 
 import splitplan as sp
 from benchmarks.instances import Seeded, graph, profile
+from splitplan.cli.app import app
+from splitplan.cli.output import seldom
 
 from .test_cli import good, loads, process, refused
 
@@ -49,13 +52,78 @@ def test_a_run(files: list[object], tmp_path: Path) -> None:
     assert loads("simulate", *files)["certificate"] >= 0
     good("simulate", *files, "-o", tmp_path / "r.csv", "--policy", "all-or-nothing", "--latency-limit-s", 10)
     assert len(pd.read_csv(tmp_path / "r.csv")) == 300
-    assert "begins again" in good("simulate", *files, "--seconds", 45).stderr
+
+
+@pytest.mark.parametrize("command", ["bound", "simulate", "sweep"])
+def test_a_channel_begins_again_only_if_asked(files: list[object], command: str) -> None:
+    long = (command, *files, "--seconds", 45, *(("--v", 0.1) if command == "sweep" else ()))
+    assert "lasts 30 s and frames arrive for 45 s; give --repeat" in refused(*long)
+    assert "begins again (--repeat): it is gone through 1.5 times" in good(*long, "--repeat").stdout
+    assert "--repeat" in good(command, "--help").stdout
+    assert "begins again" not in good(command, *files, *long[len(files) + 3 :], "--repeat").stdout
+    loads(*long, "--repeat")
+
+
+def test_arrivals(files: list[object], tmp_path: Path) -> None:
+    frames = loads("simulate", *files, "--arrivals", "bursty", "--burst-hz", 5, "--burst-s", 1)
+    assert frames["admitted"] > 0
+    (tmp_path / "t.csv").write_text("arrive_s\n0.5\n1.25\n40\n", encoding="utf-8")
+    done = good("simulate", *files[:-2], "--times", tmp_path / "t.csv", "--json")
+    assert "1 of 3 recorded frames arrive after 30 s" in done.stderr and '"admitted": 2.0' in done.stdout
+    assert "bursty arrivals need --burst-s" in refused("simulate", *files, "--arrivals", "bursty", "--burst-hz", 5)
+    assert "poisson arrivals need --rate-hz" in refused("simulate", *files[:-2])
+    assert "--rate-hz says nothing of recorded arrivals" in refused("simulate", *files, "--times", tmp_path / "t.csv")
+    assert "did you mean 'poisson'" in refused("simulate", *files, "--arrivals", "poison")
+    (tmp_path / "bad.csv").write_text("0.5\nsoon\n", encoding="utf-8")
+    assert "line 2: 'soon' is no number" in refused("simulate", *files[:-2], "--times", tmp_path / "bad.csv")
+
+
+def test_weights(files: list[object]) -> None:
+    assert "2 weights, and a run has one" in refused("simulate", *files, "--v", "1e-3,1e-2")
+    assert "'x' is no number" in refused("sweep", *files, "--v", "1e-3,x")
+    assert [row["V"] for row in loads("sweep", *files, "--v", "1e-3,0.01", "--V", 0.1)] == [1e-3, 1e-2, 0.1]
+
+
+def test_a_table_of_an_unknown_kind_is_refused_first(files: list[object], tmp_path: Path) -> None:
+    for command in ("simulate", "sweep"):
+        assert "give .csv or .parquet" in refused(command, *files, "-o", tmp_path / "r.xlsx")
+        assert "there is no folder" in refused(command, *files, "-o", tmp_path / "none" / "r.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_options_mean_the_same() -> None:
+    """What several commands take is called alike and explained alike."""
+    group = typer.main.get_command(app)
+    commands = {name: group.commands[name] for name in ("bound", "simulate", "sweep", "live")}  # type: ignore[attr-defined]
+    taken = {name: {p.name: (p.opts, getattr(p, "help", "")) for p in c.params} for name, c in commands.items()}
+    for name, options in taken.items():
+        for option in set(options) & set(taken["simulate"]) - {"output"}:
+            assert options[option] == taken["simulate"][option], (name, option)
+    assert set(taken["simulate"]) <= set(taken["live"]) and set(taken["simulate"]) <= set(taken["sweep"])
+    assert set(taken["bound"]) <= set(taken["simulate"])
+
+
+def test_a_log_is_not_filled() -> None:
+    told: list[str] = []
+    tell = seldom(told.append)
+    for k in range(1, 1001):
+        tell(f"frame {k} of 1,000, {k / 10:.0f} of 100 s")
+        tell("finishing")
+    assert len(told) == 12 and told[0].startswith("frame 1 of") and told.count("finishing") == 1
 
 
 def test_a_sweep(files: list[object], tmp_path: Path) -> None:
     run = ("sweep", *files, "--v", 0.001, "--v", 0.1, "--folder", tmp_path / "kept", "-o", tmp_path / "c.csv")
     assert "no policy is below" in good(*run, "--figure", tmp_path / "c.png").stdout
     assert len(list((tmp_path / "kept").iterdir())) == 2 and len(pd.read_csv(tmp_path / "c.csv")) == 2
+
+
+def test_a_sweep_says_where_the_load_is_not_carried(files: list[object]) -> None:
+    """40 frames a second are four times what the uplink takes to the server."""
+    run = ("--v", 0.001, "--v", 0.1)
+    shown = good("sweep", *files[:-1], 40, "--policy", "server-only", *run).stdout
+    assert "note: V = 0.001, 0.1: the load is not carried: of " in shown
+    assert "not carried" not in good("sweep", *files[:-1], 40, *run).stdout
 
 
 def test_what_is_wrong(files: list[object]) -> None:
@@ -86,7 +154,7 @@ def live_run(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     sp.profile(traced, system, budget_s=0.2).save(at / "p.csv")
     sp.markov_channel(2e7, 5e6, 5.0, duration_s=30.0).save(at / "c.csv")
     options = ("--system", at / "s.toml", "--channel", at / "c.csv", "--rate-hz", 5, "--v", 1e-3)
-    return ["live", "zoo:tiny-branch", "--profile", at / "p.csv", *options]
+    return ["live", "zoo:tiny-branch", at / "p.csv", *options]
 
 
 def test_live_beside_simulated(live_run: list[object], tmp_path: Path) -> None:

@@ -118,6 +118,18 @@ def test_a_run_over_a_channel_decides_for_each_frame(tmp_path: Path) -> None:
     assert {r["quantity"] for r in found["rows"]} >= {"response", "throughput"} and (tmp_path / "run.png").exists()
     assert "one of the two" in refused(*run)
     assert "one of the two" in refused(*run, "--plan", tmp_path / "t.json", "--table", tmp_path / "t.json")
+    short = (
+        *run,
+        "--table",
+        tmp_path / "t.json",
+        "--channel",
+        tmp_path / "channel.csv",
+        "--frames",
+        12,
+        "--rate-hz",
+        4,
+    )
+    assert "lasts 2 s and frames arrive for 2.875 s; give --repeat" in refused(*short)
     no_link = ("--table", tmp_path / "t.json", "--channel", tmp_path / "channel.csv", "--no-emulate")
     assert "a real link follows no channel" in refused(*run, *no_link)
     assert "row 2: time runs backwards" in refused(

@@ -72,6 +72,8 @@ class Kernel:
 
     def write(self, path: Path, value: int) -> None:
         self.writes.append((path.name, value))
+        if not path.exists():
+            self._write(path, value)  # says that it is not there
         low, high = (path.with_name(re.sub("min|max", end, path.name)) for end in ("min", "max"))
         asked = {p: self._asked.get(p, numbers(p.parent, p.name)[0]) for p in (low, high)} | {path: value}
         if asked[low] > asked[high] or path in self.broken:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from splitplan.data.profile import Profile
 from splitplan.data.system import System
 from splitplan.errors import DataError, ExecutorError, FingerprintError, HandshakeError
 from splitplan.executor.deploy import deploy
+from splitplan.executor.session import Session
 from splitplan.executor.spawn import WorkerProcess
 from splitplan.executor.split import run_whole
 from splitplan.formulations.split import SplitPoint
@@ -184,6 +186,28 @@ def test_leaving_by_an_exception_does_not_wait(small: Traced, pair: System) -> N
         interrupted()
     with pytest.raises(ExecutorError, match="closed before"):
         made[0].result(0)
+
+
+def test_a_frame_whose_hand_over_was_interrupted_is_not_waited_for(
+    small: Traced, pair: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, send = threading.current_thread(), Session.send
+
+    def stop(self: Session, *args: Any) -> None:
+        if threading.current_thread() is here:
+            raise KeyboardInterrupt
+        send(self, *args)
+
+    with deploy(small, cut(small, 2), pair, depth=1) as app:
+        with monkeypatch.context() as patch:
+            patch.setattr(Session, "send", stop)
+            with pytest.raises(KeyboardInterrupt):
+                app.submit(EXAMPLE)
+        assert same(app(EXAMPLE), expected(small, EXAMPLE))  # its place in the queue is free again
+        closing = threading.Thread(target=app.close, daemon=True)
+        closing.start()
+        closing.join(60)
+        assert not closing.is_alive()
 
 
 def test_what_cannot_run_is_refused_first(small: Traced, pair: System) -> None:

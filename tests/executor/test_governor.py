@@ -499,7 +499,8 @@ def test_what_cannot_be_restored_is_said_loudly(
     with pytest.warns(RuntimeWarning, match=says) as told:
         lose()
     assert len(told) == 1 and told[0].filename == __file__
-    assert f"splitplan watchdog: CLOCK NOT RESTORED: reading {place / 'max_freq'}" in capfd.readouterr().err
+    told_there = capfd.readouterr().err
+    assert "splitplan watchdog: CLOCK NOT RESTORED: writing " in told_there and str(place / "max_freq") in told_there
 
 
 def test_others_are_restored_past_one_that_cannot_be(tmp_path: Path, kernel: Kernel) -> None:
@@ -510,6 +511,17 @@ def test_others_are_restored_past_one_that_cannot_be(tmp_path: Path, kernel: Ker
         with pytest.raises(GovernorError, match=r"policy0.*; .*policy1"):
             put_back(json.loads(json.dumps(governor.saved)))
         assert numbers(places[2], *CORE_LIMITS) == [1, 2]
+
+
+def test_a_file_that_cannot_be_read_is_put_back_all_the_same(tmp_path: Path) -> None:
+    """As a killed process leaves it that was about to write."""
+    place = devfreq_tree(tmp_path, now=False)
+    with opened("devfreq", tmp_path) as governor:
+        before = numbers(place, "min_freq", "max_freq")
+        governor.set(GPU_HZ[0])
+        (place / "max_freq").write_text("")
+        put_back(json.loads(json.dumps(governor.saved)))
+        assert numbers(place, "min_freq", "max_freq") == before
 
 
 WATCHDOG = [sys.executable, "-m", "splitplan.executor.watchdog"]

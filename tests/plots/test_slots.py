@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.transforms import Bbox
 
-from splitplan.plots.slots import MOST_CUTS, plot_slots
+from splitplan.plots.slots import MOST_CUTS, plot_curve, plot_slots
+from splitplan.plots.style import logarithmic, new_figure, tidy
 
 from .test_plots import drawn, texts
 
@@ -81,3 +85,70 @@ def test_without_names_cuts_have_numbers_and_a_run_may_have_no_frames() -> None:
     assert "cut 2" in texts(figure)
     for count in (300, 3_000):
         drawn(plot_slots(run(count)[0].assign(admitted=0, device_s=0.0, uplink_bits=0.0), frames.iloc[:0], slot_s=0.1))
+
+
+def curve(latencies: list[float], **columns: object) -> pd.DataFrame:
+    """A row a weight."""
+    powers = np.linspace(3.0, 2.0, len(latencies))
+    weights = 10.0 ** np.arange(len(latencies))
+    return pd.DataFrame({"V": weights, "power_w": powers, "mean_latency_s": latencies} | columns)
+
+
+def apart(boxes: list[Bbox]) -> bool:
+    return not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+@pytest.mark.parametrize(
+    "latencies",
+    [[0.1, 0.2, 0.5, 1.0, 3.0], [0.1] * 6, [0.100, 0.101, 0.102, 0.103, 30.0], [0.2], [0.21, 0.22, 0.23, 0.24]],
+)
+def test_points_have_their_weights_and_no_two_texts_touch(latencies: list[float]) -> None:
+    figure = plot_curve(curve(latencies, least_power_w=1.9))
+    drawn(figure)
+    late, weight = figure.axes
+    assert apart([t.get_window_extent() for t in late.texts])
+    spread = len({round(np.log(x), 1) for x in latencies})
+    assert len(late.texts) >= min(spread, 2) and all(t.get_text().startswith("V ") for t in late.texts)
+    if spread == len(latencies):
+        assert [t.get_text() for t in late.texts] == [f"V {10.0**i:g}" for i in range(len(latencies))]
+    for ax in (late, weight):
+        labels = [t for t in ax.get_xticklabels() if t.get_text()]
+        assert apart([t.get_window_extent() for t in labels])
+        assert ax.get_xlabel().endswith(")") and late.get_ylabel() == "mean power (W)"
+
+
+def test_points_close_to_each_other_have_their_weights_apart() -> None:
+    table = curve([0.1, 0.11, 0.12, 0.13, 0.14, 3.0]).assign(power_w=[2.0, 2.01, 2.02, 2.01, 2.0, 3.0])
+    figure = plot_curve(table)
+    drawn(figure)
+    names = figure.axes[0].texts
+    assert len(names) >= 4 and apart([t.get_window_extent() for t in names])
+
+
+def test_a_run_without_a_latency_is_drawn_over_v_alone() -> None:
+    figure = plot_curve(curve([np.nan, np.nan], carried=[False, False], least_power_w=[np.nan, np.nan]))
+    drawn(figure)
+    (weight,) = figure.axes
+    assert "V (" in weight.get_xlabel() and "no policy is below" not in texts(figure)
+
+
+@pytest.mark.parametrize("width", [0.7, 1.3, 2.2, 7.0])
+@pytest.mark.parametrize(
+    "ends", [(0.02, 30.0), (0.21, 0.4), (1.0, 1.02), (1e-6, 1e6), (0.3, 1.9), (100.0, 900.0), (0.06, 0.5)]
+)
+@pytest.mark.parametrize("which", ["x", "y"])
+def test_numbers_of_a_logarithmic_axis_do_not_touch_and_are_there(
+    width: float, ends: tuple[float, float], which: str
+) -> None:
+    figure = new_figure(*((width, 2.0) if which == "x" else (2.0, width)))
+    ax = figure.add_subplot()
+    ax.plot(*((ends, (1, 2)) if which == "x" else ((1, 2), ends)))
+    logarithmic(ax, which)  # type: ignore[arg-type]
+    tidy(ax)
+    drawn(figure)
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    labels = [t for t in axis.get_ticklabels() if t.get_text()]
+    assert apart([t.get_window_extent() for t in labels])
+    assert len(labels) >= (2 if width > 1 else 1)
+    low, high = axis.get_view_interval()
+    assert all(low <= float(t.get_text().replace(",", "")) <= high for t in labels)

@@ -12,6 +12,7 @@ import pytest
 import splitplan as sp
 from splitplan.data.channel import constant
 from splitplan.errors import DataError
+from splitplan.plots.compare import plot_comparison
 from splitplan.policies.result import Result
 from splitplan.policies.slot_baselines import device_only, greedy_latency
 from tests.plots.test_plots import drawn, texts
@@ -96,7 +97,7 @@ def test_only_results_on_one_scenario(results: list[Result]) -> None:
 def test_what_is_no_result(results: list[Result]) -> None:
     with pytest.raises(DataError, match=r"compare\(\[one, other\]\)"):
         sp.compare(results[0])  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="item 1 is a SlotPolicy"):
+    with pytest.raises(DataError, match=r"item 1 is a SlotPolicy; give results, as splitplan\.simulate"):
         sp.compare([results[0], results[0].policy])  # type: ignore[list-item]
     with pytest.raises(DataError, match="no results"):
         sp.compare([])
@@ -120,3 +121,59 @@ def test_theory_without_latencies_is_drawn(results: list[Result]) -> None:
     figure = sp.compare([sp.simulate(results[0].policy, SCENE, physical=False, bound=False)]).plot()
     drawn(figure)
     assert "no policy is below" not in texts(figure) and "p50 to p95" not in texts(figure)
+
+
+@pytest.fixture(scope="module")
+def overloaded() -> list[Result]:
+    """More frames than the device alone carries, fewer than device and server together."""
+    scene = replace(SCENE, arrivals=sp.poisson(12.0))
+    return [sp.simulate(p, scene) for p in (sp.SlotPolicy(control()), device_only(control()))]
+
+
+def test_who_does_not_carry_the_load_is_no_contender(overloaded: list[Result]) -> None:
+    joint, alone = overloaded
+    assert joint.carried and not alone.carried and alone.certificate is not None and alone.certificate > 0
+    found = sp.compare(overloaded)
+    table = found.to_frame()
+    assert list(table["carried"]) == [True, False]
+    assert (table["undone"][1], table["due"][1]) == (alone.unanswered, len(alone.arrive_s))
+    assert (
+        np.isfinite(table["above_bound_w"][0]) and np.isnan([table["above_bound_w"][1], table["above_bound"][1]]).all()
+    )
+    assert table["certificate"][1] == alone.certificate  # what it owes is allowed for
+    says = (
+        f"'device only' does not carry the load: {alone.unanswered} of {len(alone.arrive_s)} frames were not answered"
+    )
+    assert says in str(found) and says.replace("'", "&#x27;") in found._repr_html_() and len(found.notes) == 2
+
+
+def test_who_does_not_carry_the_load_is_pale_and_has_no_bound(overloaded: list[Result]) -> None:
+    figure = sp.compare(overloaded).plot()
+    drawn(figure)
+    power, late, _ = figure.axes
+    (marks,) = power.lines
+    assert list(marks.get_ydata()) == [0]
+    table = sp.compare(overloaded).to_frame().assign(above_bound_w=0.1)
+    assert list(plot_comparison(table).axes[0].lines[0].get_ydata()) == [0]  # nor where a table has a bound for it
+    alone = overloaded[1]
+    shown = texts(figure)
+    assert "does not carry the load" in shown and f"{alone.unanswered} of {len(alone.arrive_s)} frames" in shown
+    assert [bar.get_alpha() for bar in power.patches] == [0.75, 0.2]
+    hollow = [x for x in late.lines if x.get_marker() == "o" and x.get_markerfacecolor() == "none"]
+    assert len(hollow) == 1 and list(hollow[0].get_ydata()) == [1]
+
+
+def test_all_that_carry_it_say_nothing_of_that(results: list[Result]) -> None:
+    found = sp.compare(results)
+    assert found.notes == [] and "does not carry" not in str(found) + texts(found.plot())
+
+
+def test_it_is_printed_within_120_columns(results: list[Result], overloaded: list[Result]) -> None:
+    for given in (
+        results,
+        overloaded,
+        {f"a policy with settings that are told at length, number {i:060}": r for i, r in enumerate(results)},
+    ):
+        lines = str(sp.compare(given)).splitlines()
+        rows = [line for line in lines if not line.startswith("note: ")]
+        assert len(rows) == 2 + len(given) and max(map(len, rows)) <= 120

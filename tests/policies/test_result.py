@@ -103,7 +103,7 @@ def test_it_is_saved_with_names(tmp_path: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("v", "says"), [(1e-8, "so small that energy hardly counts"), (1e4, "so large that nothing dearer is chosen")]
+    ("v", "says"), [(1e-8, "so small that energy hardly counts"), (1e4, "so large that no dearer clock is chosen")]
 )
 @pytest.mark.parametrize("place_holders", [True, False])
 def test_a_weight_that_decides_nothing_is_noted(v: float, says: str, place_holders: bool) -> None:

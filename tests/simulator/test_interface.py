@@ -11,8 +11,7 @@ import splitplan as sp
 from splitplan.errors import DataError
 from splitplan.formulations.slot import SlotControl
 from splitplan.policies.result import ROW
-from splitplan.policies.slot import Ahead, DecidesSlots
-from splitplan.simulator.lane import follows_the_rule
+from splitplan.policies.slot import Ahead, DecidesSlots, follows_the_rule
 from tests.simulator.test_simulate import carried
 
 
@@ -123,16 +122,68 @@ class Says:
 @pytest.mark.parametrize(
     ("plan", "says"),
     [
-        ({"cut": 999}, r"policy 'says', slot 0: .*not among the choices"),
-        ({"clock_hz": 7.0}, "not among the choices"),
-        ({"rate_bps": 1.0}, "not among the choices"),
-        ({"frames": 99}, "99 frames are admitted"),
+        ({"cut": 999}, r"policy 'says', slot 0: .*cut is 999; give 0 to \d+: 0 \w+"),
+        ({"clock_hz": 7.0}, r"slot 0: .*clock_hz is 7.0; the device has off \(0.0\), .*on \(1.0\)|MHz \("),
+        (
+            {"rate_bps": 1.0},
+            r"slot 0: .*rate_bps is 1.0; in this slot .* may be sent at 0.0 \(silent\), .*\(12.5 % of the uplink\)",
+        ),
+        ({"frames": 99}, r"slot 0: .*99 frames are admitted, \d arrive; give 0 to \d"),
+        ({"cut": 999, "clock_hz": 7.0, "frames": 99}, r"slot 0: 3 problems"),
     ],
 )
 def test_what_is_not_a_choice_is_said(plan: dict[str, object], says: str) -> None:
     control, scene = carried(2, 0.3, 10.0)
     with pytest.raises(DataError, match=says):
         sp.simulate(Says(control, **plan), scene, bound=False)
+
+
+@dataclass
+class Counts:
+    """Writes numbers down, as the docs show it."""
+
+    control: SlotControl
+    numbers: dict[str, object]
+    name: str = "counts"
+
+    def choose(self, state: sp.SlotState) -> sp.SlotPlan:
+        plain: dict[str, object] = {"cut": 0, "frames": state.frames, "clock": 1, "level": 8}
+        return self.control.at(state).plan_for(**(plain | self.numbers))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "says"),
+    [
+        ({"cut": 99}, r"cut is 99; give 0 to \d+: 0 \w+"),
+        ({"cut": -1}, "cut is -1; give 0 to"),
+        ({"clock": 99}, r"clock is 99; give 0 to \d+: 0 off, 1 "),
+        ({"level": 9}, r"level is 9; give 0 to 8: 0 silent, 1 12.5 % of the uplink"),
+        ({"level": 0.5}, "level is 0.5; give 0 to 8"),
+        ({"frames": 99}, r"frames is 99; \d arrive in this slot, all must be admitted"),
+        ({"cut": 99, "clock": 99, "level": 99, "frames": 99}, "4 problems"),
+    ],
+)
+def test_numbers_that_are_none_are_said(numbers: dict[str, object], says: str) -> None:
+    control, scene = carried(2, 0.3, 10.0)
+    with pytest.raises(DataError, match=rf"^policy 'counts', slot 0: (.|\n)*{says}"):
+        sp.simulate(Counts(control, numbers), scene, bound=False)
+
+
+def test_who_may_refuse_admits_some() -> None:
+    control, scene = carried(2, 0.3, 20.0)
+    free = replace(control, mode="max-throughput", cuts=None)
+    result = sp.simulate(Counts(free, {"frames": 0}), scene, bound=False)
+    assert result.sums["refused"] == len(result.arrive_s) > 0
+    with pytest.raises(DataError, match=r"frames is 99; (\d) arrive in this slot, give 0 to \1"):
+        sp.simulate(Counts(free, {"frames": 99}), scene, bound=False)
+
+
+def test_a_policy_keeps_to_its_own_cuts() -> None:
+    control, scene = carried(2, 0.3, 10.0)
+    policy = Counts(control, {})
+    policy.cuts = [1]  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="cut is 0; the policy's own cuts are 1"):
+        sp.simulate(policy, scene, bound=False)
 
 
 def test_a_limit_holds_for_every_policy() -> None:
@@ -155,7 +206,7 @@ def test_a_policy_is_an_object_with_the_interface() -> None:
         def choose(self, state: sp.SlotState) -> sp.SlotPlan:
             return "off"  # type: ignore[return-value]
 
-    with pytest.raises(DataError, match="gave a str"):
+    with pytest.raises(DataError, match=r"slot 0: .*got a str; give a splitplan.SlotPlan"):
         sp.simulate(Wrong(control), scene, bound=False)
 
 

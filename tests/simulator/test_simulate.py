@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from benchmarks.instances import Seeded
 from benchmarks.slot_instances import slot_control, slot_state
 from splitplan.data.channel import constant
 from splitplan.errors import DataError, InfeasibleError
+from splitplan.formulations.in_time import least_own_s
 from splitplan.policies.slot import SlotPolicy
 from splitplan.simulator.numbers import first_state, loose, rooms_for, rule_of
 from splitplan.simulator.rule import COMPILED, SOURCES, decide, digest, radio_w
@@ -248,16 +250,23 @@ def test_a_frame_for_the_server_does_not_wait_for_the_device() -> None:
     assert math.isinf(result.latency_s[0]) and np.isfinite(result.latency_s[1:]).all()
 
 
+def quickest(control: sp.SlotControl, scenario: sp.Scenario) -> float:
+    """What a frame takes at least in the best slot: deadlines below are refused before the run."""
+    every = replace(control, deadline_s=1e3, cuts=None)
+    return least_own_s(every, float(scenario.slotted(control.slot_s).rate_bps.max()))
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_refused_frames_are_no_savings(seed: int) -> None:
     """What a deadline refuses costs nothing, and the bound is then of the frames that were admitted."""
     control, scenario = carried(seed, 0.6, 60.0, V=1e-3)
-    c = control.choices
-    quickest = float((c.works[:, 0] + c.works[:, 2] + c.fixed_s).max())
-    tight = replace(control, deadline_s=quickest * (0.2, 1.0, 1.5)[seed % 3], cuts=None)
+    tight = replace(control, deadline_s=quickest(control, scenario) * (1.001, 1.5, 3.0)[seed % 3], cuts=None)
     result = simulate(SlotPolicy(tight), scenario)
     assert result.certificate is not None and result.bound is not None
     assert result.certificate >= -1e-7 * abs(result.bound.bound or 1.0)
+    assert (result.sums["refused"] > 0) == (seed in (0, 1, 3, 4, 5, 7)), (
+        "elsewhere the device is quick enough by itself"
+    )
     if result.sums["refused"]:
         assert "frames refused allowed" in str(result)
 
@@ -329,16 +338,23 @@ def test_too_much_is_said_before_the_run() -> None:
 
 
 def test_a_deadline_refuses_what_cannot_meet_it() -> None:
-    control, scenario = carried(6, 0.4, 60.0)
-    whole = float(control.profile.seconds("device").sum())
-    result = simulate(SlotPolicy(replace(control, deadline_s=whole * 0.5, cuts=None)), scenario)
-    assert result.sums["refused"] == np.isnan(result.latency_s).sum()
+    control, scenario = carried(7, 0.4, 60.0)
+    tight = replace(control, deadline_s=1.001 * quickest(control, scenario), cuts=None)
+    result = simulate(SlotPolicy(tight), scenario)
+    assert 0 < result.sums["refused"] == np.isnan(result.latency_s).sum()
 
 
 def test_what_is_given_is_looked_at() -> None:
     control, scenario = carried(0, 0.5, 10.0)
     with pytest.raises(DataError, match="policy is a SlotControl"):
         simulate(control, scenario)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="policy is a type, the class SlotPolicy"):
+        simulate(SlotPolicy, scenario)  # type: ignore[arg-type]
+    other = SimpleNamespace(control=control.profile, name="mine", choose=SlotPolicy(control).choose)
+    with pytest.raises(
+        DataError, match=r"simulate: the policy's control is a Profile; it must be a splitplan\.SlotControl"
+    ):
+        simulate(other, scenario)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="physical=False"):
         simulate(SlotPolicy(control), scenario, start=sp.SlotState())
     with pytest.raises(DataError, match="cuts is"):

@@ -92,3 +92,69 @@ def test_what_is_given_is_looked_at(case: tuple[sp.SlotControl, sp.Scenario]) ->
     control, scenario = carried(3, 4.0, 50.0)
     with pytest.raises(InfeasibleError, match="no policy can carry"):
         sp.sweep(control, scenario, [1.0])
+
+
+@pytest.fixture(scope="module")
+def swept() -> module.Curve:
+    """One V serves at once; one waits for half the run's time, one for more than all of it, so that no frame is answered."""
+    control, scene = carried(3, 0.5, 100.0, place_holders=False, persistence=0.0)
+    return sp.sweep(control, scene, [1e-4, 10.0, 1e6])
+
+
+def test_a_weight_that_does_not_carry_the_load_is_told(swept: module.Curve) -> None:
+    table = swept.to_frame()
+    assert list(table["carried"]) == [True, False, False]
+    assert (table["unanswered"] > 0.05 * table["admitted"])[1:].all()
+    assert np.isfinite(table["mean_latency_s"][1]) and np.isnan(table["mean_latency_s"][2])
+    (note,) = swept.notes
+    assert note.startswith("V = 10, 1e+06: the load is not carried")
+    assert f"{table['unanswered'][1:].sum()} were not answered" in note
+    assert f"note: {note}" in str(swept) and str(swept).count(" NO ") == 2
+
+
+def test_in_the_figure_it_is_hollow_and_no_line_goes_through_it(swept: module.Curve) -> None:
+    figure = swept.plot()
+    assert drawn(figure) and "does not carry the load" in texts(figure)
+    powers = swept.to_frame()["power_w"].tolist()
+    for ax, hollow in zip(figure.axes, (powers[1:2], powers[1:]), strict=True):
+        (points,) = [x for x in ax.lines if x.get_markerfacecolor() == "white"]
+        assert list(points.get_ydata()) == hollow
+        assert all(len(x.get_xdata()) == 1 for x in ax.lines if x is not points)
+
+
+def test_a_curve_that_carries_the_load_says_nothing_of_that(case: tuple[sp.SlotControl, sp.Scenario]) -> None:
+    curve = sp.sweep(*case, WEIGHTS)
+    assert curve.to_frame()["carried"].all() and curve.notes == []
+    assert "not carried" not in str(curve) and "not carry" not in texts(curve.plot())
+
+
+def test_it_says_what_was_swept_and_is_printed_within_120_columns(case: tuple[sp.SlotControl, sp.Scenario]) -> None:
+    control, scene = case
+    curve = sp.sweep(replace(control, deadline_s=1e3, cuts=None), scene, WEIGHTS, seeds=[1, 2])
+    rows = str(curve).splitlines()[:8]
+    assert "seed" in rows[1] and max(map(len, rows[1:])) <= 120
+    s = control.system
+    names = (
+        control.profile.graph.name,
+        s.device.name,
+        s.server.name,
+        s.link.name,
+        scene.channel.name,
+        "deadline_s 1000",
+        "joint",
+    )
+    shown = texts(curve.plot()).replace("\n", " ")
+    for name in names:
+        assert name in rows[0] and name in shown
+
+
+def test_what_is_no_control_and_no_scene_is_named_as_the_sweeps(case: tuple[sp.SlotControl, sp.Scenario]) -> None:
+    control, scene = case
+    with pytest.raises(DataError) as caught:
+        sp.sweep(sp.SlotPolicy(control), control, [1.0])  # type: ignore[arg-type]
+    assert str(caught.value).startswith("sweep: ") and len(caught.value.problems) == 2
+    assert "control is a SlotPolicy; give a splitplan.SlotControl" in str(caught.value)
+    assert "StationaryBound" not in str(caught.value)
+    with pytest.raises(DataError, match="scene is a int"):
+        sp.sweep(control, 3, [1.0])  # type: ignore[arg-type]
+    assert scene.slots is None

@@ -1,0 +1,76 @@
+"""The bound's figure: parts of the power add up to the plan's, loads are of what a resource can do, what binds stands out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import splitplan as sp
+from splitplan.data.channel import constant
+from splitplan.errors import DataError
+from splitplan.plots.stationary import plot_bound
+from splitplan.plots.style import SERVER
+from tests.policies.test_result import control
+
+from .test_plots import drawn, texts
+
+SCENE = sp.Scenario(sp.poisson(8.0), constant(1e7), slots=300, seed=1)
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "min-latency"}, {"power_budget_w": 4.5}])
+def test_parts_are_the_plans(options: dict[str, object]) -> None:
+    problem = sp.StationaryBound(control(**options), SCENE)
+    solution = problem.solve()
+    powers, loads = problem.powers(solution.plan), problem.loads(solution.plan, solution.duals)
+    assert powers["power_w"].sum() == pytest.approx(solution.terms["power_w"], rel=1e-9)
+    busy = np.array(solution.plan.cut_frames) @ problem.control.choices.works[:, 0]
+    assert loads["used"][0] == pytest.approx(busy / 0.1) and (loads["used"] <= 1 + 1e-6).all()
+    assert list(loads["resource"]) == ["device", "uplink", "server", "power"][: 4 if "power_budget_w" in options else 3]
+    figure = solution.plot()
+    drawn(figure)
+    left, right = figure.axes
+    np.testing.assert_allclose([bar.get_width() for bar in left.patches], powers["power_w"])
+    np.testing.assert_allclose([bar.get_width() for bar in right.patches], 100 * loads["used"])
+    shown = texts(figure)
+    assert (
+        f"{100 * loads['used'][0]:.0f}%" in shown
+        and "idle" in shown
+        and "of the limit" in shown
+        and "binds where" in shown
+    )
+    assert f"any policy carries at most {solution.plan.capacity_hz:.4g}" in shown.replace("\n", " ")
+    assert ("J/bit" in loads["unit"].tolist()) == (solution.unit == "J a slot")
+
+
+def test_what_binds_stands_out() -> None:
+    problem = sp.StationaryBound(control(), SCENE)
+    solution = problem.solve()
+    loads = problem.loads(solution.plan, solution.duals).assign(binding=[0.0, 1.0, 0.0], price=[0.0, 2e-7, 0.0])
+    figure = plot_bound(problem.powers(solution.plan), loads)
+    drawn(figure)
+    from matplotlib.colors import to_hex
+
+    assert [to_hex(bar.get_facecolor()) == SERVER.lower() for bar in figure.axes[1].patches] == [False, True, False]
+    assert texts(figure).count("; nothing") == 2 and "2e-07 J/bit\n100% of the limit" in texts(figure)
+
+
+def test_texts_stay_within_the_figure() -> None:
+    long = replace(
+        SCENE, channel=replace(SCENE.channel, name="a channel of a rather long name, as those from files are")
+    )
+    figure = sp.StationaryBound(control(), long).solve().plot()
+    drawn(figure)
+    unsolved = sp.StationaryBound(control(), long).plot()  # it is solved for its figure
+    drawn(unsolved)
+    assert texts(unsolved) == texts(figure)
+    for ax in figure.axes:
+        assert all(t.get_window_extent().x1 <= figure.bbox.x1 for t in (*ax.texts, ax.xaxis.label))
+
+
+def test_without_rows() -> None:
+    solution = sp.StationaryBound(control(), SCENE)
+    plan = solution.solve()
+    with pytest.raises(DataError, match="has no rows"):
+        plot_bound(solution.powers(plan.plan).iloc[:0], solution.loads(plan.plan, plan.duals))
