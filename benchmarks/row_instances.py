@@ -10,7 +10,7 @@ import splitplan as sp
 from benchmarks.instances import Choices, Ranges, chance, one_of
 from splitplan.data.way import Way
 from splitplan.models.graph import INPUT
-from splitplan.models.rows import RowOperator, Window
+from splitplan.models.row_maps import RowOperator, Window
 
 MEDIA = ("pairs", "star", "shared")
 

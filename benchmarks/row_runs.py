@@ -24,8 +24,9 @@ import torch
 
 from splitplan.executor.environment import worker_environment
 from splitplan.models.partition import Part, make_part, run_parts
+from splitplan.models.row_maps import ROW_DIM
 from splitplan.models.row_parts import RowPart, make_row_parts, seconds_by_layer
-from splitplan.models.rows import ROW_DIM, RowModel
+from splitplan.models.rows import RowModel
 from splitplan.models.traced import Traced, load_traced
 
 IDLE, STOP = 0, -1

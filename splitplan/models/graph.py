@@ -20,7 +20,8 @@ import numpy as np
 from splitplan.errors import DataError, raise_all
 from splitplan.models.files import check_schema, read_json, write_whole
 from splitplan.models.order import find_cycle, topological
-from splitplan.models.rows import RowOperator, read_operators, row_problems
+from splitplan.models.row_maps import RowOperator, read_operators
+from splitplan.models.rows import row_problems
 
 if TYPE_CHECKING:
     import networkx as nx

@@ -23,8 +23,10 @@ from splitplan.errors import DataError, listed
 from splitplan.models.assemble import hold, numbers_read, steps
 from splitplan.models.exported import Exported
 from splitplan.models.partition import Part, ValueSpec, _device
-from splitplan.models.row_rules import Rule, rows_of_node, rule_of, shape_of
-from splitplan.models.rows import ROW_DIM, RowModel, check_shares, required_rows
+from splitplan.models.row_calls import Rule, rows_of_node, shape_of
+from splitplan.models.row_maps import ROW_DIM, required_rows
+from splitplan.models.row_rules import rule_of
+from splitplan.models.rows import RowModel, check_shares
 from splitplan.models.traced import Traced
 
 aten = torch.ops.aten

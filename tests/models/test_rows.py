@@ -11,7 +11,8 @@ import splitplan as sp
 from benchmarks.instances import REAL
 from benchmarks.row_instances import row_graph
 from splitplan.errors import DataError
-from splitplan.models.rows import Needed, RowModel, RowOperator, Table, Whole, Window, required_rows
+from splitplan.models.row_maps import Needed, RowOperator, Table, Whole, Window, required_rows
+from splitplan.models.rows import RowModel
 from tests.generators import Drawn
 
 WINDOWS = st.builds(Window, st.integers(1, 5), st.integers(1, 4), st.integers(-2, 4), st.integers(1, 3), st.booleans())

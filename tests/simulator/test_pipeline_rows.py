@@ -133,7 +133,7 @@ def test_by_hand(row_stage: Drawing) -> None:
 def row_stage() -> Drawing:
     """One layer of four rows, each read for itself; three of them at a, one at b."""
     from splitplan.models.graph import INPUT
-    from splitplan.models.rows import RowOperator, Window
+    from splitplan.models.row_maps import RowOperator, Window
 
     tensors: Any = (
         sp.Tensor("x", INPUT, ("l",), 4000.0, (1, 1, 4, 250)),

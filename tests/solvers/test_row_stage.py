@@ -17,7 +17,8 @@ from splitplan.data.pipeline_plan import RowBlock
 from splitplan.data.way import Way
 from splitplan.errors import DataError
 from splitplan.formulations.row_costs import RowCosts
-from splitplan.models.rows import RowModel, RowOperator, Window
+from splitplan.models.row_maps import RowOperator, Window
+from splitplan.models.rows import RowModel
 from splitplan.solvers import row_stage as module
 from splitplan.solvers.row_stage import RowStages, row_stage
 from tests.generators import Drawn
