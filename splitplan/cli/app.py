@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from splitplan.cli import catalog, channel, demo, doctor, live, profile, run, slots, solve, table, trace, worker
+from splitplan.cli import catalog, channel, demo, doctor, live, place, profile, run, slots, solve, table, trace, worker
 from splitplan.cli.options import MODEL_HELP
 from splitplan.cli.output import say_error
 from splitplan.errors import SplitplanError
@@ -40,7 +40,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Decide where to cut a neural network between a device and a server, prove how good that is, and run it.",
+    help="Decide where to cut a neural network, between a device and a server or over several places, prove how good that is, and run it.",
     epilog=f"A MODEL is {MODEL_HELP} Try: splitplan demo",
 )
 
@@ -60,13 +60,14 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Decide where to cut a neural network between a device and a server, prove how good that is, and run it."""
+    """Decide where to cut a neural network, between a device and a server or over several places, prove how good that is, and run it."""
 
 
 for _command in (
     trace.trace,
     profile.profile,
     solve.solve,
+    place.place,
     run.run,
     channel.channel,
     slots.bound,

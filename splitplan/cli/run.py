@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from splitplan.cli.options import Json, ModelArgument, SystemOption
-from splitplan.cli.output import amount, check_figure, out, print_json, save_figure, say, seconds, table, working
+from splitplan.cli.output import check_figure, out, print_json, save_figure, say, working
+from splitplan.cli.run_pipeline import PipelineRun, refuse_scene, run_pipeline, show_counts, show_rows
 from splitplan.cli.slot_options import RepeatOption, check_length, tell_repeats
 from splitplan.errors import DataError, raise_all
 
 if TYPE_CHECKING:
+    from splitplan.data.pipeline_plan import PipelinePlan
+    from splitplan.data.plan import SplitPlan
     from splitplan.data.scenario import Scenario
     from splitplan.executor.app import App
     from splitplan.executor.report import Report
@@ -24,7 +27,11 @@ def run(
     model: ModelArgument,
     system: SystemOption,
     plan: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="What `splitplan solve -o` wrote: one cut for all frames.")
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="What `splitplan solve -o` wrote, one cut for all frames; or what `splitplan place -o` wrote, a pipeline.",
+        ),
     ] = None,
     split_table: Annotated[
         Path | None,
@@ -35,7 +42,14 @@ def run(
         ),
     ] = None,
     frames: Annotated[int, typer.Option(min=1, help="How many frames.")] = 20,
-    depth: Annotated[int, typer.Option(min=1, help="Frames under way at once; 1 measures each alone.")] = 1,
+    depth: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Frames under way at once; 1 measures each alone.",
+            show_default="1; of a pipeline as many as keep it busy, after a few alone",
+        ),
+    ] = None,
     channel: Annotated[
         Path | None,
         typer.Option(
@@ -67,23 +81,40 @@ def run(
             show_default="--emulate; with --hosts: --no-emulate",
         ),
     ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PROFILE",
+            help="Of a pipeline: from which another plan is made when a place is lost; else one place does all.",
+        ),
+    ] = None,
     figure: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to draw predicted against measured: .png, .pdf, .svg.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Run a plan or a table on the model's example input: in two processes here, or on workers elsewhere.
+    """Run a plan or a table on the model's example input: in two processes here (of a pipeline one a stage), or on workers elsewhere.
 
     Ctrl-C ends it with the report of the frames that were answered by then, and exit code 130.
     """
+    from splitplan.data.pipeline_plan import PipelinePlan
     from splitplan.data.system import System
     from splitplan.executor.conditions import not_emulated, offloads
     from splitplan.policies.base import check_plans
 
     # What costs nothing comes first: torch alone takes seconds to load, a model may take minutes to trace.
-    addresses = read_hosts(hosts or [], keys)
-    check_figure(figure)
     policy, where = read_policy(plan, split_table), System.read(system)
+    addresses = read_hosts(hosts or [], keys, tuple(where.places) if isinstance(policy, PipelinePlan) else ENDS)
+    check_figure(figure)
+    if isinstance(policy, PipelinePlan):
+        refuse_scene(channel, rate_hz, repeat)
+        run_pipeline(PipelineRun(model, policy, where, frames, depth, addresses, keys, emulate, profile, figure, json))
+        return
+    if profile is not None:
+        raise DataError(
+            "a split makes no other plan when it runs; leave --profile out, or give a pipeline's plan", "run"
+        )
+    depth = depth or 1
     if addresses and emulate is None:
         emulate = False
         for text in dict.fromkeys(text for p in policy.plans for text in not_emulated(p, where, addresses)):
@@ -129,13 +160,37 @@ def run(
         raise stopped
 
 
+ENDS = ("device", "server")
+"""The places of a split."""
+
 SCENE_DEPTH = 8
 """Frames that arrive while others are under way must not wait for these, so a scenario has at least so many at once."""
 
 
-def read_policy(plan: Path | None, split_table: Path | None) -> Policy:
-    """What chooses the cut: the one plan, or the table's policy."""
+NOT_RUN = {
+    "splitplan.RelayPlan": "is a relay's plan, which is solved and not run; several places run a pipeline: splitplan place",
+    "splitplan.OperatorPlan": "places a graph's operators on accelerators; that is solved, not run",
+    "splitplan.OperatorSchedule": "schedules a graph's operators; that is solved, not run",
+    "splitplan.Solution": "is a whole solution, as --json prints it; give the plan, as -o writes it",
+}
+"""What else of ours looks like a plan, by the file's own word."""
+
+
+def read_plan(path: Path) -> SplitPlan | PipelinePlan:
+    """A plan that can be run, of the kind that the file says it is."""
+    from splitplan.data.pipeline_plan import PipelinePlan
     from splitplan.data.plan import SplitPlan
+    from splitplan.models.files import read_json
+
+    kind = read_json(path).get("kind")
+    if kind in NOT_RUN:
+        raise DataError(NOT_RUN[kind], str(path))
+    return PipelinePlan.read(path) if kind == PipelinePlan.stamp()["kind"] else SplitPlan.read(path)
+
+
+def read_policy(plan: Path | None, split_table: Path | None) -> Policy | PipelinePlan:
+    """What chooses the cut, the one plan or the table's policy; or a pipeline's plan, where nothing is chosen."""
+    from splitplan.data.pipeline_plan import PipelinePlan
     from splitplan.data.relay_table import RelayTable
     from splitplan.data.split_table import SplitTable
     from splitplan.models.files import read_json
@@ -143,7 +198,8 @@ def read_policy(plan: Path | None, split_table: Path | None) -> Policy:
     from splitplan.policies.base import Fixed
 
     if plan is not None and split_table is None:
-        return Fixed(SplitPlan.read(plan))
+        found = read_plan(plan)
+        return found if isinstance(found, PipelinePlan) else Fixed(found)
     if split_table is not None and plan is None:
         if read_json(split_table).get("kind") == RelayTable.stamp()["kind"]:
             raise DataError(
@@ -174,7 +230,7 @@ def read_scene(
     return Scenario(periodic(rate_hz), read, seconds, repeat=repeat)
 
 
-def read_hosts(pairs: list[str], keys: Path | None) -> dict[str, str]:
+def read_hosts(pairs: list[str], keys: Path | None, places: tuple[str, ...] = ENDS) -> dict[str, str]:
     """``server=tcp://host:5555`` as a mapping; refused when it cannot be right, or when the keys for it are not there."""
     from splitplan.executor.reach import host_problems, read_keys
 
@@ -188,7 +244,7 @@ def read_hosts(pairs: list[str], keys: Path | None) -> dict[str, str]:
             problems.append(f"{place} is given twice; a place has one worker")
         else:
             addresses[place] = address
-    raise_all(problems + host_problems(addresses, keys is not None), "--hosts")
+    raise_all(problems + host_problems(addresses, keys is not None, places), "--hosts")
     read_keys(keys, addresses)
     return addresses
 
@@ -216,27 +272,7 @@ def feed(app: App, traced: Traced, frames: int, depth: int) -> None:
 
 def show_report(report: Report) -> None:
     """Predicted beside measured, what was counted, and what was not as it seems."""
-
-    def show(value: float | None, unit: str) -> str:
-        if value is None:
-            return "–"
-        return seconds(value) if unit == "s" else f"{value:.4g} {unit}"
-
-    rows = [
-        (
-            r.quantity,
-            show(r.predicted, r.unit),
-            show(r.measured, r.unit),
-            "–" if r.ratio is None else f"{r.ratio:.3f}",
-            show(r.p95, r.unit),
-            str(r.n),
-            r.how,
-        )
-        for r in report.rows
-    ]
-    columns = ("", "predicted", "measured (median)", "ratio", "p95", "frames", "how")
-    out().print(table(report.title, columns, rows, numeric=columns[1:6]))
-    for name, value in report.counts.items():
-        out().print(f"{name}: {amount(value, 'B') if name.endswith('_bytes') else f'{value:g}'}", markup=False)
+    show_rows(report.title, report.rows)
+    show_counts(report.counts.items())
     for note in report.notes:
         out().print(f"– {note}", markup=False)

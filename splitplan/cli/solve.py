@@ -86,22 +86,27 @@ def solve(
 
 def show_solution(solution: Solution) -> None:
     """Plan, certificate, costs and rungs."""
+    rows = [("plan", str(solution.plan)), *certificate(solution)]
+    rows += [(name, show_term(name, value)) for name, value in solution.terms.items()]
+    out().print(table(solution.problem, ("", ""), [(name, value) for name, value in rows if value]))
+
+
+def certificate(solution: Solution) -> list[tuple[str, str]]:
+    """How good a plan is and whose word that is, a line each; lines may be empty."""
     gap = "no bound" if solution.gap is None else f"{solution.gap:.2g}"
     bound = "none" if solution.bound is None else f"{solution.bound:.6g} {solution.unit}"
-    rows: list[tuple[str, str]] = [
-        ("plan", str(solution.plan)),
+    return [
         ("objective", f"{solution.objective:.6g} {solution.unit}"),
         ("why", solution.why),
         ("bound", f"{bound} (gap {gap})"),
         ("bound by", solution.bound_by),
+        *solution.facts.items(),
         ("status", f"{solution.status}; stopped: {solution.termination}"),
         ("solver", f"{solution.solver} {solution.solver_version}".strip()),
         ("time", f"build {seconds(solution.build_s)}, solve {seconds(solution.solve_s)}"),
         ("audited by", f"{solution.audit.by}: {solution.audit.objective:.6g} {solution.unit}"),
         *((f"rung {r.solver}", f"{'used' if r.used else 'passed over'}: {r.reason}") for r in solution.rungs),
-        *((name, show_term(name, value)) for name, value in solution.terms.items()),
     ]
-    out().print(table(solution.problem, ("", ""), [(name, value) for name, value in rows if value]))
 
 
 def show_term(name: str, value: Any) -> str:
