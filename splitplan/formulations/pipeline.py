@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from splitplan.data.pipeline_plan import PipelinePlan, Stage
+from splitplan.data.pipeline_plan import PipelinePlan, RowBlock, Stage
 from splitplan.data.plan import Wire
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
@@ -19,6 +19,7 @@ from splitplan.formulations import pipeline_naive
 from splitplan.formulations.base import TOLERANCE, Formulation
 from splitplan.formulations.pipeline_checks import problems
 from splitplan.formulations.pipeline_costs import PipelineCosts
+from splitplan.formulations.pipeline_groups import Group, GroupCosts, SharedStage
 from splitplan.formulations.scaled import Scaled
 from splitplan.formulations.solution import Alternative
 
@@ -59,6 +60,28 @@ class PipelinePlacement(Scaled, Formulation):
     (11) T ≥ P when no walk over (position, place) whose stages and transfers each take at most P, places repeated at will, costs
          at most Σ_e w_e + μ·max_stages + λ P, a stage at e costing w_e + μ and a transfer on a shared medium λ τ; any w, μ, λ ≥ 0.
 
+    With ``rows`` a stage may be a group g = (g_1, g_2, …) of two to ``max_group`` places, in order, that share the rows of its layers
+    block by block: z_{ijg} ∈ {0,1}, and x_{abgr} ∈ {0,1}, 1 when g makes the layers between positions a < b as one block, its places r
+    rows each from the top (`RowCosts`: halos are computed twice; g_1 hands out rows and gathers them between blocks). A layer that
+    mixes all rows, or whose rows are not known, is made by g_1 alone. A single place is a group without blocks.
+
+    (12) (1), (2), (4), (6) sum over groups in place of places, e standing for the first of each; in (3) and (7) a place counts each group
+         that it is in; (5) holds for g_1, which so could run the stage alone.
+    (13) Σ_j z_{pjg} + Σ_{a,r} x_{apgr} = Σ_i z_{ipg} + Σ_{b,r} x_{pbgr} for every group g and position p: blocks make up the stage.
+    (14) c_g(i,j) = Σ_{abr} block_{abgr} x_{abgr} in (7), for each place of g: the whole group works on one frame at a time.           [s]
+    (15) (8) counts the seconds of rows, Σ_{abgr} busy^ρ_{abgr} x_{abgr}, for every resource ρ that anything else of a frame may keep
+         busy as well: all of a star and of a shared medium; between pairs what leaves a source or enters a sink. (Elsewhere, and in
+         (7) when communication is added, they are part of c_g.)                                                               [s]
+    (16) Σ_p bytes_p h_{pe} + W_e ≤ memory_e, h_{pe} ≥ Σ x_{abgr}, W_e ≥ act_v Σ x_{abgr} over the blocks with layer v, a reader of p, in
+         which e, not the first of g, has rows: it holds the parameters of the layers that it computes and their largest working
+         set.                                                                                                              [bytes]
+
+    With rows (9)–(11) do not hold, since a layer may be shared, but, m_v being the part of layer v that is computed at least, over all
+    places (`RowModel.least_shares`; 1 where rows cannot be shared):
+
+    (17) T ≥ max_v m_v / Σ_{e ∈ E_v} 1/a_{ve}, E_v the ``max_group`` quickest places for v, just the quickest one where v cannot be shared.
+    (18) T ≥ Σ_v m_v min_e w_e a_{ve} for any w ≥ 0 whose max_stages · max_group largest sum to 1.
+
     a_{ve} seconds of layer v at e; live(i): the tensors that were made before position i and are read after it (results too, until
     the end, when there is a sink), each once; bytes_t at the wire's precision; held_i their bytes in memory; par(i,j) bytes of
     the parameters read there, shared ones once; act_v a layer's working set. Tensors that only a later stage reads go through
@@ -74,20 +97,26 @@ class PipelinePlacement(Scaled, Formulation):
         Its medium says what is a resource: pairs, star or shared.
     overlap : bool
         Whether a place computes while it sends and receives; else it does one after the other.
+    rows : bool
+        Whether places may share the rows of a stage's layers. The graph must know its operators' rows (`RowModel`).
     max_stages : int, optional
     wire : {"fp32", "fp16", "int8"}
         Precision in which floating-point tensors cross.
     source, sink : str, optional
         Where inputs are, where results must go; free unless given: inputs are at the first stage, results stay where they are made.
+    max_group : int
+        Most places that share rows in one stage. What a solver calls optimal is so among stages of at most so many.
     """
 
     profile: Profile
     system: System
     overlap: bool = True
+    rows: bool = False
     max_stages: int | None = None
     wire: Wire = "fp32"
     source: str | None = None
     sink: str | None = None
+    max_group: int = 3
     costs: PipelineCosts = field(init=False, repr=False)
 
     kind: ClassVar[str] = "pipeline-placement"
@@ -101,6 +130,16 @@ class PipelinePlacement(Scaled, Formulation):
         raise_all(problems(self), f"PipelinePlacement for {self.profile.graph.name!r}")
         costs = PipelineCosts(self.profile, self.system, self.wire, self.source, self.sink)
         object.__setattr__(self, "costs", costs)
+
+    @cached_property
+    def groups(self) -> GroupCosts:
+        """What stages of several places cost."""
+        return GroupCosts(self.costs, self.max_group)
+
+    @property
+    def alone(self) -> PipelinePlacement:
+        """The same problem without rows. By (12) it has a plan whenever this one has."""
+        return replace(self, rows=False)
 
     # -- what it is, for solvers ---------------------------------------------------------------------
 
@@ -116,7 +155,7 @@ class PipelinePlacement(Scaled, Formulation):
         plans = list(pipeline_naive.plans(self).values())
         allowed = [v for x in plans if not self.violations(x) for v in [self.evaluate(x)["objective"]]]
         values = [v for x in plans for v in [self.evaluate(x)["objective"]] if np.isfinite(v)]
-        floor = float(self.costs.seconds.min(axis=0).max())  # (9), memory aside
+        floor = float(self.costs.seconds.min(axis=0).max())  # (9), memory and rows aside: a scale, no bound
         positive = [v for v in allowed if v > 0] or [v for v in (floor, *values) if v > 0]
         return min(positive, default=0.0), max(values, default=floor), min(allowed, default=None)
 
@@ -135,10 +174,19 @@ class PipelinePlacement(Scaled, Formulation):
         plan.check(self.profile.graph)
         c = self.costs
         order, cuts = self.order_of(plan)
-        at_place, over = self._busy(order, cuts)
+        shared = self.groups.shared(plan) if self.rows else {}
+        at_place, over = self._busy(order, cuts, shared)
         ends = [0, *cuts, c.layers]
-        computing = {e: float(c.seconds[e, i:j].sum()) for e, i, j in zip(order, ends[:-1], ends[1:], strict=True)}
+        computing, passed = {}, 0.0
+        for k, (e, i, j) in enumerate(zip(order, ends[:-1], ends[1:], strict=True)):
+            if k in shared:
+                computing |= dict(zip(shared[k].group, shared[k].computing_s, strict=True))
+                passed += shared[k].seconds
+            else:
+                computing[e] = float(c.seconds[e, i:j].sum())
+                passed += computing[e]
         terms, delays = {f"at_{c.places[e]}_s": s for e, s in computing.items()}, 0.0
+        terms |= {f"stage_{'+'.join(self.groups.names(x.group))}_s": x.seconds for x in shared.values()}
         for d, e, i in c.moves(order, cuts):
             way = c.ways.get((d, e))
             terms[f"{c.places[d]}_to_{c.places[e]}_s"] = float(c.transfer[d, e, i])
@@ -152,16 +200,22 @@ class PipelinePlacement(Scaled, Formulation):
             "objective": period,
             "period_s": period,
             **({"throughput_hz": 1.0 / period} if period > 0 else {}),
-            "latency_s": sum(computing.values()) + delays,
+            "latency_s": passed + delays,
             **terms,
         }
 
-    def _busy(self, order: Sequence[int], cuts: Sequence[int]) -> tuple[dict[int, float], dict[str, float]]:
-        """(7), (8): seconds for which a frame keeps each place and each resource busy; ∞ where no way leads."""
+    def _busy(
+        self, order: Sequence[int], cuts: Sequence[int], shared: Mapping[int, SharedStage] | None = None
+    ) -> tuple[dict[int, float], dict[str, float]]:
+        """(7), (8), (14), (15): seconds for which a frame keeps each place and each resource busy; ∞ where no way leads."""
         c, ends = self.costs, [0, *cuts, self.costs.layers]
         places, over = defaultdict[int, float](float), defaultdict[str, float](float)
-        for e, i, j in zip(order, ends[:-1], ends[1:], strict=True):
-            places[e] += float(c.seconds[e, i:j].sum())
+        for k, (e, i, j) in enumerate(zip(order, ends[:-1], ends[1:], strict=True)):
+            stage = (shared or {}).get(k)
+            for x in (e,) if stage is None else stage.group:
+                places[x] += float(c.seconds[e, i:j].sum()) if stage is None else stage.seconds
+            for r, seconds in () if stage is None else stage.busy_s.items():
+                over[r] += seconds
         for d, e, i in c.moves(tuple(order), tuple(cuts)):
             seconds = float(c.transfer[d, e, i])
             for r in c.ways[d, e].resources if (d, e) in c.ways else ("nothing",):
@@ -171,12 +225,12 @@ class PipelinePlacement(Scaled, Formulation):
         return places, over
 
     def period(self, order: Sequence[int], cuts: Sequence[int]) -> float:
-        """The period of these places, by number, cut at these inner positions."""
+        """The period of these places, by number, cut at these inner positions, none of them sharing rows."""
         places, over = self._busy(order, cuts)
         return max([*places.values(), *over.values()])
 
     def violations(self, plan: PipelinePlan) -> list[str]:
-        """What a plan breaks: (2), (4), (5), and the problem's own data, in the user's words."""
+        """What a plan breaks: (2), (4), (5), (16), and the problem's own data, in the user's words."""
         plan.check(self.profile.graph)
         broken = [
             f"{name} is {got!r}, the problem says {own!r}"
@@ -196,29 +250,43 @@ class PipelinePlacement(Scaled, Formulation):
         for e, i, j in zip(order, ends[:-1], ends[1:], strict=True):
             if c.memory[i, j] > c.limits[e] * (1 + TOLERANCE):
                 broken.append(f"memory of {c.places[e]}: {c.memory[i, j]:.6g} of {c.limits[e]:.6g} bytes")
-        return broken
+        return broken + (self.groups.broken(plan) if self.rows else [])
 
     def order_of(self, plan: PipelinePlan) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """A plan's places by their numbers, and the inner positions at which it is cut."""
+        """The first places of a plan's stages by their numbers, and the inner positions at which it is cut."""
         unknown = [p for p in plan.places if p not in self.costs.index]
         raise_all([f"names place {p!r}, which the system has not" for p in unknown], "pipeline plan")
-        if any(len(s.places) > 1 for s in plan.stages):
-            raise DataError("has a stage of several places; this problem shares no rows", "pipeline plan")
+        if not self.rows and any(len(s.places) > 1 for s in plan.stages):
+            raise DataError("has a stage of several places; this problem shares no rows (rows=True)", "pipeline plan")
         cuts = np.cumsum([len(s.layers) for s in plan.stages])[:-1]
         return tuple(self.costs.index[s.place] for s in plan.stages), tuple(cuts.tolist())
 
-    def plan_for(self, order: Sequence[int], cuts: Sequence[int]) -> PipelinePlan:
-        """The plan of these places, by number, cut at these inner positions, with what this problem predicts of it."""
+    def plan_for(
+        self,
+        order: Sequence[int],
+        cuts: Sequence[int],
+        shared: Mapping[int, tuple[Group, tuple[RowBlock, ...]]] | None = None,
+    ) -> PipelinePlan:
+        """The plan of these places, by number, cut at these inner positions, with what this problem predicts of it.
+
+        Parameters
+        ----------
+        order : sequence of int
+            The first place of each stage.
+        cuts : sequence of int
+        shared : dict of int to (tuple of int, tuple of RowBlock), optional
+            Of the stages of several places, by their numbers: the places, and their blocks.
+        """
         names = [layer.name for layer in self.profile.graph.layers]
         ends = [0, *cuts, len(names)]
-        stages = tuple(
-            Stage(tuple(names[i:j]), (self.costs.places[e],))
-            for e, i, j in zip(order, ends[:-1], ends[1:], strict=True)
-        )
+        stages = []
+        for k, (e, i, j) in enumerate(zip(order, ends[:-1], ends[1:], strict=True)):
+            group, blocks = (shared or {}).get(k, ((e,), ()))
+            stages.append(Stage(tuple(names[i:j]), self.groups.names(group), blocks))
         facts: dict[str, Any] = {"overlap": self.overlap, "source": self.source, "sink": self.sink}
-        plan = PipelinePlan(self.profile.graph.name, self.profile.graph.fingerprint, stages, self.wire, **facts)
+        plan = PipelinePlan(self.profile.graph.name, self.profile.graph.fingerprint, tuple(stages), self.wire, **facts)
         predicted = {k: v for k, v in self.evaluate(plan).items() if k != "objective" and np.isfinite(v)}
-        return PipelinePlan(plan.model, plan.fingerprint, stages, self.wire, **facts, predicted=predicted)
+        return replace(plan, predicted=predicted)
 
     # -- the declarative model -----------------------------------------------------------------------
 
@@ -237,19 +305,29 @@ class PipelinePlacement(Scaled, Formulation):
     def lp_notes(self) -> list[str]:
         """The problem, then units and names."""
         places = ", ".join(f"{e}: {p}" for e, p in enumerate(self.costs.places))
-        return [
+        notes = [
             self.describe(),
             f"T is the period in seconds times {self.scale!r}, and so is the objective.",
             f"Places: {places}.",
             "z(i_j_e): place e computes the layers between positions i and j; position i is before layer i, counted from 0.",
             "y(d_e_i): place d hands over to place e at position i.",
         ]
+        if self.rows:
+            groups = enumerate(self.groups.groups(), len(self.costs.places))
+            notes.append(
+                "z(i_j_g), x(a_b_g_r): group g; r counts the shares of the block's rows, see pipeline_rows_model.shares."
+            )
+            notes.append(f"Groups: {', '.join(f'{k}: ' + '+'.join(self.groups.names(g)) for k, g in groups)}.")
+        return notes
 
     # -- for people ----------------------------------------------------------------------------------
 
     def alternatives(self, plan: PipelinePlan) -> tuple[Alternative, ...]:
         """What the plan was chosen over: the best single place, and plans by layers, by memory and by FLOPs alone."""
-        priced = {name: (x, self.evaluate(x)["objective"]) for name, x in pipeline_naive.plans(self).items()}
+        plain = pipeline_naive.plans(self)
+        if any(len(s.places) > 1 for s in plan.stages):
+            plain["the same stages, no rows shared"] = self.plan_for(*self.order_of(plan))
+        priced = {name: (x, self.evaluate(x)["objective"]) for name, x in plain.items()}
         return tuple(
             Alternative(name, value, "; ".join(self.violations(x)), is_plan=x.stages == plan.stages)
             for name, (x, value) in priced.items()
@@ -261,7 +339,10 @@ class PipelinePlacement(Scaled, Formulation):
         terms = self.evaluate(plan)
         period = terms.pop("objective")
         names = [
-            k for k, v in terms.items() if k.startswith(("at_", "busy_")) or "_to_" in k if v >= period * (1 - 1e-9)
+            k
+            for k, v in terms.items()
+            if k.startswith(("at_", "busy_", "stage_")) or "_to_" in k
+            if v >= period * (1 - 1e-9)
         ]
         return {"bottleneck": ", ".join(names)} if names else {}
 
@@ -289,6 +370,7 @@ class PipelinePlacement(Scaled, Formulation):
             "communication overlapped" if self.overlap else "communication added",
             f"wire {self.wire}",
         ]
+        facts += [f"rows shared by up to {self.max_group} places"] if self.rows else []
         facts += [f"at most {self.max_stages} stages"] if self.max_stages is not None else []
         facts += [f"{name} {value}" for name in ("source", "sink") if (value := getattr(self, name)) is not None]
         return f"PipelinePlacement: least period of {self.profile.graph.name!r} ({'; '.join(facts)})"

@@ -18,8 +18,18 @@ def problems(p: PipelinePlacement) -> list[str]:
     places = tuple(p.system.places)
     found = check_times(p.profile, places) + check_devices(p.profile, p.system, places)
     found += check_one_of("wire", p.wire, get_args(Wire))
-    if not isinstance(p.overlap, bool):
-        found.append(f"overlap is {p.overlap!r}; give True or False")
+    found += [
+        f"{name} is {getattr(p, name)!r}; give True or False"
+        for name in ("overlap", "rows")
+        if not isinstance(getattr(p, name), bool)
+    ]
+    if isinstance(p.max_group, bool) or not isinstance(p.max_group, int) or p.max_group < 1:
+        found.append(f"max_group is {p.max_group!r}; give a whole number from 1")
+    if p.rows is True and not p.profile.graph.rows:
+        found.append(
+            "rows=True, and the graph does not know its operators' rows; trace the model with this version of splitplan, "
+            "give LayerGraph(rows=…), or leave rows out"
+        )
     if p.max_stages is not None and (
         isinstance(p.max_stages, bool) or not isinstance(p.max_stages, int) or p.max_stages < 1
     ):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyomo.environ as pyo
 
+from splitplan.formulations import pipeline_rows_model as rows_model
 from splitplan.formulations.base import ROUNDING
 
 if TYPE_CHECKING:
+    from splitplan.data.pipeline_plan import RowBlock
     from splitplan.formulations.pipeline import PipelinePlacement
+    from splitplan.formulations.pipeline_groups import Group
 
 MARGIN = 1 + 1e-6
 """A column is left out only when it takes longer than a known plan by more than this factor."""
@@ -30,32 +34,42 @@ def build(problem: PipelinePlacement, known: float | None = None) -> pyo.Concret
     variable_stages(m, problem, known)
     variable_handovers(m, problem, known)
     variable_period(m)
+    if problem.rows:
+        rows_model.variable_blocks(m, problem, np.inf if known is None else known * MARGIN)
     constraint_ends(m, problem)
     constraint_handover(m, problem)
     constraint_once(m, problem)
     constraint_most_stages(m, problem)
     constraint_places(m, problem)
     constraint_resources(m, problem)
+    if problem.rows:
+        rows_model.constraint_blocks(m, problem)
+        rows_model.constraint_mates_memory(m, problem)
     m.least = pyo.Objective(expr=m.T, sense=pyo.minimize)
     return m
 
 
 def variable_stages(m: pyo.ConcreteModel, problem: PipelinePlacement, known: float | None) -> None:
-    """z_{ije}, for the runs of layers that a place's memory holds (5), and that inputs reach and results leave (6)."""
+    """z_{ije}, for the runs of layers that a place's memory holds (5), and that inputs reach and results leave (6).
+
+    With rows z_{ijg} too (12), its seconds being those of its blocks; ``m.members`` are the places of each group, single ones first.
+    """
     c = problem.costs
     most = np.inf if known is None else known * MARGIN
     columns: list[tuple[int, int, int]] = []
     m.seconds = {}
-    for e in range(len(c.places)):
-        span = c.span(e)
+    m.members = [(e,) for e in range(len(c.places))]
+    m.members += problem.groups.groups() if problem.rows else []
+    for k, (e, *mates) in enumerate(m.members):
+        span = c.span(e) if not mates else np.where(np.isfinite(c.span(e)), 0.0, np.inf)
         fits = (c.memory <= c.limits[e] * (1 + ROUNDING)) & (span <= most) & np.isfinite(span)
         if from_source(problem, e) is None:
             fits[0] = False
         if to_sink(problem, e) is None:
             fits[:, c.layers] = False
         for i, j in np.argwhere(fits).tolist():
-            columns.append((i, j, e))
-            m.seconds[i, j, e] = float(span[i, j])
+            columns.append((i, j, k))
+            m.seconds[i, j, k] = float(span[i, j])
     m.z = pyo.Var(columns, domain=pyo.Binary, doc="place e computes the layers between positions i and j")
 
 
@@ -84,19 +98,23 @@ def constraint_handover(m: pyo.ConcreteModel, problem: PipelinePlacement) -> Non
     places = range(len(c.places))
     m.hands_over = pyo.ConstraintList(doc="a stage that ends hands over")
     m.takes_over = pyo.ConstraintList(doc="a stage that begins takes over")
+    begun, ended = defaultdict[tuple[int, int], list[Any]](list), defaultdict[tuple[int, int], list[Any]](list)
+    for i, j, g in m.z:
+        begun[i, m.members[g][0]].append((i, j, g))
+        ended[j, m.members[g][0]].append((i, j, g))
     for j in range(1, c.layers):
         for e in places:
             out = total(m.y[e, f, j] for f in places if (e, f, j) in m.y)
             into = total(m.y[d, e, j] for d in places if (d, e, j) in m.y)
-            add_equal(m.hands_over, total(m.z[i, j, e] for i in range(j) if (i, j, e) in m.z), out)
-            add_equal(m.takes_over, total(m.z[j, k, e] for k in range(j + 1, c.layers + 1) if (j, k, e) in m.z), into)
+            add_equal(m.hands_over, total(m.z[k] for k in ended[j, e]), out)
+            add_equal(m.takes_over, total(m.z[k] for k in begun[j, e]), into)
 
 
 def constraint_once(m: pyo.ConcreteModel, problem: PipelinePlacement) -> None:
     """(3) Σ_{i,j} z_{ije} ≤ 1."""
     m.once = pyo.ConstraintList(doc="a place computes one stage at most")
     for e in range(len(problem.costs.places)):
-        if mine := [m.z[k] for k in m.z if k[2] == e]:
+        if mine := [m.z[k] for k in m.z if e in m.members[k[2]]]:
             m.once.add(total(mine) <= 1)
 
 
@@ -107,11 +125,12 @@ def constraint_most_stages(m: pyo.ConcreteModel, problem: PipelinePlacement) -> 
 
 
 def constraint_places(m: pyo.ConcreteModel, problem: PipelinePlacement) -> None:
-    """(7) T ≥ seconds of computing (and, when communication is added, of sending and receiving) of each place."""
+    """(7), (14) T ≥ seconds of its stage (and, when communication is added, of sending and receiving) of each place."""
     m.places = pyo.ConstraintList(doc="a place is busy for the period at most")
     moved = transfers(m, problem)
     for e in range(len(problem.costs.places)):
-        terms = [problem.scale * m.seconds[k] * m.z[k] for k in m.z if k[2] == e]
+        terms = [problem.scale * m.seconds[k] * m.z[k] for k in m.z if m.members[k[2]] == (e,)]
+        terms += [problem.scale * m.block_s[k] * m.x[k] for k in (m.x if problem.rows else ()) if e in m.members[k[2]]]
         if not problem.overlap:
             terms += [problem.scale * seconds * x for d, f, seconds, x in moved if e in (d, f)]
         if terms:
@@ -119,12 +138,15 @@ def constraint_places(m: pyo.ConcreteModel, problem: PipelinePlacement) -> None:
 
 
 def constraint_resources(m: pyo.ConcreteModel, problem: PipelinePlacement) -> None:
-    """(8) T ≥ seconds of the transfers over each resource."""
+    """(8), (15) T ≥ seconds of the transfers over each resource."""
     c = problem.costs
     over: dict[str, list[Any]] = {}
     for d, e, seconds, x in transfers(m, problem):
         for r in c.ways[d, e].resources:
             over.setdefault(r, []).append(problem.scale * seconds * x)
+    for k in m.x if problem.rows else ():
+        for r, seconds in m.block_busy[k].items():
+            over.setdefault(r, []).append(problem.scale * seconds * m.x[k])
     m.resources = pyo.ConstraintList(doc="a resource is busy for the period at most")
     for terms in over.values():
         m.resources.add(m.T >= total(terms))
@@ -138,8 +160,9 @@ def transfers(m: pyo.ConcreteModel, problem: PipelinePlacement) -> list[tuple[in
     c = problem.costs
     found: list[tuple[int, int, float, Any]] = [(d, e, float(c.transfer[d, e, i]), m.y[d, e, i]) for d, e, i in m.y]
     for e in range(len(c.places)):
-        begins = [m.z[k] for k in m.z if k[2] == e and k[0] == 0]
-        ends = [m.z[k] for k in m.z if k[2] == e and k[1] == c.layers]
+        mine = [k for k in m.z if m.members[k[2]][0] == e]
+        begins = [m.z[k] for k in mine if k[0] == 0]
+        ends = [m.z[k] for k in mine if k[1] == c.layers]
         if begins and (seconds := from_source(problem, e)) and problem.source is not None:
             found.append((c.index[problem.source], e, seconds, total(begins)))
         if ends and (seconds := to_sink(problem, e)) and problem.sink is not None:
@@ -174,12 +197,21 @@ def add_equal(rows: pyo.ConstraintList, left: Any, right: Any) -> None:
         rows.add(left - right == 0)
 
 
-def read(problem: PipelinePlacement, values: Mapping[str, float]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Places and inner cuts of the stages in a solver's values, by name."""
+def read(
+    problem: PipelinePlacement, values: Mapping[str, float]
+) -> tuple[tuple[int, ...], tuple[int, ...], dict[int, tuple[Group, tuple[RowBlock, ...]]]]:
+    """Places, inner cuts and shared rows of the stages in a solver's values, by name."""
     chosen = sorted(
-        (int(i), int(j), int(e))
+        (int(i), int(j), int(g))
         for name, x in values.items()
         if name.startswith("z[") and x > 0.5
-        for i, j, e in [name[2:-1].split(",")]
+        for i, j, g in [name[2:-1].split(",")]
     )
-    return tuple(e for _, _, e in chosen), tuple(i for i, _, _ in chosen[1:])
+    members = [(e,) for e in range(len(problem.costs.places))]
+    members += problem.groups.groups() if problem.rows else []
+    shared = {
+        k: (members[g], rows_model.read_blocks(problem, members[g], g, values))
+        for k, (_, _, g) in enumerate(chosen)
+        if len(members[g]) > 1
+    }
+    return tuple(members[g][0] for _, _, g in chosen), tuple(i for i, _, _ in chosen[1:]), shared

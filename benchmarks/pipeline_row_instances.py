@@ -1,0 +1,86 @@
+"""Random pipelines whose stages may share rows, each from a seed or from hypothesis: barriers, all media, memory, missing ways, source and sink."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import splitplan as sp
+from benchmarks.instances import RANGES, Choices, Ranges, Seeded, chance, link, log_between, one_of
+from benchmarks.row_instances import row_graph, row_seconds
+from splitplan.formulations.pipeline import PipelinePlacement
+
+
+def row_problem(
+    choose: Choices,
+    layers: int,
+    places: int,
+    ranges: Ranges,
+    *,
+    medium: str = "pairs",
+    most_rows: int = 8,
+    limits: bool = True,
+    max_group: int = 3,
+) -> PipelinePlacement:
+    """A random PipelinePlacement with rows. Memory, where it is limited, is around what a share of the network needs, so that it binds."""
+    net = row_graph(choose, layers, ranges, most_rows)
+    parameters = {f"p{v}": ranges.size(choose) for v in range(layers)}
+    if layers > 2 and chance(choose, 0.3):
+        tied = choose.whole(1, layers - 1)  # reads the first layer's parameters as well
+    else:
+        tied = 0
+    made = tuple(
+        replace(
+            x,
+            parameters=(f"p{v}", "p0") if v and v == tied else (f"p{v}",),
+            memory_bytes=sum(t.size_bytes for t in net.tensors if x.name in (t.producer, *t.consumers)),
+        )
+        for v, x in enumerate(net.layers)
+    )
+    # Sizes at which sharing sometimes pays: rows take about as long on the way as to make.
+    seconds = row_seconds(choose, net, places, ranges)
+    usual = sum(float(s.sum()) for s in seconds.values()) / places / layers
+    sizes = sum(t.size_bytes for t in net.tensors) / len(net.tensors)
+    factor = log_between(choose, 0.003, 1.0) * (usual or 1e-3) * ranges.rate_bps[1] / 8 / sizes
+    tensors = tuple(replace(t, size_bytes=t.size_bytes * factor) for t in net.tensors)
+    net = replace(net, layers=made, tensors=tensors, parameter_bytes=parameters)
+    whole = sum(parameters.values()) + 2 * max(x.memory_bytes for x in made)
+    names = list(seconds)
+    rooms = [whole * log_between(choose, 0.3, 2.0) if limits and chance(choose, 0.3) else None for _ in names]
+    devices = {n: sp.Device(n, memory_bytes=room or None) for n, room in zip(names, rooms, strict=True)}
+    if medium == "shared":
+        system = sp.System(shared=link(choose, ranges), **devices)
+    elif medium == "star":
+        system = sp.System(star={n: link(choose, ranges) for n in names}, **devices)
+    else:
+        pairs = list(itertools.combinations(names, 2))
+        missing = len(pairs) > 2 and limits and chance(choose, 0.2)
+        system = sp.System(links={p: link(choose, ranges) for p in pairs[: -1 if missing else None]}, **devices)
+    layer_names = [x.name for x in made]
+    given = {p: dict(zip(layer_names, s.tolist(), strict=True)) for p, s in seconds.items()}
+    share = 0.2 * choose.whole(0, 2)
+    fixed = {p: {v: share * s for v, s in of.items()} for p, of in given.items()}
+    return PipelinePlacement(
+        sp.Profile.given(net, given, fixed),
+        system,
+        overlap=chance(choose, 0.6),
+        rows=True,
+        max_stages=choose.whole(1, places) if limits and chance(choose, 0.25) else None,
+        wire=one_of(choose, ("fp32", "fp16", "int8")),
+        source=one_of(choose, names) if chance(choose, 0.3) else None,
+        sink=one_of(choose, names) if chance(choose, 0.3) else None,
+        max_group=max_group,
+    )
+
+
+def small_row_ones(
+    count: int, layers: int = 5, places: int = 3, seed: int = 0, *, medium: str = "pairs", most_rows: int = 8
+) -> list[PipelinePlacement]:
+    """Random small problems of all kinds, each from a seed of its own."""
+    found = []
+    for k in range(count):
+        choose = Seeded(seed + k)
+        ranges = list(RANGES.values())[k % len(RANGES)]
+        size = choose.whole(1, layers), choose.whole(2, places)
+        found.append(row_problem(choose, *size, ranges, medium=medium, most_rows=most_rows))
+    return found
