@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from splitplan.formulations.placement import OperatorPlacement
 
 PROFILES = (".csv", ".parquet")
-OF_PIPELINES = ("--rows", "--no-overlap", "--max-stages", "--wire", "--source", "--sink")
+OF_PIPELINES = ("--rows", "--max-group", "--no-overlap", "--max-stages", "--wire", "--source", "--sink")
 OF_OPERATORS = ("--accelerators", "--cpus", "--memory-bytes", "--contiguous", "--latency")
 OF_FOLDERS = ("--model", "--batch", "--devices")
 """Options by what they say something of; ``--system`` goes with a profile, ``--rate`` with PipeDream's text."""
@@ -42,6 +42,9 @@ def place(
     rows: Annotated[
         bool, typer.Option("--rows", help="Of a pipeline: places may share a stage by rows of its layers' outputs.")
     ] = False,
+    max_group: Annotated[
+        int | None, typer.Option(help="With --rows: most places that share a stage.", show_default="3")
+    ] = None,
     no_overlap: Annotated[
         bool, typer.Option("--no-overlap", help="Of a pipeline: a place computes, sends and receives by turns.")
     ] = False,
@@ -107,6 +110,7 @@ def place(
     given: dict[str, Any] = {
         "--system": system,
         "--rows": rows or None,
+        "--max-group": max_group,
         "--no-overlap": no_overlap or None,
         "--max-stages": max_stages,
         "--wire": wire,
@@ -222,7 +226,10 @@ def pipeline(profile: Any, system: Any, given: dict[str, Any]) -> PipelinePlacem
     """The pipeline of a profile on a system."""
     from splitplan.formulations.pipeline import PipelinePlacement
 
-    names = {"--rows": "rows", "--max-stages": "max_stages", "--wire": "wire", "--source": "source", "--sink": "sink"}
+    names = {"--rows": "rows", "--max-group": "max_group", "--max-stages": "max_stages"}
+    names |= {"--wire": "wire", "--source": "source", "--sink": "sink"}
+    if "--max-group" in given and "--rows" not in given:
+        raise DataError("--max-group says how many places may share rows; give --rows too, or leave it out", "place")
     options = {names[name]: value for name, value in given.items() if name in names}
     return PipelinePlacement(profile, system, overlap="--no-overlap" not in given, **options)
 

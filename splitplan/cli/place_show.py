@@ -20,29 +20,14 @@ MOST_BLOCKS = 4
 
 def show_pipeline(problem: PipelinePlacement, solution: Solution) -> None:
     """Who computes which layers and which rows, for how long, and what it hands over."""
-    columns = (
-        "",
-        "place",
-        "layers",
-        "from",
-        "to",
-        "rows",
-        "computes",
-        "of the period",
-        "hands over",
-        "in",
-        "to place",
-        "binds",
-    )
-    numeric = ("layers", "computes", "of the period", "hands over", "in")
+    whose = ("", "place", "layers", "from", "to", "rows")
+    columns = (*whose, "computes", "stage", "of the period", "hands over", "in", "to place", "binds")
+    numeric = ("layers", "computes", "stage", "of the period", "hands over", "in")
     out().print(solution.problem, markup=False, style="bold")
     out().print(table("", columns, stage_rows(problem, solution), numeric=numeric))
-    terms = [
-        (name.removesuffix("_s").removesuffix("_hz"), solution.terms.get(name))
-        for name in ("throughput_hz", "latency_s")
-    ]
-    shown = [f"{terms[0][1]:.6g} frames a second"] if terms[0][1] is not None else []
-    shown += [f"a frame that waits for nothing takes {seconds(terms[1][1])}"]
+    hz, latency_s = (solution.terms.get(name) for name in ("throughput_hz", "latency_s"))
+    shown = [] if hz is None else [f"{hz:.6g} frames a second"]
+    shown += [f"a frame that waits for nothing takes {seconds(latency_s)}"]
     out().print(f"A frame every {seconds(solution.objective)}: {'; '.join(shown)}", markup=False)
     show_rest(solution)
 
@@ -60,14 +45,14 @@ def stage_rows(problem: PipelinePlacement, solution: Solution) -> list[tuple[str
     for number, (stage, after) in enumerate(zip(plan.stages, nexts, strict=True), 1):
         done += len(stage.layers)
         for k, place in enumerate(stage.places):
-            at = terms.get(f"at_{place}_s")
-            share = "" if at is None or not period else f"{at / period:.0%}"
             *sent, binds = handed(problem, solution, place, after if k == 0 else None, done)
-            line = (str(number), place, str(len(stage.layers)), stage.layers[0], stage.layers[-1])
-            marks = ", ".join(filter(None, (computing(solution, stage, place), binds)))
-            found.append(
-                (*(line if k == 0 else ("", place, "", "", "")), shares(stage, k), seconds(at), share, *sent, marks)
-            )
+            line = ["", place, "", "", "", shares(stage, k), seconds(terms.get(f"at_{place}_s")), "", ""]
+            if k == 0:
+                whole = terms.get(stage_term(stage))
+                line[0], line[2:5] = str(number), [str(len(stage.layers)), stage.layers[0], stage.layers[-1]]
+                line[7:] = [seconds(whole), "" if whole is None or not period else f"{whole / period:.0%}"]
+            marks = ", ".join(filter(None, (computing(solution, stage, place, k == 0), binds)))
+            found.append((*line, *sent, marks))
     return found
 
 
@@ -88,13 +73,16 @@ def handed(
     )
 
 
-def computing(solution: Solution, stage: Stage, place: str) -> str:
-    """Whether a place's computing sets the pace; its turns when it sends and receives meanwhile nothing else."""
-    if binding(solution, f"at_{place}_s"):
-        return "computing"
-    if binding(solution, f"busy_{place}_s"):
-        return "all its turns"
-    return "the stage" if len(stage.places) > 1 and binding(solution, f"stage_{place}_s") else ""
+def computing(solution: Solution, stage: Stage, place: str, first: bool) -> str:
+    """Whether a stage, or its place's turns of computing, sending and receiving, set the pace; said at its first place."""
+    if first and binding(solution, stage_term(stage)):
+        return "computing" if len(stage.places) == 1 else "the stage"
+    return "all its turns" if binding(solution, f"busy_{place}_s") else ""
+
+
+def stage_term(stage: Stage) -> str:
+    """The term that has the seconds of a stage."""
+    return f"at_{stage.place}_s" if len(stage.places) == 1 else f"stage_{'+'.join(stage.places)}_s"
 
 
 def binding(solution: Solution, name: str) -> bool:

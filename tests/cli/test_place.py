@@ -213,6 +213,9 @@ def test_options_that_say_nothing_of_the_input(made: Path, tmp_path: Path) -> No
         "place", made / "profile.csv", "--system", made / "cluster.toml", "--accelerators", 2
     )
     assert "give --system FILE.toml" in refused("place", made / "profile.csv")
+    assert "give --rows too" in refused(
+        "place", made / "profile.csv", "--system", made / "cluster.toml", "--max-group", 2
+    )
     assert "is a layer graph, which has no seconds: profile the model" in refused("place", made / "graph.json")
     assert "no figure is drawn of OperatorPlacement" in refused("place", graph, "--figure", tmp_path / "x.png")
     assert "cannot be read" in refused("place", tmp_path / "none.json")
