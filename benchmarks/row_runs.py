@@ -7,7 +7,6 @@ sent and received as bytes. Run in a worker's environment, so that allocator and
 
 from __future__ import annotations
 
-import itertools
 import json
 import socket
 import subprocess
@@ -25,7 +24,7 @@ import torch
 from splitplan.executor.environment import worker_environment
 from splitplan.models.partition import Part, make_part, run_parts
 from splitplan.models.row_maps import ROW_DIM
-from splitplan.models.row_parts import RowPart, make_row_parts, seconds_by_layer
+from splitplan.models.row_parts import RowPart, make_row_parts
 from splitplan.models.rows import RowModel
 from splitplan.models.traced import Traced, load_traced
 
@@ -289,44 +288,16 @@ class First:
         self.process.wait(30)
 
 
-def rows_by_layer(traced: Traced, runs: list[tuple[int, int]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Seconds of each layer at about half its rows, and the share of its work that this is: by the top half of each run of layers."""
-    symbols = traced.symbols(traced.example_inputs()) if traced.exported.symbols else {}
-    model = RowModel(traced.graph)
-    names = [layer.name for layer in traced.graph.layers]
-    pieces = {a for a, _ in runs} | {b for _, b in runs}
-    found = {}
-    known = dict(traced.example_inputs())
-    ends = sorted(pieces | {0, len(names)})
-    for start, stop in itertools.pairwise(ends):
-        if (start, stop) in runs:
-            height = model.height(stop)
-            rows = [height - height // 2, height // 2]
-            part, _ = make_row_parts(traced, names[start:stop], rows, ["a", "b"])
-            assert part is not None
-            need, _ = model.block(start, stop, rows)
-            seconds = np.median(seconds_by_layer(part, part.cut(known), symbols, rounds)[rounds // 3 :], axis=0)
-            found.update(dict(zip(names[start:stop], zip(seconds.tolist(), need.shares, strict=True), strict=True)))
-        known.update(run_parts([interval(traced, start, stop)], known, symbols))
-    return found
-
-
 def main(argv: list[str]) -> int:
     """The first place, or with ``helper`` the second; one JSON line with seconds of each round."""
     torch.set_num_threads(1)
     given: dict[str, Any] = json.loads(argv[0])
     with torch.inference_mode():
-        if "runs" in given:
-            traced = load_traced(given["model"])
-            result: dict[str, Any] = {
-                "layers": rows_by_layer(traced, [(a, b) for a, b in given["runs"]], given["rounds"])
-            }
-        else:
-            task = Task(**given)
-            if argv[1:] == ["helper"]:
-                helper(task)
-                return 0
-            result = measured(First(task))
+        task = Task(**given)
+        if argv[1:] == ["helper"]:
+            helper(task)
+            return 0
+        result = measured(First(task))
     print(json.dumps(result))
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import statistics
 import subprocess
@@ -66,47 +65,36 @@ SMOKE = Setting(models=("tiny-branch",), rounds=2, budget_s=0.2)
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """What is measured of a model before any plan is made: seconds of each layer, and those that fewer rows do not make less."""
+    """What is measured of a model before any plan is made: its profile."""
 
     name: str
     path: Path
     model: RowModel
-    seconds: np.ndarray
-    fixed: np.ndarray
+    profile: sp.Profile
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """Of each layer, at full height."""
+        return self.profile.seconds("a")
 
     def costs(self, ways: dict[tuple[str, str], Way], speeds: Sequence[float] = (1.0, 1.0)) -> RowCosts:
-        """Two places of these speeds."""
-        places = "abcdef"[: len(speeds)]
-        return RowCosts(
-            self.model,
-            {p: self.seconds / s for p, s in zip(places, speeds, strict=True)},
-            ways,
-            fixed_s={p: self.fixed / s for p, s in zip(places, speeds, strict=True)},
+        """Places of these speeds."""
+        places = dict(zip("abcdef"[: len(speeds)], speeds, strict=True))
+        seconds, fixed = (
+            {p: x("a") / s for p, s in places.items()} for x in (self.profile.seconds, self.profile.fixed_s)
         )
+        return RowCosts(self.model, seconds, ways, fixed_s=fixed)
 
 
 def know(name: str, folder: Path, setting: Setting) -> Known:
-    """Trace, profile, and time each layer at about half its rows."""
+    """Trace and profile. The profile is taken without rests, as the runs that it predicts are made: one after another."""
     traced = sp.trace(sp.zoo(name), sp.zoo_example(name), name=name)
     path = folder / f"{name}.pt2"
     traced.save(path)
-    here = sp.System(device=sp.device("this-cpu"), server=sp.device("this-cpu"), link=sp.link("loopback", rate_bps=1e9))
-    seconds = sp.profile(traced, here, budget_s=setting.budget_s).seconds("device")
-    model = RowModel(traced.graph)
-    half = ask({"model": str(path), "runs": runs(model), "rounds": 3 * setting.rounds})["layers"]
-    fixed = np.zeros(len(seconds))
-    for v, layer in enumerate(traced.graph.layers):
-        if layer.name in half:
-            taken, share = half[layer.name]
-            if share < 1:
-                fixed[v] = np.clip((taken - share * seconds[v]) / (1 - share), 0.0, seconds[v])
-    return Known(name, path, model, seconds, fixed)
-
-
-def runs(model: RowModel) -> list[tuple[int, int]]:
-    """The runs of layers between barriers."""
-    ends = [-1, *sorted(model.barriers), len(model.graph)]
-    return [(a + 1, b) for a, b in itertools.pairwise(ends) if b > a + 1]
+    here = sp.device("this-cpu")
+    system = sp.System(a=here, b=here, links={("a", "b"): sp.link("loopback", rate_bps=1e9)})
+    profile = sp.profile(traced, system, budget_s=setting.budget_s, rest_s=0.0, rows=True)
+    return Known(name, path, RowModel(traced.graph), profile)
 
 
 def ask(what: dict[str, Any]) -> Any:
@@ -196,6 +184,8 @@ def run(setting: Setting, progress: Callable[[str], None] = lambda _: None) -> t
                         "shared_blocks": shared,
                         "blocks": len(stage.blocks),
                         "alone_ms": found["alone_ms"],
+                        "fixed_%": 100 * known.profile.fixed_s("a")[start:stop].sum() / seconds,
+                        "noise_%": 100 * known.profile.noise["a"],
                         "predicted_x": predicted,
                         "measured_x": found["gains"]["shared memory"],
                         "error_%": 100 * (predicted / found["gains"]["shared memory"] - 1),
@@ -215,7 +205,7 @@ def run(setting: Setting, progress: Callable[[str], None] = lambda _: None) -> t
 
 def against(known: Known) -> list[dict[str, Any]]:
     """Seconds of the layers up to the first barrier, on the same costs: ours, and what others would do with them."""
-    stop = next((b for a, b in runs(known.model) if a == 0), 0)
+    stop = min(known.model.barriers, default=len(known.model.graph))
     found = []
     for speeds, rate in (
         ((1.0, 1.0), 1e9),
@@ -271,7 +261,8 @@ def summary(gains: pd.DataFrame) -> str:
     text = (
         "Two processes of one thread each; measured_x: gain over one process with rows copied out of and into shared memory, "
         "compute_x with the rows already there, socket_x with rows as bytes over a local socket; medians of the ratios round by round. "
-        "predicted_x: from a profile of single layers taken earlier, at full height and at about half, and the speed of copying. "
+        "predicted_x: from the profile taken before (seconds of each layer, and of those what fewer rows do not save) and the speed "
+        "of copying. fixed_%: of the layers' seconds, what fewer rows do not save; noise_%: the profile's, see Profile.noise. "
         f"|predicted/measured − 1|: median {error.median():.1f} %, worst {error.max():.1f} %. "
         f"Greatest difference of an output from the unsplit model's: {gains['gap'].max():.2g} of its scale."
     )

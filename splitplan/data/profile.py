@@ -18,11 +18,12 @@ import pandas as pd
 
 from splitplan.data.device import Device
 from splitplan.data.profile_table import COLUMNS as COLUMNS
-from splitplan.data.profile_table import checked, first_lines, from_csv
+from splitplan.data.profile_table import FIXED, checked, first_lines, from_csv
 from splitplan.data.system import System
-from splitplan.errors import DataError, MissingPackageError
+from splitplan.errors import DataError, MissingPackageError, raise_all
 from splitplan.models.files import check_schema, is_instead, table_format, write_whole
 from splitplan.models.graph import INPUT, LayerGraph
+from splitplan.models.rows import in_rows
 
 SCHEMA = 1
 NOISE_SHARE = 0.8
@@ -69,14 +70,15 @@ class Profile:
     graph : LayerGraph
     table : DataFrame
         Columns ``layer, place, clock_hz (NaN: the only clock), time_s (typical), spread_s (interquartile range), samples, method``
-        with method one of ``measured``, ``modelled``, ``given``.
+        with method one of ``measured``, ``modelled``, ``given``; and ``fixed_s``: of ``time_s`` what fewer rows of the layer do not
+        save (dispatch, weights to read). It may be missing, and is NaN where it is not known or the layer cannot be shared by rows.
     origins : dict of str to Origin
         By place.
 
     Raises
     ------
     DataError
-        With every defect at once: missing or repeated layers, NaN or negative times, unknown names.
+        With every defect at once: missing or repeated layers, NaN or negative times, unknown names, ``fixed_s`` above ``time_s``.
     """
 
     graph: LayerGraph
@@ -109,10 +111,25 @@ class Profile:
         """Interquartile range of each layer's seconds at a place, shape (layers,)."""
         return self._column(place, clock_hz, "spread_s")
 
+    def fixed_s(self, place: str, clock_hz: float | None = None) -> np.ndarray:
+        """Seconds of each layer that fewer of its rows do not save, shape (layers,): φ of its rows take φ time_s + (1 − φ) fixed_s.
+
+        0 where they are not known, so that all seconds are taken to follow the rows: see `rows_guessed`.
+        """
+        return self._column(place, clock_hz, FIXED)
+
+    @property
+    def rows_guessed(self) -> tuple[str, ...]:
+        """Places where ``fixed_s`` is known of no layer, though some could be shared by rows: what rows gain there is predicted too good."""
+        could = {x.name for x, can in zip(self.graph.layers, in_rows(self.graph), strict=True) if can}
+        known = set(self.table.loc[self.table["layer"].isin(could) & self.table[FIXED].notna(), "place"])
+        return tuple(p for p in self.places if could and p not in known)
+
     def _column(self, place: str, clock_hz: float | None, column: str) -> np.ndarray:
         key = (place, clock_hz, column)
         if key not in self._read:
-            self._read[key] = self._pick(place, clock_hz, column)
+            found = self._pick(place, clock_hz, column)
+            self._read[key] = np.nan_to_num(found) if column == FIXED else found
             self._read[key].flags.writeable = False  # shared by all who ask
         return self._read[key]
 
@@ -277,20 +294,38 @@ class Profile:
     # -- making it -------------------------------------------------------------------------------
 
     @classmethod
-    def given(cls, graph: LayerGraph, seconds: Mapping[str, Mapping[str, float]]) -> Profile:
-        """A profile of numbers that the user brings: place → layer → seconds."""
+    def given(
+        cls,
+        graph: LayerGraph,
+        seconds: Mapping[str, Mapping[str, float]],
+        fixed_s: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> Profile:
+        """A profile of numbers that the user brings: place → layer → seconds; and of these what fewer rows do not save, where known."""
+        known = {place: dict(layers) for place, layers in (fixed_s or {}).items()}
+        raise_all(
+            [
+                f"fixed_s of layer {layer!r} at place {place!r}: seconds has no such layer there; give both, or leave it out"
+                for place, layers in known.items()
+                for layer in layers
+                if layer not in seconds.get(place, {})
+            ],
+            f"profile of {graph.name!r}",
+        )
         rows = [
-            (layer, place, np.nan, s, 0.0, 0, "given") for place, times in seconds.items() for layer, s in times.items()
+            (layer, place, np.nan, s, 0.0, 0, "given", known.get(place, {}).get(layer, np.nan))
+            for place, times in seconds.items()
+            for layer, s in times.items()
         ]
         origins = {place: Origin(device="given by the user") for place in seconds}
-        return cls(graph, pd.DataFrame(rows, columns=list(COLUMNS)), origins)
+        return cls(graph, pd.DataFrame(rows, columns=[*COLUMNS, FIXED]), origins)
 
     @classmethod
     def modelled(cls, graph: LayerGraph, system: System) -> Profile:
         """An analytic profile of every place, for devices one does not own; marked as modelled.
 
         A layer takes ``overhead + max(work/(efficiency·peak), bytes/bandwidth)`` at the top clock, bytes being what it
-        reads, writes and its parameters, and follows the clock by the device's a/f + b.
+        reads, writes and its parameters, and follows the clock by the device's a/f + b. Of that, fewer rows do not save the
+        overhead and the reading of the parameters, ``overhead + parameters/bandwidth``: what is left of it without any row.
         """
         frames = [rows_modelled(graph, place, device) for place, device in system.places.items()]
         origins = {place: origin_modelled(device) for place, device in system.places.items()}
@@ -299,18 +334,28 @@ class Profile:
 
 def rows_modelled(graph: LayerGraph, place: str, device: Device) -> pd.DataFrame:
     """The rows of one place of an analytic profile, all clocks."""
-    moved = np.array([graph.bytes_of_parameters([x.name]) for x in graph.layers])
+    weights = np.array([graph.bytes_of_parameters([x.name]) for x in graph.layers], float)
+    moved = weights.copy()
     for t in graph.tensors:
         for reader in (*t.consumers, *((t.producer,) if t.producer != INPUT else ())):
             moved[graph.index[reader]] += t.size_bytes
     top = device.modelled_seconds(np.array([x.work_flops for x in graph.layers]), moved)
-    return rows_at_clocks([x.name for x in graph.layers], place, device, top, np.zeros_like(top), 0, "modelled")
+    fixed = np.where(in_rows(graph), device.modelled_seconds(np.zeros_like(weights), weights), np.nan)
+    names = [x.name for x in graph.layers]
+    return rows_at_clocks(names, place, device, top, np.zeros_like(top), fixed, 0, "modelled")
 
 
 def rows_at_clocks(
-    layers: list[str], place: str, device: Device, seconds: np.ndarray, spread: np.ndarray, samples: int, method: str
+    layers: list[str],
+    place: str,
+    device: Device,
+    seconds: np.ndarray,
+    spread: np.ndarray,
+    fixed: np.ndarray,
+    samples: int,
+    method: str,
 ) -> pd.DataFrame:
-    """Rows for every clock of a device from the seconds at its top clock, shape (layers,)."""
+    """Rows for every clock of a device from what is known at its top clock: seconds, their spread, those that fewer rows do not save, all of shape (layers,)."""
     frames = []
     for clock in device.clock_hz or (None,):
         scale = device.time_scale(clock)
@@ -324,6 +369,7 @@ def rows_at_clocks(
                     "spread_s": spread * scale,
                     "samples": samples,
                     "method": method,
+                    FIXED: fixed * scale,
                 }
             )
         )

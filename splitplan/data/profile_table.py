@@ -15,8 +15,10 @@ from splitplan.errors import DataError, did_you_mean, raise_all
 from splitplan.models.graph import LayerGraph
 
 COLUMNS = ("layer", "place", "clock_hz", "time_s", "spread_s", "samples", "method")
+FIXED = "fixed_s"
+"""The column that may be missing, as it is in files of earlier versions."""
 METHODS = ("measured", "modelled", "given")
-NUMBERS = ("clock_hz", "time_s", "spread_s", "samples")
+NUMBERS = ("clock_hz", "time_s", "spread_s", "samples", FIXED)
 
 
 def from_csv(first: str, body: str, where: str) -> tuple[Any, pd.DataFrame]:
@@ -35,7 +37,7 @@ def from_csv(first: str, body: str, where: str) -> tuple[Any, pd.DataFrame]:
     missing = [c for c in COLUMNS if c not in table]
     if missing:
         raise DataError(f"line 2 names no column {', '.join(map(repr, missing))}; {expected}", where)
-    return header, table.replace({c: {"": "nan"} for c in NUMBERS})
+    return header, table.replace({c: {"": "nan"} for c in NUMBERS if c in table})
 
 
 def first_lines(body: str) -> list[int]:
@@ -50,10 +52,10 @@ def first_lines(body: str) -> list[int]:
 
 
 def checked(table: pd.DataFrame, graph: LayerGraph, where: str, row: Callable[[int], str]) -> pd.DataFrame:
-    """The table with its own columns only, numbers as float; every defect of it in one error, named by ``row``."""
+    """The table with its own columns only, `FIXED` added where it is missing, numbers as float; every defect of it in one error, named by ``row``."""
     table = table.reset_index(drop=True)
     raise_all([f"has no column {c!r}" for c in COLUMNS if c not in table], where)
-    table = table.loc[:, list(COLUMNS)].copy()
+    table = table.reindex(columns=[*COLUMNS, FIXED])
 
     def cell(i: int, column: str) -> str:
         layer, place, value = (_plain(table[c].iloc[i]) for c in ("layer", "place", column))
@@ -97,6 +99,10 @@ def _problems(table: pd.DataFrame, graph: LayerGraph, cell: Callable[[int, str],
         ("method", table["method"].isin(METHODS).to_numpy(), f"give one of {', '.join(METHODS)}"),
     ]
     checks += [(c, np.isfinite(v) & (v >= 0), "give a finite number of seconds from 0") for c, v in seconds.items()]
+    fixed = table[FIXED].to_numpy(float)
+    checks.append((FIXED, np.isnan(fixed) | (fixed >= 0), "give seconds from 0, or leave it empty"))
+    above = "of a layer's seconds it is those that fewer rows do not save: give at most its time_s"
+    checks.append((FIXED, ~(np.isfinite(seconds["time_s"]) & (fixed > seconds["time_s"])), above))
     for column, good, cure in checks:
         for i in np.flatnonzero(~good):
             close = did_you_mean(table["layer"].iloc[i], graph.index) if column == "layer" else ""

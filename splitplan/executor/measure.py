@@ -19,6 +19,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+    from splitplan.executor.measure_rows import HalfRows
     from splitplan.models.partition import Part
 
 REFUSED = 3
@@ -42,6 +43,8 @@ class Task:
         Pause before each run.
     least, most : int
         Fewest and most rounds, whatever the budget.
+    rows : bool
+        Whether to measure layers at half their rows too.
     """
 
     model: str
@@ -52,6 +55,7 @@ class Task:
     rest_s: float
     least: int
     most: int
+    rows: bool = False
 
     def to_json(self) -> str:
         """For the command line."""
@@ -73,6 +77,7 @@ def main(argv: list[str]) -> int:
 def _measure(task: Task) -> None:
     import torch
 
+    from splitplan.executor.measure_rows import HalfRows
     from splitplan.models.partition import whole
     from splitplan.models.traced import load_traced
 
@@ -80,12 +85,21 @@ def _measure(task: Task) -> None:
     traced = load_traced(task.model, granularity=task.granularity)  # type: ignore[arg-type]
     part = whole(traced).to(task.torch_device)
     inputs = {k: v.to(task.torch_device) for k, v in traced.example_inputs().items()}
-    result = measure(part, inputs, traced.symbols(inputs), task)
+    symbols = traced.symbols(inputs)
+    with torch.inference_mode():
+        half = HalfRows(traced, inputs, symbols) if task.rows else None
+    result = measure(part, inputs, symbols, task, half)
     say({"result": result | about(task.torch_device)})
 
 
-def measure(part: Part, inputs: dict[str, torch.Tensor], symbols: dict[str, int], task: Task) -> dict[str, Any]:
-    """Typical seconds and spread of each layer and of the whole.
+def measure(
+    part: Part,
+    inputs: dict[str, torch.Tensor],
+    symbols: dict[str, int],
+    task: Task,
+    half: HalfRows | None = None,
+) -> dict[str, Any]:
+    """Typical seconds and spread of each layer and of the whole; and of the layers' seconds those that fewer rows do not save.
 
     Rounds of an uninstrumented run and an instrumented one take turns. A layer's time in a round is taken relative to the
     whole runs before and after it, so that a machine whose speed drifts does not favour the layers that ran in a good moment.
@@ -94,14 +108,17 @@ def measure(part: Part, inputs: dict[str, torch.Tensor], symbols: dict[str, int]
     device that pauses (a quota, a hot chip) pauses each time in another layer, and the median of each layer knows of none.
     Each run comes after a rest, as a frame does that comes alone: caches are cold then.
     The spread is of the times as they were, drift and slow phases included: it says how far one run may be from another.
+    Layers at half their rows take their turn in each round, after a rest too, and are typical in the same way.
 
     Returns
     -------
     dict
-        ``layers``: name → (typical_s, interquartile range); ``whole_s``: (median, interquartile range); ``rounds``.
+        ``layers``: name → (typical_s, interquartile range); ``whole_s``: (median, interquartile range); ``rounds``; ``fixed_s``:
+        name → seconds, of the layers that were measured at half their rows.
     """
     import torch
 
+    from splitplan.executor.measure_rows import fixed_seconds
     from splitplan.models.instrument import instrument
 
     stamped = instrument(part)
@@ -118,11 +135,20 @@ def measure(part: Part, inputs: dict[str, torch.Tensor], symbols: dict[str, int]
         run_whole()
         stamped(inputs, symbols)
         one = min(run_whole() for _ in range(3))
-        rounds = int(np.clip(task.budget_s / (2 * max(one + task.rest_s, 1e-6)), task.least, task.most))
+        shares = half.shares if half is not None else {}
+        halves, extra_s = [], 0.0
+        if half is not None and shares:
+            start = time.perf_counter()
+            half()
+            extra_s = time.perf_counter() - start + task.rest_s
+        rounds = int(np.clip(task.budget_s / max(2 * (one + task.rest_s) + extra_s, 1e-6), task.least, task.most))
         whole, layers = [run_whole()], []
         for i in range(rounds):
             time.sleep(task.rest_s)
             layers.append(stamped(inputs, symbols)[1])
+            if half is not None and shares:
+                time.sleep(task.rest_s)
+                halves.append(half())
             whole.append(run_whole())
             if (i + 1) % max(1, rounds // 10) == 0:
                 say({"done": i + 1, "of": rounds})
@@ -134,8 +160,15 @@ def measure(part: Part, inputs: dict[str, torch.Tensor], symbols: dict[str, int]
     quarter, three = np.percentile(seconds, (25, 75), axis=0)
     # Stamps cost time too: as the layers' times, their spread is brought down to the run without.
     spread = (three - quarter) * middle / max(float(np.median(seconds.sum(axis=1))), 1e-12)
+    scaled = dict(zip(part.layers, (typical * factor).tolist(), strict=True))
+    fixed = {}
+    if halves:
+        few = np.array([[run[name] for name in shares] for run in halves])
+        typical_half = middle_mean(few / around[:, None]) * factor
+        fixed = fixed_seconds(scaled, dict(zip(shares, typical_half.tolist(), strict=True)), shares)
     return {
-        "layers": {n: (float(m * factor), float(s)) for n, m, s in zip(part.layers, typical, spread, strict=True)},
+        "fixed_s": fixed,
+        "layers": {n: (scaled[n], float(s)) for n, s in zip(part.layers, spread, strict=True)},
         "whole_s": (float(middle), float(high - low)),
         "rounds": rounds,
     }

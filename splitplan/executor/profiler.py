@@ -23,6 +23,7 @@ from splitplan.executor.environment import worker_environment
 from splitplan.executor.measure import REFUSED, Task
 from splitplan.executor.split import check_torch_device
 from splitplan.models.graph import number_problem
+from splitplan.models.rows import in_rows
 from splitplan.models.traced import Traced
 
 Progress = Callable[[str, float], None]
@@ -37,9 +38,13 @@ def profile(
     rest_s: float = 0.1,
     least: int = 7,
     most: int = 200,
+    rows: bool | None = None,
     progress: bool | Progress | None = None,
 ) -> Profile:
     """Seconds per layer at every place of a system, at the batch of the trace.
+
+    Of a layer whose rows several places can share it also finds the seconds that fewer rows do not save (``Profile.fixed_s``: dispatch,
+    weights to read), from a run at about half its rows in each round.
 
     Devices that are this machine (``local``) are measured, each kind once, in a process of its own with a worker's thread
     count and allocator; a duty cycle multiplies the times by its factor, as it does when the plan runs. Other devices get
@@ -56,6 +61,9 @@ def profile(
         loop; so does one on a device slowed by a duty cycle. 0 measures back to back, as in a pipeline that never waits.
     least, most : int
         Fewest and most rounds, whatever the budget.
+    rows : bool, optional
+        Whether to measure at half the rows too. That takes about a third of the budget, so by default it is done for systems of any
+        places and not for a ``device`` and a ``server``, whose plans share no rows.
     progress : bool or callable, optional
         Show a progress bar; by default when standard error is a terminal. A callable is told instead.
 
@@ -80,6 +88,7 @@ def profile(
     problems = [p for p in checked if p]
     problems += [] if 1 <= least <= most else [f"least={least}, most={most}: give 1 ≤ least ≤ most"]
     raise_all(problems, "profile")
+    half = bool(in_rows(traced.graph).any()) and (set(system.places) != {"device", "server"} if rows is None else rows)
     for device in system.places.values():
         if device.local:
             check_torch_device(device.kind)
@@ -94,14 +103,17 @@ def profile(
                 continue
             key = (device.kind, device.threads)
             if key not in measured:
-                task = Task(str(path), traced.granularity, device.kind, device.threads, budget_s, rest_s, least, most)
+                task = Task(
+                    str(path), traced.granularity, device.kind, device.threads, budget_s, rest_s, least, most, half
+                )
                 measured[key] = _measure(task, device, tell) | {"rest_s": rest_s}
             result = measured[key]
             seconds, spread = (
                 device.slowdown * np.array(column)
                 for column in zip(*(result["layers"][n] for n in layers), strict=True)
             )
-            frames.append(rows_at_clocks(layers, place, device, seconds, spread, result["rounds"], "measured"))
+            fixed = np.minimum(device.slowdown * np.array([result["fixed_s"].get(n, np.nan) for n in layers]), seconds)
+            frames.append(rows_at_clocks(layers, place, device, seconds, spread, fixed, result["rounds"], "measured"))
             origins[place] = _origin(device, result)
     return Profile(traced.graph, pd.concat(frames, ignore_index=True), origins)
 

@@ -5,15 +5,17 @@ The formulation and the solvers read it here; the audit in ``solvers/`` adds up 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 
 from splitplan.data.pipeline_plan import RowBlock
 from splitplan.data.plan import Wire, wire_bytes
+from splitplan.data.profile import Profile
+from splitplan.data.system import System
 from splitplan.data.way import Way
 from splitplan.errors import DataError, listed
 from splitplan.models.rows import PlaceNeed, RowModel, check_shares
@@ -76,6 +78,29 @@ class RowCosts:
     ways: Mapping[tuple[str, str], Way]
     wire: Wire = "fp32"
     fixed_s: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, profile: Profile, system: System, wire: Wire = "fp32", places: Iterable[str] | None = None) -> RowCosts:
+        """The costs of blocks of a profile's graph on a system.
+
+        Parameters
+        ----------
+        profile : Profile
+            At its highest clock. Where it knows no ``fixed_s``, fewer rows save all of their seconds: see `Profile.rows_guessed`.
+        system : System
+        wire : {"fp32", "fp16", "int8"}
+        places : iterable of str, optional
+            Those that may share rows; by default all of the system's.
+
+        Raises
+        ------
+        DataError
+            A place without times, or that the system has not; or the graph knows of no rows.
+        """
+        some = tuple(dict.fromkeys(system.places if places is None else places))
+        ways = {(a, b): way for a, b in permutations(some, 2) if (way := system.way(a, b)) is not None}
+        seconds, fixed = ({p: x(p) for p in some} for x in (profile.seconds, profile.fixed_s))
+        return cls(RowModel(profile.graph), seconds, ways, wire, fixed)
 
     # -- coefficients --------------------------------------------------------------------------------
 

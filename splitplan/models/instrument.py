@@ -14,6 +14,7 @@ from torch import fx
 
 from splitplan.models.assemble import assemble
 from splitplan.models.partition import Part, names
+from splitplan.models.row_parts import RowPart, stamped_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,10 @@ def instrument(part: Part) -> Instrumented:
     """The same part, timed layer by layer. Shares its weights."""
     stamp = _cuda_stamp if part.device.type == "cuda" else time.perf_counter
     takes, gives = names(part.inputs), names(part.outputs)
-    module = assemble(part.traced, part.layers, takes, gives, part.numbers, part.device, stamp)
+    if isinstance(part, RowPart):
+        module = stamped_rows(part, stamp)
+    else:
+        module = assemble(part.traced, part.layers, takes, gives, part.numbers, part.device, stamp)
     for name, weight in (*part.module.named_parameters(), *part.module.named_buffers()):
         setattr(module, name, weight)
     return Instrumented(part, module)

@@ -8,13 +8,11 @@ between two places the rows outside are the neighbour's real data; only at the t
 from __future__ import annotations
 
 import operator
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import sympy  # type: ignore[import-untyped]
 import torch
 from torch import fx, nn
@@ -110,6 +108,27 @@ def make_row_parts(
     DataError
         When the layers are no such run, a layer among them mixes all rows, or the shares do not add up.
     """
+    model, start, stop, where = _block(traced, layers)
+    if len(rows) != len(places):
+        raise DataError(f"has {len(rows)} shares of rows for {len(places)} places; give each place one", where)
+    check_shares(rows, model.height(stop), where)
+    found: list[RowPart | None] = []
+    first = 0
+    for place, count in zip(places, rows, strict=True):
+        found.append(_rows(traced, model, start, stop, place, first, first + count - 1) if count else None)
+        first += count
+    return tuple(found)
+
+
+def top_rows(traced: Traced, layers: Sequence[str], count: int) -> RowPart:
+    """The part that makes so many rows of a block, from the top; see `make_row_parts`."""
+    model, start, stop, where = _block(traced, layers)
+    check_shares([count, model.height(stop) - count], model.height(stop), where)
+    return _rows(traced, model, start, stop, "here", 0, count - 1)
+
+
+def _block(traced: Traced, layers: Sequence[str]) -> tuple[RowModel, int, int, str]:
+    """The model's rows, the block's start and stop in execution order, and what to call it."""
     graph = traced.graph
     where = f"block of {graph.name!r}"
     if unknown := [name for name in layers if name not in graph.index]:
@@ -119,39 +138,30 @@ def make_row_parts(
         raise DataError(
             "its layers are no run of the model's execution order; give them as they follow each other", where
         )
-    if len(rows) != len(places):
-        raise DataError(f"has {len(rows)} shares of rows for {len(places)} places; give each place one", where)
     model = RowModel(graph)
     start, stop = at[0], at[-1] + 1
     if reason := model.why_not(start, stop):
         raise DataError(f"cannot be split by rows: {reason}", where)
-    check_shares(rows, model.height(stop), where)
+    return model, start, stop, where
+
+
+def _rows(traced: Traced, model: RowModel, start: int, stop: int, place: str, first: int, last: int) -> RowPart:
+    """The part for rows ``first … last`` of a block's lead, on the device of the traced weights."""
+    need = model.ranges(start, stop, first, last)
+    takes = {t.name: need[t.name] for t in model.enters(start, stop) if _some(need.get(t.name))}
+    owned = {t.name: model.owned(t.name, stop, first, last) for t in model.leaves(start, stop)}
+    gives = {name: (int(a), int(b)) for name, (a, b) in owned.items() if b >= a}
     device = next((t.device for t in traced.exported.tensors.values()), torch.device("cpu"))
-    found: list[RowPart | None] = []
-    first = 0
-    for place, count in zip(places, rows, strict=True):
-        if count == 0:
-            found.append(None)
-            continue
-        need = model.ranges(start, stop, first, first + count - 1)
-        takes = {t.name: need[t.name] for t in model.enters(start, stop) if _some(need.get(t.name))}
-        owned = {t.name: model.owned(t.name, stop, first, first + count - 1) for t in model.leaves(start, stop)}
-        gives = {name: (int(a), int(b)) for name, (a, b) in owned.items() if b >= a}
-        found.append(_row_part(traced, place, tuple(layers), takes, gives, device))
-        first += count
-    return tuple(found)
+    layers = tuple(x.name for x in traced.graph.layers[start:stop])
+    return _row_part(traced, place, layers, takes, gives, device)
 
 
-def seconds_by_layer(
-    part: RowPart, values: Mapping[str, torch.Tensor], symbols: Mapping[str, int], rounds: int
-) -> np.ndarray:
-    """Seconds of each layer of a part on a CPU, run by run, shape (rounds, layers); what cuts and pads rows is in the layer that needs it."""
-    code = _Code(part.traced, part.layers, part.takes, part.gives, part.numbers, part.device, time.perf_counter)
-    module = code.module()
-    arguments = part.arguments(values, symbols)
-    with torch.no_grad():
-        stamps = [module(*arguments)[len(part.gives) :] for _ in range(rounds)]
-    return np.diff(np.array(stamps), axis=1)
+def stamped_rows(part: RowPart, stamp: Callable[[], Any]) -> fx.GraphModule:
+    """The part's code with a reading of ``stamp`` before its first and behind each layer, returned behind its outputs.
+
+    What cuts and pads rows stands with the layer that needs it.
+    """
+    return _Code(part.traced, part.layers, part.takes, part.gives, part.numbers, part.device, stamp).module()
 
 
 def _some(rows: tuple[int, int] | None) -> bool:

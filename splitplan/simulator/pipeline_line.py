@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import permutations
 
 import numpy as np
 
@@ -18,7 +17,6 @@ from splitplan.data.way import Way
 from splitplan.errors import DataError
 from splitplan.formulations.pipeline_costs import PipelineCosts
 from splitplan.formulations.row_costs import RowCosts
-from splitplan.models.rows import RowModel
 from splitplan.policies.pipeline_result import Task
 
 MOST_UNDER_WAY = 64
@@ -250,10 +248,11 @@ class _Making:
     def _row_costs(self) -> tuple[RowCosts, RowCosts]:
         """Seconds of blocks; and the spread of their computing, as if it were seconds."""
         places = dict.fromkeys(p for s in self.plan.stages for p in s.places)
-        ways = {(a, b): way for a, b in permutations(places, 2) if (way := self.system.way(a, b)) is not None}
-        model = RowModel(self.profile.graph)
-        seconds, spread = ({p: x(p) for p in places} for x in (self.profile.seconds, self.profile.spread))
-        return RowCosts(model, seconds, ways, self.plan.wire), RowCosts(model, spread, ways, self.plan.wire)
+        costs = RowCosts.of(self.profile, self.system, self.plan.wire, places)
+        spread = {p: self.profile.spread(p) for p in places}
+        # A layer's seconds vary by the same part of them however many of its rows are computed.
+        part = {p: costs.fixed(p) / np.where(costs.seconds[p] > 0, costs.seconds[p], 1.0) for p in places}
+        return costs, replace(costs, seconds=spread, fixed_s={p: part[p] * spread[p] for p in places})
 
     def _rows(self, stage: Stage, number: int, at: int) -> int:
         """Block by block: rows are handed out, computed side by side, and handed back."""

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import splitplan as sp
 from splitplan.data.profile import COLUMNS, NOISY
 from splitplan.errors import DataError
+from splitplan.models.graph import INPUT
+from splitplan.models.row_maps import RowOperator, Window
 
 SUFFIXES = [".csv", ".parquet"]
 
@@ -355,3 +357,128 @@ def test_what_was_not_measured_has_no_noise(diamond_profile: sp.Profile, diamond
 def test_numpy_scalars_are_numbers(diamond: sp.LayerGraph) -> None:
     profile = sp.Profile.given(diamond, {"device": {x.name: np.float32(0.5) for x in diamond.layers}})
     assert profile.seconds("device").tolist() == [0.5] * 4
+
+
+# -- seconds that fewer rows do not save -----------------------------------------------------------------
+
+
+@pytest.fixture
+def in_rows() -> sp.LayerGraph:
+    """Three layers: a shares rows, b has one row only, c mixes them all."""
+    tensors = (
+        sp.Tensor("x", INPUT, ("a",), 4000.0, (1, 1, 10, 100)),
+        sp.Tensor("y", "a", ("b",), 4000.0, (1, 1, 10, 100)),
+        sp.Tensor("z", "b", ("c",), 400.0, (1, 1, 1, 100)),
+        sp.Tensor("w", "c", (), 400.0, (1, 100), is_output=True),
+    )
+    operators = (
+        RowOperator("y", "a", 10, (("x", Window()),), 1.0),
+        RowOperator("z", "b", 1, (("y", Window(10, 10)),), 1.0),
+        RowOperator("w", "c", 1, (("z", Window()),), 1.0, "it mixes all rows"),
+    )
+    layers = tuple(sp.Layer(n, work_flops=1e6, parameters=(f"{n}.w",)) for n in "abc")
+    weights = {f"{n}.w": 1e5 for n in "abc"}
+    return sp.LayerGraph("rows", layers, tensors, parameter_bytes=weights, fingerprint="f" * 64, rows=operators)
+
+
+def test_fixed_seconds_are_kept_where_known_and_nothing_where_not(in_rows: sp.LayerGraph) -> None:
+    seconds = {p: dict.fromkeys("abc", 2.0) for p in ("d", "e")}
+    profile = sp.Profile.given(in_rows, seconds, {"d": {"a": 0.5}})
+    assert profile.fixed_s("d").tolist() == [0.5, 0.0, 0.0] and profile.fixed_s("e").tolist() == [0.0, 0.0, 0.0]
+    assert np.isnan(profile.table["fixed_s"]).tolist() == [False, *[True] * 5]
+    assert profile.rows_guessed == ("e",)
+    with pytest.raises(ValueError, match="read-only"):
+        profile.fixed_s("d")[0] = 1.0
+    with pytest.raises(DataError, match="fixed_s of layer 'z' at place 'd': seconds has no such layer"):
+        sp.Profile.given(in_rows, seconds, {"d": {"z": 0.5}})
+
+
+def test_nothing_is_guessed_where_no_layer_shares_rows(diamond_profile: sp.Profile) -> None:
+    assert diamond_profile.rows_guessed == ()
+    assert not diamond_profile.fixed_s("device").any()
+
+
+@pytest.mark.parametrize(
+    ("value", "cure"),
+    [
+        (-0.1, "give seconds from 0"),
+        (2.5, "give at most its time_s"),
+        (math.inf, "give at most its time_s"),
+        ("some", "give a number"),
+    ],
+)
+def test_fixed_seconds_that_cannot_be(in_rows: sp.LayerGraph, value: object, cure: str) -> None:
+    good = sp.Profile.given(in_rows, {"d": dict.fromkeys("abc", 2.0)})
+    with pytest.raises(DataError, match=r"table.iloc\[1\] \(layer 'b', place 'd'\), column fixed_s: .*" + cure) as e:
+        sp.Profile(in_rows, rows(good, fixed_s=[math.nan, value, 2.0]))
+    assert len(e.value.problems) == 1
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@given(st.data())
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_files_with_and_without_the_column(
+    in_rows: sp.LayerGraph, tmp_path: Path, suffix: str, data: st.DataObject
+) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow", reason="the parquet extra is not installed")
+    number = st.floats(0, 1e3)
+    times = {n: data.draw(number) for n in "abc"}
+    shares = {n: data.draw(st.none() | st.floats(0, 1)) for n in "abc"}
+    known = {n: min(s * times[n], times[n]) for n, s in shares.items() if s is not None}
+    profile = sp.Profile.given(in_rows, {"d": times}, {"d": known})
+    path = tmp_path / f"with{suffix}"
+    profile.save(path)
+    again = sp.Profile.read(path)
+    pd.testing.assert_frame_equal(again.table, profile.table, check_exact=True)
+    # A file of a version that did not know the column.
+    if suffix == ".csv":
+        first, *lines = path.read_text(encoding="utf-8").splitlines()
+        old = [first, *(line.rpartition(",")[0] for line in lines)]
+        path.write_text("\n".join(old) + "\n", encoding="utf-8")
+    else:
+        table = pd.read_parquet(path)
+        attrs = table.attrs
+        table = table.drop(columns="fixed_s")
+        table.attrs = attrs
+        table.to_parquet(path, index=False)
+    older = sp.Profile.read(path)
+    assert older.table["fixed_s"].isna().all() and older.rows_guessed == ("d",)
+    assert older.seconds("d").tolist() == profile.seconds("d").tolist()
+
+
+def test_a_file_names_the_line_of_fixed_seconds_that_cannot_be(in_rows: sp.LayerGraph, tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    sp.Profile.given(in_rows, {"d": dict.fromkeys("abc", 2.0)}, {"d": dict.fromkeys("abc", 1.0)}).save(path)
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"given",1.0', '"given",3.0', 1), encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"p\.csv.*line 3 \(layer 'a', place 'd'\), column fixed_s: 3.0; .*at most its time_s"
+    ):
+        sp.Profile.read(path)
+
+
+@given(
+    st.lists(st.floats(1e8, 2e9), min_size=1, max_size=4, unique=True).map(sorted),
+    st.floats(0, 1e9),
+    st.floats(0.01, 1.0),
+    st.floats(0, 1e-2),
+    st.floats(1, 8),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_modelled_fixed_seconds_are_overhead_and_weights_and_follow_the_clock(
+    in_rows: sp.LayerGraph, clocks: list[float], a: float, b: float, overhead_s: float, slowdown: float
+) -> None:
+    device = sp.Device(
+        "d", clock_hz=tuple(clocks), active_power_w=(1.0,) * len(clocks), latency_a=a, latency_b=b, slowdown=slowdown,
+        peak_flops=1e9, bandwidth_bytes_s=1e8, efficiency=0.5, overhead_s=overhead_s,
+    )  # fmt: skip
+    profile = sp.Profile.modelled(in_rows, sp.System(d=device, e=device, shared=sp.link("loopback")))
+    assert profile.rows_guessed == ()
+    for clock in clocks:
+        scale = (a / clock + b) / (a / clocks[-1] + b)
+        # b has one row and c mixes them: nothing of them is known, because nothing is asked.
+        expected = [slowdown * (overhead_s + 1e5 / 1e8) * scale, 0.0, 0.0]
+        np.testing.assert_allclose(profile.fixed_s("d", clock), expected, rtol=1e-9)
+        assert (profile.fixed_s("d", clock) <= profile.seconds("d", clock)).all()
+    np.testing.assert_array_equal(profile.fixed_s("d"), profile.fixed_s("d", clocks[-1]))

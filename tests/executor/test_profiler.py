@@ -10,11 +10,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import splitplan as sp
 from splitplan.data.profile import COLUMNS
 from splitplan.errors import DataError, ExecutorError
 from splitplan.executor import measure, profiler
+from splitplan.executor.measure_rows import HalfRows, fixed_seconds, pieces
+from splitplan.models.rows import RowModel
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +164,74 @@ def test_a_machine_that_slows_for_many_rounds_is_seen(
 
     assert noise(lambda _: 1.0) < 0.05
     assert noise(lambda k: 3.0 if slow(k) else 1.0) > 0.5
+
+
+# -- seconds that fewer rows do not save -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def line() -> sp.System:
+    here = sp.device("this-cpu")
+    return sp.System(a=here, b=here.but(slowdown=3), c=sp.device("jetson-tx2"), shared=sp.link("loopback"))
+
+
+def test_fixed_seconds_are_measured_where_several_places_may_share_rows(traced: sp.Traced, line: sp.System) -> None:
+    p = sp.profile(traced, line, budget_s=0.2, rest_s=0, progress=False)
+    assert p.methods == {"a": "measured", "b": "measured", "c": "modelled"} and p.rows_guessed == ()
+    known = p.table[p.table["fixed_s"].notna()]
+    model = RowModel(traced.graph)
+    could = [x.name for k, x in enumerate(traced.graph.layers) if k not in model.barriers and model.height(k + 1) > 1]
+    assert (
+        known.loc[known["place"] == "a", "layer"].tolist()
+        == could
+        == ["features.0", "features.3", "features.4", "features.7"]
+    )
+    assert (known["fixed_s"] >= 0).all() and (known["fixed_s"] <= known["time_s"]).all()
+    np.testing.assert_allclose(p.fixed_s("b"), 3 * p.fixed_s("a"), rtol=1e-12)
+
+
+def test_rows_are_measured_when_asked_for_and_not_for_a_device_and_a_server(
+    traced: sp.Traced, system: sp.System, line: sp.System, profile: sp.Profile
+) -> None:
+    assert profile.table["fixed_s"].isna().all() and profile.rows_guessed == ("device", "server")
+    asked = sp.profile(traced, system, budget_s=0.1, rest_s=0, rows=True, progress=False)
+    assert asked.rows_guessed == ()
+    without = sp.profile(traced, line, budget_s=0.1, rest_s=0, rows=False, progress=False)
+    assert without.rows_guessed == ("a", "b")
+
+
+seconds = st.floats(1e-6, 1.0)
+
+
+@given(
+    st.lists(st.tuples(seconds, st.floats(0, 1), st.floats(0.05, 0.9), st.floats(-0.5, 0.5)), min_size=1, max_size=8)
+)
+def test_fixed_seconds_by_two_points(layers: list[tuple[float, float, float, float]]) -> None:
+    whole = {f"l{k}": a for k, (a, *_) in enumerate(layers)}
+    true = {f"l{k}": a * f for k, (a, f, *_) in enumerate(layers)}
+    shares = {f"l{k}": s for k, (_, _, s, _) in enumerate(layers)}
+    exact = {k: s * whole[k] + (1 - s) * true[k] for k, s in shares.items()}
+    for name, f in fixed_seconds(whole, exact, shares).items():
+        assert f == pytest.approx(true[name], abs=1e-9 * whole[name] / (1 - shares[name]))
+    # Noise: never outside of the layer's seconds, and in sum never more than what was measured.
+    noisy = {f"l{k}": exact[f"l{k}"] * (1 + e) for k, (*_, e) in enumerate(layers)}
+    found = fixed_seconds(whole, noisy, shares)
+    assert all(0 <= f <= whole[k] for k, f in found.items())
+    raw = sum((noisy[k] - s * whole[k]) / (1 - s) for k, s in shares.items())
+    assert sum(found.values()) <= max(raw, 0.0) + 1e-9 * sum(whole.values())
+
+
+@pytest.mark.parametrize("name", ["tiny-branch", "tiny-cnn", "tiny-transformer"])
+def test_pieces_cover_the_model_at_about_half_of_the_rows(name: str) -> None:
+    traced = sp.trace(sp.zoo(name), sp.zoo_example(name), granularity="operator", name=name)
+    model = RowModel(traced.graph)
+    found = pieces(model)
+    assert [v for a, b in found for v in range(a, b)] == list(range(len(model.graph)))
+    assert all(b == a + 1 for a, b in found if a in model.barriers)
+    inputs = traced.example_inputs()
+    half = HalfRows(traced, inputs, traced.symbols(inputs))
+    with torch.inference_mode():
+        took = half()
+    assert took.keys() == half.shares.keys() and all(s > 0 for s in took.values())
+    assert all(0 < s <= 0.9 for s in half.shares.values())
+    assert bool(took) == (name != "tiny-transformer")

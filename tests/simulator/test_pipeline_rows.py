@@ -6,6 +6,7 @@ from itertools import permutations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,8 +54,14 @@ def drawn(choose: Choices, medium: str, places: int, tail: bool) -> Drawing:
     rate = 10 ** (5 + 3 * choose.unit())
     system = linked("abcd", rate, 1e-3 * choose.whole(0, 2), medium)
     ways = {(x, y): way for x, y in permutations("abcd", 2) if (way := system.way(x, y)) is not None}
-    costs = RowCosts(model, seconds, ways)
-    return plan, profiled(graph, {p: list(s) for p, s in seconds.items()}, 0.1), system, costs
+    fixed = {p: s * np.array([choose.unit() for _ in s]) for p, s in seconds.items()}
+    costs = RowCosts(model, seconds, ways, fixed_s=fixed)
+    profile = profiled(graph, {p: list(s) for p, s in seconds.items()}, 0.1)
+    known = pd.concat([pd.Series(f, [(x.name, p) for x in graph.layers]) for p, f in fixed.items()])
+    table = profile.table.assign(
+        fixed_s=[known[x] for x in zip(profile.table["layer"], profile.table["place"], strict=True)]
+    )
+    return plan, sp.Profile(graph, table), system, costs
 
 
 @st.composite
@@ -145,6 +152,29 @@ def row_stage() -> Drawing:
     profile = profiled(graph, {"a": [0.04], "b": [0.04]}, 0.1)
     system = linked("ab", 1e6, 2e-3)
     return plan, profile, system, RowCosts(RowModel(graph), {p: profile.seconds(p) for p in "ab"}, {})
+
+
+def test_what_fewer_rows_do_not_save_is_paid_by_each_place(row_stage: Drawing) -> None:
+    plan, profile, system, _ = row_stage
+    profile = sp.Profile(profile.graph, profile.table.assign(fixed_s=[0.02, 0.01]))
+    costs = RowCosts.of(profile, system)
+    assert {p: f.tolist() for p, f in costs.fixed_s.items()} == {"a": [0.02], "b": [0.01]}
+    assert set(costs.ways) == {("a", "b"), ("b", "a")} and costs.wire == "fp32"
+    result = simulate_pipeline(plan, profile, system, frames=5, **ENDLESS)
+    # a: 3 of 4 rows of 40 ms, of which 20 ms are there for any row; b: 1 row, of 40 and 10 ms.
+    assert result.quantities()["at_a_s"] == pytest.approx(0.75 * 0.04 + 0.25 * 0.02)
+    assert result.quantities()["at_b_s"] == pytest.approx(0.25 * 0.04 + 0.75 * 0.01)
+    shaken = simulate_pipeline(plan, profile, system, frames=4000, seed=1)
+    seconds = (shaken.end_s - shaken.start_s)[:, [1, 3]]
+    spread = np.diff(np.quantile(seconds, (0.25, 0.75), axis=0), axis=0)[0]
+    assert spread / np.median(seconds, axis=0) == pytest.approx(0.1, rel=0.15)
+
+
+def test_costs_of_some_places_only(row_stage: Drawing) -> None:
+    _, profile, system, _ = row_stage
+    assert set(RowCosts.of(profile, system, "fp16", ["b"]).seconds) == {"b"}
+    with pytest.raises(DataError, match="no times for place 'z'"):
+        RowCosts.of(profile, sp.System(z=sp.device("this-cpu"), shared=sp.link("loopback"), **system.places))
 
 
 def test_rows_that_cannot_be_shared_so(row_stage: Drawing) -> None:
