@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from splitplan.data.channel import Channel
 from splitplan.data.link import Link
+from splitplan.data.pipeline_plan import PipelinePlan
 from splitplan.data.plan import SplitPlan, wire_bytes
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
+from splitplan.errors import listed
 from splitplan.executor.keys import stays_here
+from splitplan.executor.legs import ends_of
 from splitplan.models.graph import LayerGraph
 
 LOOPBACK = "loopback"
@@ -65,6 +69,41 @@ def not_emulated(plan: SplitPlan, system: System, hosts: Mapping[str, str]) -> l
                 "emulate=True (--emulate) slows it"
             )
     return found
+
+
+def pipeline_not_emulated(plan: PipelinePlan, system: System, hosts: Mapping[str, str]) -> list[str]:
+    """What of a system is left out when a pipeline runs with ``hosts`` and without emulation, in words; empty when nothing is."""
+    found = []
+    pairs = [(a, b) for a, b in pairwise(ends_of(plan)) if a != b]
+    pairs += [pair for s in plan.stages for mate in s.places[1:] for pair in ((s.place, mate), (mate, s.place))]
+    links = {link.name: None for a, b in pairs for link in _links(system, a, b) if link.name != LOOPBACK}
+    if links:
+        found.append(
+            "with hosts the ways between places are not emulated: the real ones are measured, the prediction is of "
+            f"{listed(list(links))}; emulate=True (--emulate) shapes them"
+        )
+    for place in plan.places:
+        slowdown = system.places[place].slowdown
+        if slowdown > 1 and place in hosts:
+            found.append(
+                f"{place} is slowed {slowdown:g}x in the system; its worker elsewhere is that only if it was started with "
+                f"--slowdown {slowdown:g}"
+            )
+        elif slowdown > 1:
+            found.append(
+                f"with hosts {place}'s slowdown of {slowdown:g}x is not emulated: it runs faster than predicted; "
+                "emulate=True (--emulate) slows it"
+            )
+    return found
+
+
+def _links(system: System, a: str, b: str) -> tuple[Link, ...]:
+    """The links that the way from one place to another leads over."""
+    if system.shared is not None:
+        return (system.shared,)
+    if system.star:
+        return system.star[a], system.star[b]
+    return (system.links[(a, b) if (a, b) in system.links else (b, a)],)
 
 
 def offloads(plan: SplitPlan) -> bool:

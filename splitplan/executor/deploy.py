@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import overload
+from typing import TypeVar, overload
 
 from splitplan.data.pipeline_plan import PipelinePlan
 from splitplan.data.plan import SplitPlan
@@ -14,7 +14,7 @@ from splitplan.data.system import System
 from splitplan.errors import DataError, raise_all
 from splitplan.executor.app import App
 from splitplan.executor.check import check_given
-from splitplan.executor.conditions import not_emulated
+from splitplan.executor.conditions import not_emulated, pipeline_not_emulated
 from splitplan.executor.crew import Settings
 from splitplan.executor.pipeline_app import PipelineApp
 from splitplan.executor.pipeline_crew import PipelineSettings
@@ -27,6 +27,8 @@ from splitplan.policies.slot import DecidesSlots
 
 DEPTH, SLOTTED_DEPTH = 8, 512
 MAX_RESTARTS = 10
+
+AnyApp = TypeVar("AnyApp", App, PipelineApp)
 
 
 @overload
@@ -170,7 +172,9 @@ def deploy(
         pipeline = PipelineSettings(
             dict(hosts or {}), keys, emulate, depth, heartbeat_s, frame_timeout_s, start_timeout_s
         )
-        return _deploy_pipeline(traced, plan, system, profile, pipeline, replan, check, progress)
+        made = _make_pipeline(traced, plan, system, profile, pipeline, replan, progress)
+        left_out = pipeline_not_emulated(plan, system, pipeline.hosts) if hosts and emulate is None else []
+        return _started(made, left_out, check)
     if replan is not None:
         raise DataError(
             "replan is for a PipelinePlan; a device finishes alone what its server does not answer", "deploy"
@@ -195,9 +199,14 @@ def deploy(
     raise_all(governor_problems(settings, isinstance(policy, SlotDriver)), "deploy")
     raise_all(number_problems(policy), f"policy {policy.name!r}")
     app = App(traced, policy, system, profile=profile, settings=settings, progress=progress)
-    if hosts and emulate is None:
-        for text in dict.fromkeys(text for p in app.plans for text in not_emulated(p, system, hosts)):
-            warnings.warn(text, stacklevel=2)
+    left_out = [t for p in app.plans for t in not_emulated(p, system, hosts)] if hosts and emulate is None else []
+    return _started(app, left_out, check)
+
+
+def _started(app: AnyApp, left_out: list[str], check: bool) -> AnyApp:
+    """The app, running, once its user has been told what of the system is left out."""
+    for text in dict.fromkeys(left_out):
+        warnings.warn(text, stacklevel=3)
     try:
         app._start(check)
     except BaseException:
@@ -206,14 +215,13 @@ def deploy(
     return app
 
 
-def _deploy_pipeline(
+def _make_pipeline(
     traced: Traced,
     plan: PipelinePlan,
     system: System,
     profile: Profile | None,
     settings: PipelineSettings,
     replan: Replans | None,
-    check: bool,
     progress: Callable[[str], None] | None,
 ) -> PipelineApp:
     if replan is not None and not callable(replan):
@@ -222,7 +230,7 @@ def _deploy_pipeline(
             "deploy",
         )
     settings.check(system)
-    app = PipelineApp(
+    return PipelineApp(
         traced,
         plan,
         system,
@@ -231,12 +239,6 @@ def _deploy_pipeline(
         replan=replan or Replan(plan, profile),
         progress=progress,
     )
-    try:
-        app._start(check)
-    except BaseException:
-        app.close(wait=False)
-        raise
-    return app
 
 
 def number_problems(policy: Policy) -> list[str]:

@@ -8,13 +8,22 @@ import pytest
 
 from splitplan.data.catalog import device, link
 from splitplan.data.channel import constant
+from splitplan.data.pipeline_plan import PipelinePlan, RowBlock, Stage
 from splitplan.data.profile import Origin, Profile
 from splitplan.data.system import System
-from splitplan.executor.conditions import Conditions, Remark, not_emulated, unlike_profiled, up_bytes
+from splitplan.executor.conditions import (
+    Conditions,
+    Remark,
+    not_emulated,
+    pipeline_not_emulated,
+    unlike_profiled,
+    up_bytes,
+)
 from splitplan.executor.mismatch import merged, unlike_profile, unlike_run
 from splitplan.models.trace import Traced
 
 from .conftest import cut
+from .pipelines import joined, pipeline
 
 LINK_ROWS = {"up", "down", "latency", "throughput"}
 TOTALS = {"latency", "throughput", "energy"}
@@ -77,6 +86,30 @@ def test_what_hosts_leave_out_is_said_before(small: Traced, lte: System, pair: S
     link_, near, far = not_emulated(plan, slowed, hosts)
     assert "'lte-2021'" in link_ and "device's slowdown of 4x is not emulated" in near and "--slowdown 2" in far
     assert len(not_emulated(cut(small, 99), slowed, hosts)) == 2  # nothing crosses the link
+
+
+def test_what_hosts_leave_out_of_a_pipeline_is_said_before(small: Traced) -> None:
+    plan, hosts = pipeline(small, [2], ("a", "b"), sink="c"), {"b": "tcp://far:1"}
+    assert pipeline_not_emulated(plan, joined("abc"), hosts) == []
+    slowed = {"a": 4.0, "b": 2.0, "c": 3.0}
+    system = joined("abc", name="lte", slowdown=slowed)
+    ways, near, far = pipeline_not_emulated(plan, system, hosts)
+    assert "the prediction is of 'lte';" in ways and "a's slowdown of 4x is not emulated" in near
+    assert (
+        far.startswith("b is slowed 2x") and "--slowdown 2" in far
+    )  # c only gets the results: nothing is computed there
+    lte, wifi = link("lte-2021"), link("wifi-2012-legacy")
+    for how in ({"star": {"a": lte, "b": wifi, "c": wifi}}, {"shared": lte}):
+        other = System(**how, **system.places)  # type: ignore[arg-type]
+        assert "'lte-2021'" in pipeline_not_emulated(plan, other, hosts)[0]
+    alone = pipeline(small, [], ("a",))
+    assert len(pipeline_not_emulated(alone, system, {"a": "tcp://far:1"})) == 1  # nothing crosses
+
+
+def test_rows_that_cross_ways_that_are_not_emulated_are_said_too() -> None:
+    rows = Stage(("l",), ("a", "b"), (RowBlock(("l",), (3, 1)),))
+    said = pipeline_not_emulated(PipelinePlan("m", "f" * 64, (rows,)), joined("ab", name="lte"), {"b": "tcp://far:1"})
+    assert len(said) == 1 and "'lte'" in said[0]
 
 
 def test_a_profile_of_other_threads_is_noted(small: Traced, pair: System) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -162,6 +163,22 @@ def test_a_connection_that_comes_back_is_used_again(small: Traced, alone: str) -
     finally:
         line.close()
     assert app.plan.places == ("a", "b") and len(report.plans) == 1 and report.counts["replans"] >= 1
+
+
+def test_hosts_turn_emulation_off_and_say_so(small: Traced, alone: str) -> None:
+    system = joined(ABC, name="lte", rate_bps=1e6, slowdown={"a": 3.0})
+    plan, hosts = pipeline(small, [2], ("a", "b")), {"b": alone}
+    with pytest.warns(UserWarning, match="not emulated") as caught:
+        app = deploy(small, plan, system, hosts=hosts)
+    with app:
+        app(EXAMPLE)
+    said = [str(w.message) for w in caught]
+    assert len(said) == 2 and "'lte'" in said[0] and "a's slowdown of 3x" in said[1]
+    assert all(w.filename == __file__ for w in caught)  # where the user's own line is
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with deploy(small, plan, system, hosts=hosts, emulate=True) as app:
+            app(EXAMPLE)
 
 
 def test_systems_that_are_left() -> None:
