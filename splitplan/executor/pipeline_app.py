@@ -37,7 +37,8 @@ from splitplan.executor.codec import copy
 from splitplan.executor.frames import FrameRecord
 from splitplan.executor.hop import Hop
 from splitplan.executor.pipeline_crew import PipelineCrew, PipelineSettings
-from splitplan.executor.pipeline_report import PipelineReport, facts, make_report
+from splitplan.executor.pipeline_gantt import BEGAN, on_the_apps_clock
+from splitplan.executor.pipeline_report import PipelineReport, facts, guessed, make_report
 from splitplan.executor.roles import Parts
 from splitplan.executor.session import error_of
 from splitplan.executor.split import run_whole
@@ -150,6 +151,7 @@ class PipelineApp:
         told = facts(crew.plans[0], crew.legs_at(0), self.system, crew.abouts, crew.settings.hosts, crew.emulate)
         if self._profile is not None:
             told.append("profile: " + ", ".join(f"{p} {m}" for p, m in self._profile.methods.items()))
+            told += guessed(crew.plans[0], self._profile)
         legs = [crew.legs_at(k) for k in range(len(crew.plans))]
         said = tuple(dict.fromkeys([*told, *notes]))
         return make_report(
@@ -283,6 +285,7 @@ class PipelineApp:
             times: dict[str, float] = {}
             if leg.way is not None:
                 times |= {f"{leg.name}_wait_s": start_s - ready, f"{leg.name}_bytes": float(go.size_bytes)}
+                times[BEGAN + leg.name] = start_s
             sent_s = start_s + delay_s + clock.offset_s
             body = {
                 "plan_id": plan_id,
@@ -324,17 +327,17 @@ class PipelineApp:
         elif entry.check:
             self._judge(entry, body)
         else:
-            self._answer(body["frame_id"], entry, message.tensors, self._times(body, now), body["plan_id"])
+            self._answer(body["frame_id"], entry, message.tensors, self._times(body, entry, now), body["plan_id"])
 
-    def _times(self, body: dict[str, Any], now_s: float) -> dict[str, float]:
+    def _times(self, body: dict[str, Any], entry: _Entry, now_s: float) -> dict[str, float]:
         """A frame's times, with the last way's."""
         times, number = dict(body["times"]), self._crew.numbers.get(body["plan_id"], 0)
-        sent_s, leg = times.pop("sent_s", math.nan), self._crew.legs_at(number)[-1]
-        session = self._crew.sessions.get(self._crew.plans[number].stages[-1].place)
-        offset_s = session.clock.offset_s if session is not None else math.nan
-        if leg.way is not None and math.isfinite(took_s := now_s - (sent_s - offset_s)):
-            times[f"{leg.name}_s"] = took_s
-        return times
+        sent_s, legs = times.pop("sent_s", math.nan), self._crew.legs_at(number)
+        offsets_s = {p: s.clock.offset_s for p, s in self._crew.sessions.items()}
+        offset_s = offsets_s.get(legs[-1].sender, math.nan)
+        if legs[-1].way is not None and math.isfinite(took_s := now_s - (sent_s - offset_s)):
+            times[f"{legs[-1].name}_s"] = took_s
+        return on_the_apps_clock(times, legs, offsets_s, entry.submitted_s)
 
     def _judge(self, entry: _Entry, body: dict[str, Any]) -> None:
         plan = self._crew.plans[self._crew.numbers[body["plan_id"]]]

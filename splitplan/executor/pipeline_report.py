@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from splitplan.data.pipeline_plan import PipelinePlan
+from splitplan.data.profile import Profile
 from splitplan.data.system import System
+from splitplan.errors import listed
 from splitplan.executor.frames import FrameRecord
 from splitplan.executor.legs import Leg
+from splitplan.executor.pipeline_gantt import BEGAN, Bar, measured_bars, predicted_bars, stage_key
 from splitplan.executor.report import Row, row_of, rows_to_frame, rows_to_html, rows_to_text
 
 if TYPE_CHECKING:
@@ -66,6 +69,9 @@ class PipelineReport:
         What was emulated, what ran where, what went wrong.
     frames : tuple of FrameRecord
         ``cut`` is the number of the plan that answered it, ``alone`` why none did.
+    bars, predicted_bars : tuple of Bar
+        When a few frames from the middle of the longest stream were where; and when as many would be by the prediction, one coming
+        each period. Empty where times or predictions are missing.
     """
 
     plans: tuple[PipelinePlan, ...]
@@ -75,6 +81,8 @@ class PipelineReport:
     counts: dict[str, float]
     notes: tuple[str, ...]
     frames: tuple[FrameRecord, ...] = field(repr=False, default=())
+    bars: tuple[Bar, ...] = field(repr=False, default=())
+    predicted_bars: tuple[Bar, ...] = field(repr=False, default=())
 
     @property
     def plan(self) -> PipelinePlan:
@@ -129,11 +137,19 @@ class PipelineReport:
             for r in self.frames
         )
 
+    def bars_to_frame(self) -> pd.DataFrame:
+        """One row a bar of a Gantt chart: ``how`` (``predicted`` or ``measured``), ``frame, lane, what, label, ready_s, start_s, end_s``."""
+        import pandas as pd
+
+        named = (("predicted", self.predicted_bars), ("measured", self.bars))
+        columns = ["how", *(f.name for f in fields(Bar))]
+        return pd.DataFrame([{"how": how, **vars(b)} for how, bars in named for b in bars], columns=columns)
+
     def plot(self) -> Figure:
-        """Draw predicted beside measured, one panel a unit."""
+        """Draw predicted beside measured, one panel a unit; and below, once frames were streamed, where a few of them were when."""
         from splitplan.plots.report import plot_report
 
-        return plot_report(self.to_frame(), title=str(self.plan))
+        return plot_report(self.to_frame(), title=str(self.plan), bars=self.bars_to_frame() if self.bars else None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as for JSON; frames are left out (`frames_to_frame` has them)."""
@@ -215,8 +231,9 @@ def make_report(
     rows.append(_overhead(plan, mine))
     found = dict(counts) | {f"response_p{q}_s": float(np.quantile(streamed, q / 100)) for q in (50, 95, 99) if streamed}
     return PipelineReport(
-        tuple(plans), number, tuple(rows), _busy(plan, legs[number], mine, rows[0].measured), found, notes, frames
-    )
+        tuple(plans), number, tuple(rows), _busy(plan, legs[number], mine, rows[0].measured), found, notes, frames,
+        measured_bars(plan, legs[number], mine), predicted_bars(plan, legs[number]),
+    )  # fmt: skip
 
 
 def _remarked(row: Row, text: str) -> Row:
@@ -258,7 +275,7 @@ def _pieces(plan: PipelinePlan, legs: Sequence[Leg]) -> list[tuple[str, str]]:
                 (f"{mate}_to_{first}_s", f"{mate} → {first}"),
             ]
         if mates:
-            found.append((f"stage_{first}_s", f"stage {' + '.join(stage.places)}"))
+            found.append((stage_key(stage), f"stage {' + '.join(stage.places)}"))
     return found
 
 
@@ -291,13 +308,12 @@ def _throughput(plan: PipelinePlan, frames: Sequence[FrameRecord]) -> Row:
 
 def _overhead(plan: PipelinePlan, frames: Sequence[FrameRecord]) -> Row:
     predicted = 0.0 if "latency_s" in plan.predicted else None
-    stages = {f"stage_{s.place}_s": s.places for s in plan.stages if len(s.places) > 1}
     inside = {"clock_uncertainty_s"}  # what a stage of rows takes is one number: its places overlap
-    for places in stages.values():
+    for places in [s.places for s in plan.stages if len(s.places) > 1]:
         inside |= {f"at_{p}_s" for p in places}
         inside |= {f"{a}_to_{b}_s" for p in places[1:] for a, b in ((places[0], p), (p, places[0]))}
     values = [
-        f.latency_s - math.fsum(v for k, v in f.times.items() if k.endswith("_s") and k not in inside)
+        f.latency_s - math.fsum(v for k, v in f.times.items() if k.endswith("_s") and k not in inside and not k.startswith(BEGAN))
         for f in frames
         if f.single
     ]
@@ -317,8 +333,7 @@ def _busy(
             for end in () if plan.overlap else (leg.sender, leg.receiver):
                 keys.setdefault(end, []).append(f"{leg.name}_s")
         if stage is not None:
-            what = "at" if len(stage.places) == 1 else "stage"
-            keys.setdefault(" + ".join(stage.places), []).append(f"{what}_{stage.place}_s")
+            keys.setdefault(" + ".join(stage.places), []).append(stage_key(stage))
     found = []
     for what, names in keys.items():
         told = [plan.predicted[n] for n in names if n in plan.predicted]
@@ -327,6 +342,16 @@ def _busy(
         part = rate_hz * float(np.mean(seen)) if seen and rate_hz is not None else None
         found.append(Busy(what, math.fsum(told) if len(told) == len(names) else None, measured, part))
     return tuple(found)
+
+
+def guessed(plan: PipelinePlan, profile: Profile) -> list[str]:
+    """What the report says of places that share rows, and whose profile does not know what fewer rows do not save."""
+    sharing = {p for s in plan.stages for b in s.blocks if any(b.rows[1:]) for p in s.places}
+    if not (unknown := [p for p in profile.rows_guessed if p in sharing]):
+        return []
+    return [
+        f"what fewer rows do not save is not known at {listed(unknown)}: predicted as if all did; profile with rows=True"
+    ]
 
 
 def facts(

@@ -236,7 +236,7 @@ def run_rows(
             for name, seconds in took.items():
                 times[name] = times.get(name, 0.0) + seconds
         known |= join_rows(block, made)
-    times[f"stage_{place}_s"] = time.monotonic() - begin
+    times[f"stage_{'+'.join([place, *(m.place for m in mates)])}_s"] = time.monotonic() - begin
     return known, times
 
 

@@ -32,6 +32,7 @@ from splitplan.executor.hop import Hop
 from splitplan.executor.keys import Keys
 from splitplan.executor.legs import crossing, ends_of
 from splitplan.executor.medium import StageSender, medium_of, shaper_of
+from splitplan.executor.pipeline_gantt import BEGAN
 from splitplan.executor.roles import IN_TURN, Parts, error_parts
 from splitplan.executor.row_work import Interrupted, Mate, ShareRole, blocks_of, perfect_rows, run_rows
 from splitplan.executor.session import Session
@@ -264,7 +265,7 @@ class StageRole:
         if self._in and body["sent_s"] is not None:
             times[f"{self._in}_s"] = job.arrived_s - body["sent_s"]
         values, took = self._work.run(came, body["symbols"], (self._plan_id, body["frame_id"]))
-        times |= {f"wait_{place}_s": started_s - job.arrived_s} | took
+        times |= {f"wait_{place}_s": started_s - job.arrived_s, BEGAN + place: started_s} | took
         go = pack_all({n: values[n] for n in self._work.crossing}, self._wire)
         if self._work.last:
             beside = pack_all({n: values[n] for n in self._work.beside})
@@ -299,6 +300,7 @@ class StageRole:
         def make(start_s: float) -> Parts:
             if self._out:
                 times[f"{self._out}_wait_s"], times[f"{self._out}_bytes"] = start_s - ready, float(go.size_bytes)
+                times[BEGAN + self._out] = start_s
             there_s = start_s + self._delay_s
             told: dict[str, Any] = {"plan_id": self._plan_id, "frame_id": body["frame_id"]}
             if self._work.last:

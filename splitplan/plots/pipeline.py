@@ -11,7 +11,7 @@ from splitplan.plots.style import DEVICE, INK, PALE, SERVER, WIDTH, need, new_fi
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 FRAMES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 """Colours of frames, in turn."""
@@ -24,7 +24,7 @@ def plot_pipeline(table: pd.DataFrame, *, title: str = "", convergence: pd.DataF
     ----------
     table : DataFrame
         A row a task: ``frame, lane, what`` (``compute`` or ``transfer``), ``ready_s, start_s, end_s``, and ``label`` (what is written
-        on the first frame's bars). From ready to start a task waits: drawn pale.
+        on the first frame's bars). From ready to start a task waits: drawn pale, below the bars.
     title : str
     convergence : DataFrame, optional
         See `plot_convergence`.
@@ -46,22 +46,46 @@ def plot_pipeline(table: pd.DataFrame, *, title: str = "", convergence: pd.DataF
     return figure
 
 
-def _gantt(ax: Axes, table: pd.DataFrame, lanes: list[str]) -> None:
+def bars_height(bars: pd.DataFrame) -> float:
+    """Inches that `draw_bars` needs."""
+    return (0.6 + 0.26 * bars["lane"].nunique()) * bars["how"].nunique()
+
+
+def draw_bars(figure: Figure | SubFigure, bars: pd.DataFrame) -> None:
+    """Draw Gantt charts one below the other, with the same lanes and the same seconds.
+
+    Parameters
+    ----------
+    figure : Figure or SubFigure
+    bars : DataFrame
+        A row a task, as for `plot_pipeline`, and ``how``: the chart that it is in.
+    """
+    need(bars, ("how", "frame", "lane", "what", "label", "ready_s", "start_s", "end_s"), "bars of a pipeline")
+    lanes, charts = list(dict.fromkeys(bars["lane"])), list(dict.fromkeys(bars["how"]))
+    axes = figure.subplots(len(charts), 1, sharex=True, squeeze=False)[:, 0]
+    end = float(bars["end_s"].max()) or 1.0
+    for ax, how in zip(axes, charts, strict=True):
+        _gantt(ax, bars[bars["how"] == how], lanes, end)
+        ax.set_title(str(how), fontsize=8, loc="left")
+        ax.set_xlabel("" if ax is not axes[-1] else ax.get_xlabel(), fontsize=8)
+
+
+def _gantt(ax: Axes, table: pd.DataFrame, lanes: list[str], end: float | None = None) -> None:
     row = {lane: k for k, lane in enumerate(lanes)}
-    end = float(table["end_s"].max()) or 1.0
+    end = float(table["end_s"].max()) or 1.0 if end is None else end
     for task in table.itertuples():
         y, tall = row[str(task.lane)], 0.62 if task.what == "compute" else 0.34
         start, stop, ready = float(task.start_s), float(task.end_s), float(task.ready_s)  # type: ignore[arg-type]
         colour = FRAMES[int(task.frame) % len(FRAMES)]  # type: ignore[arg-type]
         if start > ready and int(task.frame) > 0:  # type: ignore[arg-type]
-            ax.barh(y, start - ready, 0.1, left=ready, color=PALE, linewidth=0)
+            ax.barh(y + 0.4, start - ready, 0.07, left=ready, color=PALE, linewidth=0)
         ax.barh(y, stop - start, tall, left=start, color=colour, linewidth=0.4, edgecolor="white")
         if task.frame == 0 and task.label and (stop - start) > 0.08 * end:
             ax.text((start + stop) / 2, y, str(task.label), ha="center", va="center", fontsize=6, color="white")
     ax.set_yticks(range(len(lanes)), [shorten(x, 26) for x in lanes])
     ax.set_ylim(len(lanes) - 0.5, -0.5)
     ax.set_xlim(0, end * 1.01)
-    ax.set_xlabel("seconds; a colour a frame, thin grey: it waits for what is busy", fontsize=8)
+    ax.set_xlabel("seconds; a colour a frame, thin grey below: it waits for what is busy", fontsize=8)
     tidy(ax, "x")
 
 

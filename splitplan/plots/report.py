@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from splitplan.errors import DataError
+from splitplan.plots.pipeline import bars_height, draw_bars
 from splitplan.plots.style import MEASURED, PREDICTED, WIDTH, need, new_figure, tidy
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 
-def plot_report(table: pd.DataFrame, *, title: str = "") -> Figure:
+def plot_report(table: pd.DataFrame, *, title: str = "", bars: pd.DataFrame | None = None) -> Figure:
     """Draw predicted beside measured for each quantity of a report; a whisker reaches to the 95th percentile.
 
     Where nothing was predicted, as of several plans, what was measured stands alone.
@@ -26,11 +27,13 @@ def plot_report(table: pd.DataFrame, *, title: str = "") -> Figure:
         A row a quantity: ``quantity, unit, predicted, measured``, and if known ``p95`` and ``ratio``; missing values are left out.
         With ``ratio``, a pair that has none is not compared: they are of different things.
     title : str
+    bars : DataFrame, optional
+        Of a pipeline: when a few frames were where, see `splitplan.plots.pipeline.draw_bars`; drawn below.
 
     Returns
     -------
     Figure
-        One panel a unit.
+        One panel a unit, and below one for each way in which the bars are known.
 
     Raises
     ------
@@ -44,8 +47,13 @@ def plot_report(table: pd.DataFrame, *, title: str = "") -> Figure:
     told = bool(table["predicted"].notna().any())
     units = list(dict.fromkeys(table["unit"]))
     counts = [int((table["unit"] == u).sum()) for u in units]
-    figure = new_figure(WIDTH, 2.8)
-    axes = figure.subplots(1, len(units), width_ratios=[max(c, 1.6) for c in counts], squeeze=False)[0]
+    below = bars_height(bars) if bars is not None else 0.0
+    figure = new_figure(WIDTH, 2.8 + below)
+    upper: Figure | SubFigure = figure
+    if bars is not None:
+        upper, lower = figure.subfigures(2, 1, height_ratios=[2.8, below], squeeze=False)[:, 0]
+        draw_bars(lower, bars)
+    axes = upper.subplots(1, len(units), width_ratios=[max(c, 1.6) for c in counts], squeeze=False)[0]
     for ax, unit in zip(axes, units, strict=True):
         rows = table[table["unit"] == unit]
         scale, name = (1e3, "ms") if unit == "s" else (1.0, unit)

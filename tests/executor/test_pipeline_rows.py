@@ -11,9 +11,11 @@ import torch
 
 from splitplan.data.catalog import device, link
 from splitplan.data.pipeline_plan import PipelinePlan, RowBlock, Stage
+from splitplan.data.profile import Profile
 from splitplan.data.system import System
 from splitplan.errors import DataError
 from splitplan.executor.deploy import deploy
+from splitplan.executor.pipeline_report import guessed
 from splitplan.models.rows import RowModel
 from splitplan.models.trace import Traced, trace
 from splitplan.models.zoo import zoo, zoo_example
@@ -60,7 +62,8 @@ def inputs(count: int) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize(("places", "wire"), [(("a", "b"), "fp32"), (("a", "b", "c"), "fp16")])
 def test_shared_rows_give_the_models_results(cnn: Traced, places: tuple[str, ...], wire: str) -> None:
-    plan = shared(cnn, places, [3, 6], "d", wire=wire)
+    predicted = {"period_s": 1.0, f"stage_{'+'.join(places)}_s": 1.0, "a_to_d_s": 0.1, "at_d_s": 0.5}
+    plan = shared(cnn, places, [3, 6], "d", wire=wire, predicted=predicted)
     given = inputs(8)
     with deploy(cnn, plan, joined(("a", "b", "c", "d"), rate_bps=2e8, rtt_s=0.001)) as app:
         assert set(app.pids) == {*places, "d"}
@@ -70,10 +73,22 @@ def test_shared_rows_give_the_models_results(cnn: Traced, places: tuple[str, ...
     for got, x in zip(results, given, strict=True):
         assert got.shape == expected(cnn, x).shape and close(got, expected(cnn, x), 1e-5 if wire == "fp32" else 1e-2)
     rows = {r.quantity: r for r in report.rows}
-    assert rows[f"stage {' + '.join(places)}"].n == 9
+    assert rows[f"stage {' + '.join(places)}"].n == 9 and rows[f"stage {' + '.join(places)}"].predicted == 1.0
+    assert report.busy[0].what == " + ".join(places) and report.busy[0].predicted_s == 1.0 and report.busy[0].measured_s
+    lanes = report.bars_to_frame().groupby("how")["lane"].unique()
+    assert list(lanes["predicted"]) == list(lanes["measured"]) == [" + ".join(places), "a → d", "d"]
     for mate in places[1:]:
         assert rows[f"at {mate}"].n == rows[f"a → {mate}"].n == rows[f"{mate} → a"].n == 9
     assert report.counts["largest_output_difference_relative"] <= (1e-5 if wire == "fp32" else 1e-2)
+
+
+def test_rows_predicted_without_what_fewer_rows_do_not_save_are_said(cnn: Traced) -> None:
+    plan, names = shared(cnn, ("a", "b"), [3, 6], "d"), [x.name for x in cnn.graph.layers]
+    seconds = {p: dict.fromkeys(names, 1.0) for p in "abd"}
+    (said,) = guessed(plan, Profile.given(cnn.graph, seconds))
+    assert "not known at 'a', 'b':" in said and "rows=True" in said
+    (said,) = guessed(plan, Profile.given(cnn.graph, seconds, {"b": {names[0]: 0.1}}))
+    assert "not known at 'a':" in said
 
 
 def test_shared_rows_on_a_shared_medium(cnn: Traced) -> None:
