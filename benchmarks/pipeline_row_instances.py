@@ -25,10 +25,7 @@ def row_problem(
     """A random PipelinePlacement with rows. Memory, where it is limited, is around what a share of the network needs, so that it binds."""
     net = row_graph(choose, layers, ranges, most_rows)
     parameters = {f"p{v}": ranges.size(choose) for v in range(layers)}
-    if layers > 2 and chance(choose, 0.3):
-        tied = choose.whole(1, layers - 1)  # reads the first layer's parameters as well
-    else:
-        tied = 0
+    tied = choose.whole(1, layers - 1) if layers > 2 and chance(choose, 0.3) else 0  # reads the first one's as well
     made = tuple(
         replace(
             x,
@@ -41,21 +38,27 @@ def row_problem(
     seconds = row_seconds(choose, net, places, ranges)
     usual = sum(float(s.sum()) for s in seconds.values()) / places / layers
     sizes = sum(t.size_bytes for t in net.tensors) / len(net.tensors)
-    factor = log_between(choose, 0.003, 1.0) * (usual or 1e-3) * ranges.rate_bps[1] / 8 / sizes
+    rate = (ranges.rate_bps[0] * ranges.rate_bps[1]) ** 0.5
+    factor = log_between(choose, 0.001, 0.5) * (usual or 1e-3) * rate / 8 / sizes
     tensors = tuple(replace(t, size_bytes=t.size_bytes * factor) for t in net.tensors)
     net = replace(net, layers=made, tensors=tensors, parameter_bytes=parameters)
     whole = sum(parameters.values()) + 2 * max(x.memory_bytes for x in made)
     names = list(seconds)
     rooms = [whole * log_between(choose, 0.3, 2.0) if limits and chance(choose, 0.3) else None for _ in names]
     devices = {n: sp.Device(n, memory_bytes=room or None) for n, room in zip(names, rooms, strict=True)}
+
+    def wire() -> sp.Link:
+        delay = 0.05 * usual * choose.whole(0, 2)
+        return link(choose, ranges).but(rtt_s=delay, delay_up_s=None, delay_down_s=None)
+
     if medium == "shared":
-        system = sp.System(shared=link(choose, ranges), **devices)
+        system = sp.System(shared=wire(), **devices)
     elif medium == "star":
-        system = sp.System(star={n: link(choose, ranges) for n in names}, **devices)
+        system = sp.System(star={n: wire() for n in names}, **devices)
     else:
         pairs = list(itertools.combinations(names, 2))
         missing = len(pairs) > 2 and limits and chance(choose, 0.2)
-        system = sp.System(links={p: link(choose, ranges) for p in pairs[: -1 if missing else None]}, **devices)
+        system = sp.System(links={p: wire() for p in pairs[: -1 if missing else None]}, **devices)
     layer_names = [x.name for x in made]
     given = {p: dict(zip(layer_names, s.tolist(), strict=True)) for p, s in seconds.items()}
     share = 0.2 * choose.whole(0, 2)

@@ -177,7 +177,7 @@ class PipelinePlacement(Scaled, Formulation):
         shared = self.groups.shared(plan) if self.rows else {}
         at_place, over = self._busy(order, cuts, shared)
         ends = [0, *cuts, c.layers]
-        computing, passed = {}, 0.0
+        computing, passed = dict[int, float](), 0.0
         for k, (e, i, j) in enumerate(zip(order, ends[:-1], ends[1:], strict=True)):
             if k in shared:
                 computing |= dict(zip(shared[k].group, shared[k].computing_s, strict=True))

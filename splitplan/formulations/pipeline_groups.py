@@ -88,6 +88,11 @@ class GroupCosts:
                 if all(self.joined(g[0], e) for e in g[1:]):
                     yield g
 
+    @cached_property
+    def members(self) -> list[Group]:
+        """The places of every group, single ones first: the numbering of the MILP. For few places."""
+        return [*((e,) for e in range(len(self.costs.places))), *self.groups()]
+
     def names(self, group: Group) -> tuple[str, ...]:
         """The places of a group."""
         return tuple(self.costs.places[e] for e in group)

@@ -58,8 +58,7 @@ def variable_stages(m: pyo.ConcreteModel, problem: PipelinePlacement, known: flo
     most = np.inf if known is None else known * MARGIN
     columns: list[tuple[int, int, int]] = []
     m.seconds = {}
-    m.members = [(e,) for e in range(len(c.places))]
-    m.members += problem.groups.groups() if problem.rows else []
+    m.members = problem.groups.members if problem.rows else [(e,) for e in range(len(c.places))]
     for k, (e, *mates) in enumerate(m.members):
         span = c.span(e) if not mates else np.where(np.isfinite(c.span(e)), 0.0, np.inf)
         fits = (c.memory <= c.limits[e] * (1 + ROUNDING)) & (span <= most) & np.isfinite(span)
@@ -207,8 +206,7 @@ def read(
         if name.startswith("z[") and x > 0.5
         for i, j, g in [name[2:-1].split(",")]
     )
-    members = [(e,) for e in range(len(problem.costs.places))]
-    members += problem.groups.groups() if problem.rows else []
+    members = problem.groups.members if problem.rows else [(e,) for e in range(len(problem.costs.places))]
     shared = {
         k: (members[g], rows_model.read_blocks(problem, members[g], g, values))
         for k, (_, _, g) in enumerate(chosen)

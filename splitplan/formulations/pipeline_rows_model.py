@@ -56,7 +56,7 @@ def variable_blocks(m: pyo.ConcreteModel, problem: PipelinePlacement, most: floa
                     break
                 found: dict[int, tuple[BlockCosts, tuple[int, ...]]] = {}
                 for r, rows in enumerate(shares(height, len(group))):
-                    if not any(rows[1:]) and a < b - 1 or any(rows[1:]) and not shared:
+                    if (any(rows[1:]) and not shared) or (a < b - 1 and not any(rows[1:])):
                         continue
                     costs = groups.rows.block(a, b, rows, groups.names(group))
                     if costs.seconds <= most and costs.seconds < float("inf"):

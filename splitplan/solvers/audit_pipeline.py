@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from splitplan.errors import DataError, FingerprintError
 from splitplan.formulations.solution import Audit
 from splitplan.models.graph import INPUT
 from splitplan.solvers.audit import SLACK, bytes_on_wire, seconds_by_layer
+from splitplan.solvers.audit_rows import RowAudit
 
 if TYPE_CHECKING:
     from splitplan.data.link import Link
@@ -31,7 +33,7 @@ def audit_pipeline(problem: PipelinePlacement, plan: PipelinePlan, duals: dict[s
     duals : dict
         ``"bound"``: what proves a lower bound, by its ``kind`` (weights by place, in the system's order): ``layer``, equation (9);
         ``fractions`` with ``weights``, (10); ``walk`` with ``period``, ``weights``, ``stage``, ``second``, (11). Without it the
-        bound is the solver's.
+        bound is the solver's. With rows ``layer`` is (17), ``fractions`` (18), and there are no walks.
     """
     graph, system = problem.profile.graph, problem.system
     try:
@@ -47,7 +49,7 @@ def audit_pipeline(problem: PipelinePlacement, plan: PipelinePlan, duals: dict[s
     broken += [
         f"the stage of {', '.join(s.places)} shares rows; the problem does not"
         for s in plan.stages
-        if len(s.places) > 1
+        if len(s.places) > 1 and not problem.rows
     ]
     if problem.max_stages is not None and len(plan.stages) > problem.max_stages:
         broken.append(f"{len(plan.stages)} stages, at most {problem.max_stages} are allowed")
@@ -64,13 +66,21 @@ def audit_pipeline(problem: PipelinePlacement, plan: PipelinePlan, duals: dict[s
     start, handed = 0, list[tuple[str, str, int]]()
     for k, stage in enumerate(plan.stages):
         end = start + len(stage.layers)
-        times = facts.seconds[stage.place]
-        seconds = math.fsum(times[v] for v in stage.layers)
-        busy[stage.place].append(seconds)
+        if len(stage.places) > 1:
+            sums = facts.rows.stage(stage, start)
+            broken += sums.broken
+            seconds, mates = sums.seconds, sums.held
+            for r, more in sums.over.items():
+                over[r] += more
+        else:
+            seconds, mates = math.fsum(facts.seconds[stage.place][v] for v in stage.layers), {}
+        for place in stage.places:
+            busy[place].append(seconds)
         computing.append(seconds)
-        held, room = facts.held(start, end), system.places[stage.place].memory_bytes
-        if room is not None and held > room * (1 + SLACK):
-            broken.append(f"memory of {stage.place}: {held:.6g} of {room:.6g} bytes")
+        for place, held in {stage.place: facts.held(start, end), **mates}.items():
+            room = system.places[place].memory_bytes
+            if room is not None and held > room * (1 + SLACK):
+                broken.append(f"memory of {place}: {held:.6g} of {room:.6g} bytes")
         if k + 1 < len(plan.stages):
             handed.append((stage.place, plan.stages[k + 1].place, end))
         start = end
@@ -104,6 +114,12 @@ class _Facts:
         self.places = list(self.system.places)
         self.names = [layer.name for layer in self.graph.layers]
         self.seconds = {p: seconds_by_layer(problem.profile, p, None) for p in self.places}
+
+    @cached_property
+    def rows(self) -> RowAudit:
+        """Stages of several places."""
+        pairs = [(a, b) for a in self.places for b in self.places if a != b]
+        return RowAudit(self.problem, self.seconds, {x: way for x in pairs if (way := self.way(*x)) is not None})
 
     def alive(self, at: int) -> list[int]:
         """Tensors that were made before a position and are read after it, or are results on their way to the sink."""
@@ -165,6 +181,9 @@ class _Facts:
             return None
         self.rooms = [x.memory_bytes for x in self.system.places.values()]
         self.fits = self._fits()
+        if self.problem.rows:
+            given = None if proof["kind"] == "layer" else proof["weights"]
+            return None if proof["kind"] == "walk" else self.rows.bound(given, self._able(), SLACK)
         if proof["kind"] == "walk":
             return self._by_walk(proof)
         times = np.array([[self.seconds[p][v] for v in self.names] for p in self.places])

@@ -13,6 +13,7 @@ from splitplan.formulations.registry import Ladder
 from splitplan.formulations.solution import Found, Termination
 from splitplan.solvers.clock import Clock
 from splitplan.solvers.pipeline_bounds import LEAST_STEP, Bound, Prices, lower_bound, tuned
+from splitplan.solvers.pipeline_groups_solve import solve_by_sets, why_not_sets
 from splitplan.solvers.pipeline_states import OutOfTime, Search, TooMany
 from splitplan.solvers.pipeline_swarm import ParticleSwarm, Race, found_by_search
 from splitplan.solvers.pipeline_units import Units, branches, root, units_of
@@ -59,6 +60,8 @@ class PipelineDP:
 
     def why_not(self, problem: PipelinePlacement) -> str | None:
         """Only the size of its tables of seconds is known beforehand."""
+        if problem.rows:
+            return why_not_sets(problem)
         places, positions = len(problem.costs.places), problem.costs.layers + 1
         if 8 * places * positions**2 > SPAN_BYTES:
             return (
@@ -67,7 +70,9 @@ class PipelineDP:
         return None
 
     def solve(self, problem: PipelinePlacement, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
-        """Bound, first plan, questions."""
+        """Bound, first plan, questions; with rows, over all sets of places and groups (`pipeline_groups_solve`)."""
+        if problem.rows:
+            return solve_by_sets(problem, time_limit_s, gap)
         clock = Clock(time_limit_s)
         base = units_of(problem)
         race = Race(problem, root(problem, base), clock)

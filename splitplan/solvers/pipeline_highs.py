@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from splitplan.errors import SolverError
-from splitplan.formulations import pipeline_model, pipeline_naive
+from splitplan.formulations import pipeline_model, pipeline_naive, pipeline_rows_model
 from splitplan.formulations.registry import Ladder
 from splitplan.formulations.solution import Found, Termination
 from splitplan.solvers.arrays import to_arrays
@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 MOST_COLUMNS = 5_000
 """Stages (interval, place) beyond which branch and bound is no match for the dynamic program or the swarm."""
 
+MOST_ROW_COLUMNS = 30_000
+"""The same with rows, before those that are longer than a known plan or bettered by others are left out."""
+
 
 @dataclass(frozen=True)
 class PipelineMILP:
-    """The MILP over columns (interval, place), by HiGHS. For small cases, and as the specification of the others.
+    """The MILP over columns (interval, place), with rows (interval, group) and (block, shares), by HiGHS. For small cases, and as the specification of the others.
 
     Parameters
     ----------
@@ -49,6 +52,12 @@ class PipelineMILP:
 
     def why_not(self, problem: PipelinePlacement) -> str | None:
         """Too many columns."""
+        if problem.rows:
+            count = pipeline_rows_model.columns(problem)
+            most = MOST_ROW_COLUMNS
+            return (
+                None if count <= most else f"{count} columns (interval, group; block, shares), and {most} are the most"
+            )
         n, m = problem.costs.layers, len(problem.costs.places)
         columns = m * n * (n + 1) // 2
         return (
@@ -59,7 +68,7 @@ class PipelineMILP:
         """Any plan first, for its period and whether there is one; then the columns that are no longer than that."""
         clock = Clock(time_limit_s)
         units = root(problem, units_of(problem))
-        first = settle(problem, units, lambda: clock.left_s != 0, 0.0)
+        first = settle(problem.alone, units, lambda: clock.left_s != 0, 0.0)
         if first.plan is None:
             return first
         plain = [x for x in pipeline_naive.plans(problem).values() if not problem.violations(x)]

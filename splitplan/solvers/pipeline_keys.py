@@ -55,8 +55,8 @@ class RandomKeys:
             )
 
     def why_not(self, problem: PipelinePlacement) -> str | None:
-        """Any pipeline."""
-        return None
+        """Any pipeline without rows."""
+        return "it shares no rows: the particle swarm does" if problem.rows else None
 
     def solve(self, problem: PipelinePlacement, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
         """The bound, the evolution, the local search; what is best so far at the time limit."""

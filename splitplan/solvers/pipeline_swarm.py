@@ -87,7 +87,11 @@ class ParticleSwarm:
         return None
 
     def solve(self, problem: PipelinePlacement, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
-        """The bound, the swarm, the local search; what is best so far at the time limit."""
+        """The bound, the swarm, the local search; what is best so far at the time limit. With rows: `pipeline_groups_swarm`."""
+        if problem.rows:
+            from splitplan.solvers.pipeline_groups_swarm import solve_by_swarm
+
+            return solve_by_swarm(self, problem, time_limit_s, gap)
         clock = Clock(time_limit_s)
         base = units_of(problem)
         units = root(problem, base)

@@ -68,9 +68,12 @@ class RowStages:
     Parameters
     ----------
     costs : RowCosts
+    most_cuts : int, optional
+        Instead of `MOST_CUTS`.
     """
 
     costs: RowCosts
+    most_cuts: int | None = None
     _tables: dict[int, list[_Tables]] = field(default_factory=dict, repr=False)
     _computing: dict[tuple[int, str], list[np.ndarray]] = field(default_factory=dict, repr=False)
     _groups: dict[tuple[str, ...], _Group] = field(default_factory=dict, repr=False)
@@ -128,6 +131,23 @@ class RowStages:
         weight = (1 / total) / (1 / total).sum()
         return float(first[alone].sum() + (weight[:, None] * shared).min(axis=0).sum())
 
+    def blocks(self, places: Sequence[str]) -> tuple[np.ndarray, dict[tuple[int, int], tuple[int, ...]]]:
+        """Least seconds of each block by this group, shape (layers + 1, layers + 1), and the shares where places share its rows.
+
+        ∞ where it cannot be, or where single layers on the first place, one after the other, are no slower.
+        """
+        group = self._group(places)
+        return group.block, group.rows
+
+    def last_blocks(self, places: Sequence[str]) -> np.ndarray:
+        """Where the last block of the best stage of layers i:j begins, array of int, shape (layers + 1, layers + 1)."""
+        return self._group(places).stages[1]
+
+    def best_shares(self, start: int, stop: int, places: Sequence[str]) -> tuple[float, tuple[int, ...]]:
+        """Least seconds of one block of layers that can be shared, and the shares; nothing else is worked out."""
+        swept = _Group(self, tuple(places), only=(start, stop))
+        return swept.block[start, stop], swept.rows[start, stop]
+
     def _group(self, places: Sequence[str]) -> _Group:
         key = tuple(places)
         if key not in self._groups:
@@ -141,7 +161,7 @@ class RowStages:
     # -- tables ------------------------------------------------------------------------------------
 
     def _step(self, stop: int) -> int:
-        return -(-self.costs.model.height(stop) // MOST_CUTS)
+        return -(-self.costs.model.height(stop) // (self.most_cuts or MOST_CUTS))
 
     def cuts(self, stop: int) -> np.ndarray:
         """Where the rows of a block that ends before layer ``stop`` may be cut: 0, …, all of them."""
@@ -184,13 +204,18 @@ class RowStages:
 class _Group:
     """The blocks and the stages of one group."""
 
-    def __init__(self, stages: RowStages, places: tuple[str, ...]) -> None:
+    def __init__(self, stages: RowStages, places: tuple[str, ...], only: tuple[int, int] | None = None) -> None:
         self.asked, self.costs, self.places = stages, stages.costs, places
         self.serial = tuple(self.costs.shares_one(places, back=back) for back in (False, True))
         self.rows: dict[tuple[int, int], tuple[int, ...]] = {}
         n = len(self.costs.model.graph)
         block = np.full((n + 1, n + 1), np.inf)
+        self.block = block
         alone = self.costs.seconds[places[0]]
+        if only is not None:
+            start, stop = only
+            block[start, stop], self.rows[start, stop] = self._block(stop, stop - 1 - start)
+            return
         for stop in range(1, n + 1):
             block[stop - 1, stop] = alone[stop - 1]
             if len(places) == 1:
