@@ -48,12 +48,17 @@ def refuse_scene(channel: Path | None, rate_hz: float | None, repeat: bool) -> N
 
 def run_pipeline(asked: PipelineRun) -> None:
     """Run a pipeline's plan on the model's example input, and show what came of it."""
+    from splitplan.executor.conditions import pipeline_not_emulated
+
     plan, where = asked.plan, asked.system
     problems = [f"the plan names place {p!r}, which the system has not" for p in plan.places if p not in where.places]
     raise_all(problems, "--system")
     times = None if asked.profile is None else read_profile(asked.profile)
-    if asked.hosts and asked.emulate is None:
-        say("note: with hosts neither links nor slowed places are emulated, the prediction is of the system's; --emulate shapes and slows what is started here")  # fmt: skip
+    emulate = asked.emulate
+    if asked.hosts and emulate is None:
+        emulate = False
+        for text in pipeline_not_emulated(plan, where, asked.hosts):
+            say(f"note: {text}")
     for place, address in asked.hosts.items():
         if place not in plan.places:
             say(
@@ -66,7 +71,7 @@ def run_pipeline(asked: PipelineRun) -> None:
         traced = load_model(asked.model, progress=lambda now: tell(f"loading {asked.model}: {now}"))
         plan.check(traced.graph)
         app = deploy(
-            traced, plan, where, profile=times, hosts=asked.hosts, keys=asked.keys, emulate=asked.emulate, depth=asked.depth, progress=tell
+            traced, plan, where, profile=times, hosts=asked.hosts, keys=asked.keys, emulate=emulate, depth=asked.depth, progress=tell
         )  # fmt: skip
         with app:
             tell(f"running {asked.frames} frames")

@@ -10,7 +10,7 @@ import pytest
 
 import splitplan as sp
 
-from .test_cli import good, loads, refused
+from .test_cli import good, loads, process, refused
 
 CLUSTER = """
 [places.camera]
@@ -233,3 +233,22 @@ def test_bad_pipelines_are_one_clear_error(made: Path, tmp_path: Path) -> None:
     small = tmp_path / "small.toml"
     small.write_text(CLUSTER.replace("[places.box]", "[places.den]"), encoding="utf-8")
     assert "den" in refused("place", made / "profile.csv", "--system", small)
+
+
+def test_a_pipeline_with_a_worker_elsewhere_says_what_is_left_out(made: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    common = ("--system", made / "cluster.toml")
+    good("place", made / "profile.csv", *common, "--max-stages", 2, "-o", plan)
+    stages = sp.PipelinePlan.read(plan).stages
+    worker = process("worker", "--model", made / "model.pt2")
+    try:
+        assert worker.stdout is not None
+        ready = json.loads(worker.stdout.readline())
+        host = ("--hosts", f"{stages[-1].place}={ready['address']}")
+        result = good("run", made / "model.pt2", "--plan", plan, *common, "--frames", 4, *host, "--json")
+        said = " ".join(result.stderr.split())
+        assert "note: with hosts the ways between places are not emulated" in said and "warning:" not in said
+        assert json.loads(result.stdout)["counts"]["frames"] == 4
+    finally:
+        worker.terminate()
+        worker.communicate(timeout=20)
