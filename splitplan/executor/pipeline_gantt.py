@@ -116,7 +116,8 @@ def measured_bars(plan: PipelinePlan, legs: Sequence[Leg], frames: Sequence[Fram
     for f in frames:
         if f.stream is not None and all(k in f.times for k in needed):
             streams[f.stream].append(f)
-    stream = sorted(max(streams.values(), key=len, default=list[FrameRecord]()), key=lambda f: f.frame_id)
+    longest = max(streams, key=lambda k: len(streams[k]), default=-1)
+    stream = sorted(streams[longest], key=lambda f: f.frame_id)
     first = max(len(stream) - FRAMES, 0) // 2
     found = []
     for number, f in enumerate(stream[first : first + FRAMES]):
