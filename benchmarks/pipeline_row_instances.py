@@ -5,10 +5,14 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
+import numpy as np
+
 import splitplan as sp
 from benchmarks.instances import RANGES, Choices, Ranges, Seeded, chance, link, log_between, one_of
 from benchmarks.row_instances import row_graph, row_seconds
 from splitplan.formulations.pipeline import PipelinePlacement
+from splitplan.models.graph import INPUT
+from splitplan.models.row_maps import RowOperator, Window
 
 
 def row_problem(
@@ -87,3 +91,62 @@ def small_row_ones(
         size = choose.whole(1, layers), choose.whole(2, places)
         found.append(row_problem(choose, *size, ranges, medium=medium, most_rows=most_rows))
     return found
+
+
+def row_chain(
+    seed: int,
+    layers: int,
+    places: int,
+    *,
+    height: int = 56,
+    medium: str = "pairs",
+    overlap: bool = True,
+    rate_bps: float = 4e9,
+    halve: int = 15,
+    max_group: int = 3,
+) -> PipelinePlacement:
+    """A long chain of 3 × 3 windows, strided every ``halve`` layers, with a barrier at its end, on unlike places with fast links."""
+    rng = np.random.default_rng(seed)
+    rows, operators = [height], list[RowOperator]()
+    for v in range(layers):
+        how = Window(3, 2 if v and v % halve == 0 and rows[-1] > 7 else 1, 1)
+        rows.append((rows[-1] + 2 - 3) // how.stride + 1)
+        why = "mixes all rows" if v == layers - 1 else ""
+        operators.append(RowOperator(f"t{v + 1}", f"l{v}", rows[-1], () if why else ((f"t{v}", how),), 1.0, why))
+    work = rng.lognormal(0, 0.5, layers)
+    work[-1] *= 0.1
+    tensors = tuple(
+        sp.Tensor(
+            f"t{i}",
+            INPUT if i == 0 else f"l{i - 1}",
+            (f"l{i}",) if i < layers else (),
+            float(3e5 * rng.lognormal(0, 0.3)),
+            (1, 8, rows[i], 8),
+            is_output=i == layers,
+        )
+        for i in range(layers + 1)
+    )
+    made = tuple(sp.Layer(f"l{v}", "conv2d", work[v] * 1e9) for v in range(layers))
+    net = sp.LayerGraph(f"chain of {layers}", made, tensors, fingerprint="f" * 64, rows=tuple(operators))
+    names = [f"d{e}" for e in range(places)]
+    speed = rng.lognormal(0, 0.5, places)
+    times = {
+        n: {x.name: float(1e-2 * w / speed[e] * rng.lognormal(0, 0.15)) for x, w in zip(made, work, strict=True)}
+        for e, n in enumerate(names)
+    }
+    fixed = {n: {v: 0.05 * s for v, s in of.items()} for n, of in times.items()}
+
+    def wire() -> sp.Link:
+        rate = rate_bps * float(rng.lognormal(0, 0.5))
+        return sp.Link("wire", rate, rate * float(rng.uniform(0.5, 2.0)), 1e-4, overhead=1.046, header_bytes=100.0)
+
+    devices = {n: sp.Device(n) for n in names}
+    if medium == "shared":
+        system = sp.System(shared=wire(), **devices)
+    elif medium == "star":
+        system = sp.System(star={n: wire() for n in names}, **devices)
+    else:
+        system = sp.System(links={p: wire() for p in itertools.combinations(names, 2)}, **devices)
+    return PipelinePlacement(
+        sp.Profile.given(net, times, fixed), system, overlap=overlap, rows=True, max_group=max_group
+    )

@@ -75,7 +75,9 @@ class RowStages:
     costs: RowCosts
     most_cuts: int | None = None
     _tables: dict[int, list[_Tables]] = field(default_factory=dict, repr=False)
-    _computing: dict[tuple[int, str], list[np.ndarray]] = field(default_factory=dict, repr=False)
+    _computing: dict[tuple[int, str], np.ndarray] = field(default_factory=dict, repr=False)
+    _cuts: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    _apart: dict[tuple[str, str], list[np.ndarray]] = field(default_factory=dict, repr=False)
     _groups: dict[tuple[str, ...], _Group] = field(default_factory=dict, repr=False)
 
     # -- what is asked ---------------------------------------------------------------------------
@@ -165,8 +167,10 @@ class RowStages:
 
     def cuts(self, stop: int) -> np.ndarray:
         """Where the rows of a block that ends before layer ``stop`` may be cut: 0, …, all of them."""
-        height = self.costs.model.height(stop)
-        return np.unique([*range(0, height, self._step(stop)), height])
+        if stop not in self._cuts:
+            height = self.costs.model.height(stop)
+            self._cuts[stop] = np.unique([*range(0, height, self._step(stop)), height])
+        return self._cuts[stop]
 
     def tables(self, stop: int) -> list[_Tables]:
         """Of the blocks that end before layer ``stop``, from the last layer alone on, as far as no layer mixes all rows."""
@@ -186,8 +190,8 @@ class RowStages:
             self._tables[stop] = found
         return self._tables[stop]
 
-    def computing(self, stop: int, place: str) -> list[np.ndarray]:
-        """C of the blocks that end before layer ``stop`` at a place; ∞ where the rows end before they begin."""
+    def computing(self, stop: int, place: str) -> np.ndarray:
+        """C of the blocks that end before layer ``stop`` at a place, shape (depth, cuts, cuts); ∞ where rows end before they begin."""
         if (stop, place) not in self._computing:
             seconds, fixed = self.costs.seconds[place], self.costs.fixed(place)
             cuts = self.cuts(stop)
@@ -197,8 +201,32 @@ class RowStages:
                 v = stop - 1 - k
                 total = total + table.share * (seconds[v] - fixed[v]) + (table.share > 0) * fixed[v]
                 found.append(total)
-            self._computing[stop, place] = found
+            self._computing[stop, place] = np.array(found).reshape(-1, len(cuts), len(cuts))
         return self._computing[stop, place]
+
+    def apart(self, head: str, place: str) -> list[np.ndarray]:
+        """Seconds of the rows of another place than the first, its own transfers included, by the layer before which the blocks end.
+
+        For groups no two of whose ways use one resource; shape (depth, cuts, cuts) each. Kept for one first place at a time.
+        """
+        if any(key[0] != head for key in self._apart):
+            self._apart.clear()
+        if (head, place) not in self._apart:
+            there, back = self.costs.ways.get((head, place)), self.costs.ways.get((place, head))
+            found = []
+            for stop in range(1, len(self.costs.model.graph) + 1):
+                cuts, tables = self.cuts(stop), self.tables(stop)
+                some = cuts[None, :] > cuts[:, None]
+                seconds = self.computing(stop, place)
+                if there is None or back is None:
+                    seconds = np.where(some, np.inf, seconds)
+                elif tables:
+                    into = _busy_s(there, np.array([t.bytes_in for t in tables]))
+                    home = _busy_s(back, np.array([t.bytes_out for t in tables]))
+                    seconds = seconds + some * (there.delay_s + back.delay_s + into + home)
+                found.append(seconds)
+            self._apart[head, place] = found
+        return self._apart[head, place]
 
 
 class _Group:
@@ -220,14 +248,33 @@ class _Group:
             block[stop - 1, stop] = alone[stop - 1]
             if len(places) == 1:
                 continue
-            for k in range(len(self.asked.tables(stop))):
+            for k, (value, rows) in enumerate(self._ending(stop)):
                 start = stop - 1 - k
-                value, rows = self._block(stop, k)
                 # A single layer alone is in hand already; more layers alone are single ones, one after the other.
                 if value < block[start, stop]:
                     block[start, stop] = value
                     self.rows[start, stop] = rows
         self.stages = _fused(block)
+
+    def _ending(self, stop: int) -> list[tuple[float, tuple[int, ...]]]:
+        """Least seconds and shares of the blocks that end before a layer, from that of the last layer alone on."""
+        depth = len(self.asked.tables(stop))
+        if not depth or any(self.serial):
+            return [self._block(stop, k) for k in range(depth)]
+        value = self.asked.computing(stop, self.places[0])[:, 0].copy()
+        value[:, -1] = np.cumsum(self.costs.seconds[self.places[0]][:stop][::-1])[:depth]  # all rows: the layers as they are
+        came = []
+        for place in self.places[1:]:
+            reach = np.maximum(value[:, :, None], self.asked.apart(self.places[0], place)[stop - 1])
+            came.append(reach.argmin(axis=1))
+            value = np.take_along_axis(reach, came[-1][:, None, :], axis=1)[:, 0]
+        every = np.arange(depth)
+        ends = [np.full(depth, value.shape[1] - 1)]
+        for table in reversed(came):
+            ends.append(table[every, ends[-1]])
+        cuts = self.asked.cuts(stop)[np.array(ends[::-1])]
+        rows = np.diff(cuts, axis=0, prepend=0).T.tolist()
+        return [(float(v), tuple(r)) for v, r in zip(value[:, -1], rows, strict=True)]
 
     def _block(self, stop: int, depth: int) -> tuple[float, tuple[int, ...]]:
         """Least seconds of the block of the last ``depth + 1`` layers before ``stop``, and its shares."""
