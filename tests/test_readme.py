@@ -85,6 +85,28 @@ def test_the_page_on_slots_runs(tmp_path: Path) -> None:
     assert "StationaryBound" in shown and "certificate" in shown
 
 
+def test_the_page_on_pipelines_runs(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    assert text.count('"resnet18"') == 2
+    shown = python("\n".join(blocks(text, "python")).replace("resnet18", SMALL), tmp_path)
+    for word in (
+        "PipelinePlacement",
+        "audited by",
+        "simulated, always a frame there",
+        "bottleneck",
+        "measured_to_formula",
+    ):
+        assert word in shown
+    assert "equal layers: " in shown
+
+
+def test_the_page_on_placement_runs(tmp_path: Path) -> None:
+    code = "\n".join(blocks((ROOT / "docs" / "placement.md").read_text(encoding="utf-8"), "python"))
+    shown = python(code, tmp_path)
+    assert shown.count("audited by") == 2 and "begin_s" in shown
+    assert isinstance(sp.read_graph(tmp_path / "small.json"), sp.OperatorGraph)
+
+
 def test_the_system_file_and_the_commands(tmp_path: Path) -> None:
     (tmp_path / "system.toml").write_text(SYSTEM, encoding="utf-8")
     system = sp.System.read(tmp_path / "system.toml")
@@ -106,7 +128,7 @@ def test_every_link_leads_somewhere() -> None:
     pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
         (ROOT / "docs").glob("*.md")
     )
-    assert len(pages) == 9
+    assert len(pages) == 11
     for page in pages:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
