@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from splitplan.formulations.pipeline_costs import PipelineCosts
@@ -12,13 +12,19 @@ if TYPE_CHECKING:
 
     from splitplan.data.pipeline_plan import PipelinePlan
     from splitplan.formulations.pipeline import PipelinePlacement
+    from splitplan.formulations.pipeline_groups import SharedStage
 
 Task = tuple[str, str, float, float, tuple[str, ...]]
 """Lane, what (``compute`` or ``transfer``), seconds, delay after it, what it keeps busy."""
 
 
-def tasks(problem: PipelinePlacement, order: Sequence[int], cuts: Sequence[int]) -> list[Task]:
-    """What a frame goes through, in turn."""
+def tasks(
+    problem: PipelinePlacement,
+    order: Sequence[int],
+    cuts: Sequence[int],
+    shared: Mapping[int, SharedStage] | None = None,
+) -> list[Task]:
+    """What a frame goes through, in turn. A stage of several places is one task that keeps all of them busy; its rows' ways are not drawn."""
     c: PipelineCosts = problem.costs
     ends = [0, *cuts, c.layers]
     moves = {i: (d, e) for d, e, i in c.moves(tuple(order), tuple(cuts))}
@@ -27,7 +33,10 @@ def tasks(problem: PipelinePlacement, order: Sequence[int], cuts: Sequence[int])
         at = ends[k]
         if at in moves and not (k == 0 and problem.source is None):
             found.append(_transfer(problem, *moves[at], at))
-        if e is not None:
+        if shared and k in shared:
+            names = problem.groups.names(shared[k].group)
+            found.append((" + ".join(names), "compute", shared[k].seconds, 0.0, names))
+        elif e is not None:
             place = c.places[e]
             found.append((place, "compute", float(c.seconds[e, ends[k] : ends[k + 1]].sum()), 0.0, (place,)))
     return found
@@ -53,13 +62,13 @@ def schedule(problem: PipelinePlacement, plan: PipelinePlan, frames: int = 5) ->
     Returns
     -------
     DataFrame
-        A row a task: ``frame, lane`` (a place, or a way as ``a → b``), ``what`` (``compute``, ``transfer``), ``label`` (a stage's
+        A row a task: ``frame, lane`` (a place, places that share rows as ``a + b``, or a way as ``a → b``), ``what`` (``compute``, ``transfer``), ``label`` (a stage's
         layers), ``ready_s, start_s, end_s``: from ready to start it waits for what is busy.
     """
     import pandas as pd
 
     order, cuts = problem.order_of(plan)
-    chain = tasks(problem, order, cuts)
+    chain = tasks(problem, order, cuts, problem.groups.shared(plan) if problem.rows else None)
     labels = iter([f"{len(s.layers)} layers" for s in plan.stages])
     names = [next(labels) if what == "compute" else "" for _, what, *_ in chain]
     free: dict[str, float] = {}

@@ -21,22 +21,21 @@ class Option:
     """One way to make a stage: seconds, seconds of each resource, and the layers that each other place computes."""
 
     seconds: float
-    busy: tuple[tuple[str, float], ...]
+    busy: dict[str, float]
     computed: tuple[frozenset[int], ...]
     blocks: tuple[tuple[int, int, tuple[int, ...]], ...] = ()
 
     def beats(self, other: Option) -> bool:
-        mine, theirs = dict(self.busy), dict(other.busy)
         return (
             self.seconds <= other.seconds
-            and all(s <= theirs.get(r, 0.0) for r, s in mine.items())
+            and all(s <= other.busy.get(r, 0.0) for r, s in self.busy.items())
             and all(a <= b for a, b in zip(self.computed, other.computed, strict=True))
         )
 
 
 def frontier(options: list[Option]) -> list[Option]:
     kept: list[Option] = []
-    for o in sorted(options, key=lambda o: (o.seconds, sum(map(len, o.computed)), sum(s for _, s in o.busy))):
+    for o in sorted(options, key=lambda o: (o.seconds, sum(map(len, o.computed)), sum(o.busy.values()))):
         if not any(k.beats(o) for k in kept):
             kept.append(o)
     return kept
@@ -60,7 +59,7 @@ def stage_options(p: PipelinePlacement, group: tuple[str, ...], cache: dict) -> 
                 c = rows.block(a, b, r, group)
                 if math.isfinite(c.seconds):
                     computed = tuple(frozenset(range(a, b)) if x else frozenset() for x in r[1:])
-                    found.append(Option(c.seconds, tuple(sorted(c.busy_s.items())), computed, ((a, b, r),)))
+                    found.append(Option(c.seconds, dict(c.busy_s), computed, ((a, b, r),)))
             blocks[a, b] = frontier(found)
     stages: dict[tuple[int, int], list[Option]] = {}
     for i in range(n):
@@ -68,13 +67,9 @@ def stage_options(p: PipelinePlacement, group: tuple[str, ...], cache: dict) -> 
             found = list(blocks[i, j])
             for a in range(i + 1, j):
                 for x, y in itertools.product(stages[i, a], blocks[a, j]):
-                    busy = defaultdict(float, x.busy)
-                    for r, s in y.busy:
-                        busy[r] += s
+                    busy = {r: x.busy.get(r, 0.0) + y.busy.get(r, 0.0) for r in x.busy | y.busy}
                     computed = tuple(u | v for u, v in zip(x.computed, y.computed, strict=True))
-                    found.append(
-                        Option(x.seconds + y.seconds, tuple(sorted(busy.items())), computed, x.blocks + y.blocks)
-                    )
+                    found.append(Option(x.seconds + y.seconds, busy, computed, x.blocks + y.blocks))
             stages[i, j] = frontier(found)
     cache[group] = stages
     return stages
@@ -140,7 +135,7 @@ def least_with_rows(p: PipelinePlacement) -> float | None:
         options = []
         for g, (i, j) in zip(groups, spans, strict=True):
             if len(g) == 1:
-                options.append([Option(math.fsum(times[g[0]][i:j]), (), ())])
+                options.append([Option(math.fsum(times[g[0]][i:j]), {}, ())])
             else:
                 options.append(
                     [o for o in stage_options(p, g, cache)[i, j] if all(fits(e, list(c), 0.0) for e, c in zip(g[1:], o.computed, strict=True))]
@@ -152,7 +147,7 @@ def least_with_rows(p: PipelinePlacement) -> float | None:
             for g, o in zip(groups, chosen, strict=True):
                 for e in g:
                     place[e] += o.seconds
-                for r, s in o.busy:
+                for r, s in o.busy.items():
                     resource[r] += s
             best = min(best, max([*place.values(), *resource.values()]))
     return best if math.isfinite(best) else None
