@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
+MOST_LETTERS = 64
+"""Of names of quantities that stand beside each other below a panel; more are slanted."""
+
 
 def plot_report(table: pd.DataFrame, *, title: str = "", bars: pd.DataFrame | None = None) -> Figure:
     """Draw predicted beside measured for each quantity of a report; a whisker reaches to the 95th percentile.
@@ -61,7 +64,7 @@ def plot_report(table: pd.DataFrame, *, title: str = "", bars: pd.DataFrame | No
         values = (scale * _column(rows, c) for c in ("predicted", "measured", "p95"))
         _pairs(ax, list(rows["quantity"]), *values, compared=compared, told=told)
         ax.set_ylabel(name, fontsize=8)
-    axes[0].legend(fontsize=7, frameon=False, loc="best")
+    axes[int(np.argmax(counts))].legend(fontsize=7, frameon=False, loc="best")
     if title:
         figure.suptitle(title, fontsize=8, x=0.01, ha="left")
     return figure
@@ -125,7 +128,10 @@ def _pairs(
     for i, top in enumerate(tops):
         if compared[i] and predicted[i] > 0 and np.isfinite(measured[i]):
             axes.text(x[i], top, _percent(measured[i] / predicted[i] - 1), ha="center", va="bottom", fontsize=6.5)
-    axes.set_xticks(x, names, fontsize=7)
+    if sum(map(len, names)) > MOST_LETTERS:  # beside each other they would touch
+        axes.set_xticks(x, names, fontsize=7, rotation=25, ha="right", rotation_mode="anchor")
+    else:
+        axes.set_xticks(x, names, fontsize=7)
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylim(0, 1.3 * max(float(tops.max()), 1e-12))
     tidy(axes)

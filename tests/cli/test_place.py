@@ -137,6 +137,23 @@ def test_a_pipeline_runs_and_reports(made: Path, tmp_path: Path) -> None:
     assert {r["quantity"]: r["n"] for r in data["rows"]}["latency"] == 2
 
 
+def test_places_that_share_rows(made: Path, tmp_path: Path) -> None:
+    plan, system = tmp_path / "plan.json", ("--system", made / "cluster.toml")
+    common = ("place", made / "profile.csv", *system, "--rows", "--max-stages", 1, "-o", plan)
+    shown = good(*common).stdout
+    (stage,) = sp.PipelinePlan.read(plan).stages
+    assert len(stage.places) > 1 and stage.blocks
+    for k, place in enumerate(stage.places):
+        (line,) = [x for x in shown.splitlines() if place in x.split()[:2]]
+        assert f"{stage.blocks[0].rows[k]} of {sum(stage.blocks[0].rows)}" in line
+    assert "the stage" in shown and "rows shared by up to 3 places" in shown
+    assert len(sp.PipelinePlan.read(plan).places) >= 2
+    good(*common, "--max-group", 2)
+    assert len(sp.PipelinePlan.read(plan).places) == 2
+    shown = good("run", made / "model.pt2", "--plan", plan, *system, "--frames", 4).stdout
+    assert "at box" in shown and "sets the pace" in shown
+
+
 def test_the_kind_of_a_plan_is_the_file_s_own_word(made: Path, tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     run = ("run", made / "model.pt2", "--system", made / "cluster.toml", "--plan", plan)
