@@ -149,7 +149,11 @@ class PipelineReport:
         """Draw predicted beside measured, one panel a unit; and below, once frames were streamed, where a few of them were when."""
         from splitplan.plots.report import plot_report
 
-        return plot_report(self.to_frame(), title=str(self.plan), bars=self.bars_to_frame() if self.bars else None)
+        return plot_report(
+            self.to_frame(),
+            title=f"{self.plan.model}: {self.plan.label}",
+            bars=self.bars_to_frame() if self.bars else None,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as for JSON; frames are left out (`frames_to_frame` has them)."""
@@ -313,7 +317,8 @@ def _overhead(plan: PipelinePlan, frames: Sequence[FrameRecord]) -> Row:
         inside |= {f"at_{p}_s" for p in places}
         inside |= {f"{a}_to_{b}_s" for p in places[1:] for a, b in ((places[0], p), (p, places[0]))}
     values = [
-        f.latency_s - math.fsum(v for k, v in f.times.items() if k.endswith("_s") and k not in inside and not k.startswith(BEGAN))
+        f.latency_s
+        - math.fsum(v for k, v in f.times.items() if k.endswith("_s") and k not in inside and not k.startswith(BEGAN))
         for f in frames
         if f.single
     ]

@@ -15,7 +15,8 @@ from splitplan.formulations import registry
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "formulations.md").read_text(encoding="utf-8")
 REALTIME = (ROOT / "docs" / "realtime.md").read_text(encoding="utf-8")
-NAMED = sorted(set(re.findall(r"`([a-z_/]+\.py):(\w+)`", TEXT + REALTIME)))
+PLACES = "".join((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("pipelines", "placement"))
+NAMED = sorted(set(re.findall(r"`([a-z_/]+\.py):(\w+)`", TEXT + REALTIME + PLACES)))
 
 
 def defined(file: str) -> set[str]:
@@ -34,7 +35,14 @@ def test_named_tests_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["formulations/split_model.py", "formulations/relay_model.py", "formulations/allocation.py"]
+    "file",
+    [
+        "formulations/split_model.py",
+        "formulations/relay_model.py",
+        "formulations/allocation.py",
+        "formulations/pipeline_model.py",
+        "formulations/placement_model.py",
+    ],
 )
 def test_every_equation_function_is_in_the_page(file: str) -> None:
     functions = {n for n in defined(file) if n.startswith("constraint_") or n == "objective"}
@@ -54,6 +62,17 @@ def test_the_same_numbers_as_in_the_docstrings(formulation: type) -> None:
 def test_every_solver_is_in_the_page(kind: str) -> None:
     for solver in registry.solvers_for(kind):
         assert f"| `{solver.name}` |" in TEXT
+
+
+@pytest.mark.parametrize("kind", ["pipeline-placement", "operator-placement", "operator-latency"])
+def test_every_solver_of_places_is_in_its_page(kind: str) -> None:
+    for solver in registry.solvers_for(kind):
+        assert f"`{solver.name}`" in PLACES
+
+
+def test_files_that_the_pages_name_exist() -> None:
+    for file in set(re.findall(r"`((?:data|models|formulations|solvers|executor|simulator)/\w+\.py)`", PLACES)):
+        assert (ROOT / "splitplan" / file).exists(), file
 
 
 def test_the_example_solver_runs(diamond_profile: sp.Profile, system: sp.System) -> None:
