@@ -216,7 +216,13 @@ def better_prices(units: Units, period: float, prices: Prices, found: Walk, step
 
 
 def by_walks(
-    units: Units, low: float, high: float, prices: Prices, tries: int, left: Callable[[], bool]
+    units: Units,
+    low: float,
+    high: float,
+    prices: Prices,
+    tries: int,
+    left: Callable[[], bool],
+    walk: Callable[[Units, float, Prices], Walk] = walk,
 ) -> tuple[float, Prices, Prices | None]:
     """(11): raise a lower bound by walks, with prices that get better on the way.
 
@@ -231,6 +237,8 @@ def by_walks(
         Walks.
     left : callable
         Whether there is time for another.
+    walk : callable
+        The cheapest walk for a period and prices.
 
     Returns
     -------

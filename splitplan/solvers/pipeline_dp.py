@@ -35,6 +35,9 @@ class PipelineDP:
     (`LEAST_STEP`, a part of 10⁻¹¹). When it is yes, the order that was found gets its best cuts, and the next question halves
     what lies between bound and plan.
 
+    With rows (`pipeline_groups_solve`) the states are sets of at most six places, and stages any ordered groups; where rows share
+    resources with other transfers (star, shared medium) it answers only when its bound and its plan meet.
+
     Like places count as one type, so the states are the counts of each type: Π (count + 1) times types, 2^m · m for m unlike
     places, of which those are kept that the completion bounds leave.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from math import perm
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 MOST_LABELS = 40
 """Ways to make the first layers of a stage that are kept where the memory of its other places binds."""
+MOST_RESTRICTED = 12
+"""Layers for which stages are found whose blocks that memory holds; in longer networks the first place then makes the stage alone."""
 Chosen = tuple["Group", int, int]
 """A stage: its group, and the positions between which its layers are."""
 
@@ -56,6 +59,13 @@ class Columns:
         With rows.
     most_cuts : int or None
         Heights above this are shared in multiples, and then nothing is exact.
+
+    Attributes
+    ----------
+    all_shares : bool
+        Whether all whole-number shares are weighed, so that `Column.least_s` are what they are.
+    exact : bool
+        Whether `Column.seconds` are, too.
     """
 
     def __init__(self, problem: PipelinePlacement, most_cuts: int | None = None) -> None:
@@ -63,7 +73,8 @@ class Columns:
         self.stages = RowStages(self.groups.rows, most_cuts)
         self._columns: dict[Group, Column] = {}
         self._restricted: dict[tuple[Group, int, int], tuple[RowBlock, ...]] = {}
-        self.exact = all(
+        self._known_bytes: dict[int, float] = {}
+        self.exact = self.all_shares = all(
             self.groups.rows.model.height(j) < len(self.stages.cuts(j)) for j in range(1, self.costs.layers + 1)
         )
 
@@ -86,15 +97,52 @@ class Columns:
         least = np.where(self._held(group[0]), self.stages.seconds(names), np.inf)
         seconds = least
         limits = self.costs.limits[list(group[1:])]
-        beyond = self._mates_bytes > limits.min() * (1 + ROUNDING)
-        if (beyond & np.isfinite(least)).any():
+        beyond = (self._mates_bytes > limits.min() * (1 + ROUNDING)) & np.isfinite(least)
+        if beyond.any() and (beyond := beyond & ~self._held_by_mates(group)).any():
             seconds = least.copy()
-            for i in np.flatnonzero((beyond & np.isfinite(least)).any(axis=1)).tolist():
-                self._restrict(group, i, np.flatnonzero(np.isfinite(least[i])), seconds)
+            if self.costs.layers <= MOST_RESTRICTED:
+                for i in np.flatnonzero(beyond.any(axis=1)).tolist():
+                    self._restrict(group, i, np.flatnonzero(beyond[i]), seconds)
+            else:
+                self.exact = False
+                for i, j in np.argwhere(beyond).tolist():
+                    self._leave(group, i, j, seconds)
         up, down = np.zeros_like(seconds), np.zeros_like(seconds)
         if self.problem.system.medium != "pairs" or self._ends & set(group[1:]):
             self._loads(group, seconds, up, down)
         return Column(group, least, seconds, up, down)
+
+    def _held_by_mates(self, group: Group) -> np.ndarray:
+        """Where the memory of the other places holds what the quickest blocks give them, array of bool, shape (n + 1, n + 1)."""
+        names, n = self.groups.names(group), self.costs.layers
+        before, shares = self.stages.last_blocks(names), self.stages.blocks(names)[1]
+        limits = self.costs.limits[list(group[1:])] * (1 + ROUNDING)
+        computed: dict[
+            tuple[int, int], tuple[int, ...]
+        ] = {}  # by other place the layers that it computes, as the bits of a number
+        found = np.ones((n + 1, n + 1), bool)
+        for i in range(n):
+            computed[i, i] = (0,) * len(limits)
+            for j in range(i + 1, n + 1):
+                a = int(before[i, j])
+                rows, run = shares.get((a, j), (0,) * len(group)), (1 << j) - (1 << a)
+                computed[i, j] = tuple(c | run if r else c for c, r in zip(computed[i, a], rows[1:], strict=True))
+                found[i, j] = all(self._bytes(c) <= m for c, m in zip(computed[i, j], limits, strict=True))
+        return found
+
+    def _bytes(self, computed: int) -> float:
+        if computed not in self._known_bytes:
+            self._known_bytes[computed] = self.groups.bytes_of(
+                [v for v in range(self.costs.layers) if computed >> v & 1]
+            )
+        return self._known_bytes[computed]
+
+    def _leave(self, group: Group, start: int, stop: int, seconds: np.ndarray) -> None:
+        """The first place alone."""
+        seconds[start, stop] = float(self.costs.seconds[group[0], start:stop].sum())
+        names = tuple(x.name for x in self.problem.profile.graph.layers[start:stop])
+        rows = (self.groups.rows.model.height(stop), *(0,) * (len(group) - 1))
+        self._restricted[group, start, stop] = (RowBlock(names, rows),)
 
     @cached_property
     def _ends(self) -> set[int]:
@@ -186,7 +234,7 @@ class Columns:
                         if all(self.groups.bytes_of(c) <= m for c, m in zip(computed, limits, strict=True)):
                             found.append(_Label(x.seconds + float(value[a, j]), computed, (*x.blocks, block)))
             labels[j] = self._kept(found)
-            if np.isfinite(seconds[start, j]):
+            if j in stops:
                 best = min(labels[j], key=lambda x: x.seconds)
                 seconds[start, j] = best.seconds
                 self._restricted[group, start, j] = best.blocks
@@ -257,3 +305,14 @@ def elements(problem: PipelinePlacement, most_cuts: int | None = None) -> int:
         cuts = height if most_cuts is None else min(height, most_cuts)
         found += (stop - start) * (cuts + 1) ** 2
     return found
+
+
+def effort(problem: PipelinePlacement, group: Group) -> int:
+    """How much work a group is, as often as one of two: a single medium's or hub's transfers one after the other are looked through."""
+    return 1 if len(group) == 2 or problem.system.medium == "pairs" else 15
+
+
+def work(problem: PipelinePlacement) -> int:
+    """`elements` of all groups, each as often as its `effort`."""
+    m, of = len(problem.costs.places), problem.groups
+    return elements(problem) * sum(perm(m, s) * effort(problem, tuple(range(s))) for s in range(2, of.largest + 1))

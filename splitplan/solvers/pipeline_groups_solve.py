@@ -14,7 +14,7 @@ from splitplan.formulations.base import ROUNDING
 from splitplan.formulations.solution import Found, Termination
 from splitplan.solvers.clock import Clock
 from splitplan.solvers.pipeline_bounds import LEAST_STEP, Bound, by_fractions, fractional_prices, per_place
-from splitplan.solvers.pipeline_groups import Columns, all_columns, elements
+from splitplan.solvers.pipeline_groups import Columns, all_columns, elements, work
 from splitplan.solvers.pipeline_groups_dp import Sets, terms_of
 from splitplan.solvers.pipeline_states import OutOfTime
 from splitplan.solvers.pipeline_units import units_of
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 MOST_PLACES = 6
 """Whose sets, with the groups that extend them, are looked through in well under a second a question."""
-MOST_ELEMENTS = 4_000_000
+MOST_ELEMENTS = 2_000_000
 """Of the tables of all blocks: some 100 MB a million."""
-MOST_WORK = 2_000_000_000
-"""Elements times groups: some ten seconds."""
+MOST_WORK = 300_000_000
+"""Elements times groups: some twenty seconds."""
 
 
 def why_not_sets(problem: PipelinePlacement) -> str | None:
@@ -36,10 +36,10 @@ def why_not_sets(problem: PipelinePlacement) -> str | None:
     m, n = len(problem.costs.places), problem.costs.layers
     if m > MOST_PLACES:
         return f"{m} places, and rows are shared exactly among {MOST_PLACES} at most"
-    size = elements(problem)
-    if size > MOST_ELEMENTS or size * problem.groups.count > MOST_WORK:
+    size, all_groups = elements(problem), work(problem)
+    if size > MOST_ELEMENTS or all_groups > MOST_WORK:
         return (
-            f"shares of all blocks of {n} layers have {size:.3g} ends of rows, {size * problem.groups.count:.3g} over all groups; "
+            f"shares of all blocks of {n} layers have {size:.3g} ends of rows, {all_groups:.3g} over all groups; "
             f"{MOST_ELEMENTS:.3g} and {MOST_WORK:.3g} are the most"
         )
     return None
@@ -80,6 +80,8 @@ class Answer:
         Its period.
     low : float
         Nothing is below.
+    low_by : str
+        Whose word that is, unless it is the audit's.
     asked : int
         Questions.
     over : bool
@@ -91,6 +93,7 @@ class Answer:
     low: float
     asked: int = 0
     over: bool = False
+    low_by: str = "the dynamic program's own claim: it looked at all groups of a lesser period, to 1e-11"
 
     def near(self, gap: float) -> bool:
         """Whether the bound has been reached."""
@@ -176,7 +179,7 @@ def _ask(
         chosen = free.exists(period)
         if chosen is None:
             floor = period
-            answer.low = max(answer.low, period) if columns.exact else answer.low
+            answer.low = max(answer.low, period) if columns.all_shares else answer.low
             continue
         if taken(chosen, period) or any(taken(x.exists(period), period) for x in stricter()):
             continue
@@ -187,7 +190,7 @@ def _ask(
             unknown = min(unknown, period)
     # How far the free terms exclude everything, when the strict ones have taken over.
     high = min(unknown, answer.best)
-    while columns.exact and answer.low < high * (1 - 1e-6) and np.isfinite(unknown):
+    while columns.all_shares and answer.low < high * (1 - 1e-6) and np.isfinite(unknown):
         middle = float(np.sqrt(answer.low * high)) if answer.low > 0 else 0.5 * high
         answer.asked += 1
         if free.exists(middle) is None:
@@ -230,13 +233,11 @@ def found_by_rows(
     duals = {**({"bound": bound.certificate} if plain else {}), **({"convergence": history} if history else {})}
     done = answer.near(gap)
     return Found(
-        replace(answer.plan, predicted=answer.plan.predicted),
+        answer.plan,
         Termination.TIME_LIMIT if answer.over and not done else Termination.CONVERGED if done else Termination.FINISHED,
         bound=min(bound.period, answer.best) if plain else low,
         objective=answer.best,
-        bound_by=""
-        if plain
-        else "the dynamic program's own claim: it looked at all groups of a lesser period, to 1e-11",
+        bound_by="" if plain else answer.low_by,
         duals=duals,
         solve_s=clock.passed_s,
         log=log or f"{answer.asked} questions",

@@ -10,7 +10,7 @@ import numpy as np
 
 from splitplan.formulations.solution import Found
 from splitplan.solvers.clock import Clock
-from splitplan.solvers.pipeline_groups import Chosen, Columns, all_columns, elements
+from splitplan.solvers.pipeline_groups import Chosen, Columns, all_columns, effort, elements
 from splitplan.solvers.pipeline_groups_dp import terms_of
 from splitplan.solvers.pipeline_groups_solve import (
     MOST_ELEMENTS,
@@ -22,6 +22,7 @@ from splitplan.solvers.pipeline_groups_solve import (
     polished,
     rows_bound,
 )
+from splitplan.solvers.pipeline_groups_walk import GroupWalks
 from splitplan.solvers.pipeline_order import Orders
 from splitplan.solvers.pipeline_states import OutOfTime
 from splitplan.solvers.pipeline_swarm import ParticleSwarm, Race
@@ -32,10 +33,12 @@ if TYPE_CHECKING:
     from splitplan.formulations.pipeline import PipelinePlacement
     from splitplan.formulations.pipeline_groups import Group
 
-POOL_WORK = 200_000_000
+POOL_WORK = 100_000_000
 """Elements of blocks' tables, times groups, that a pool of groups may take: some seconds."""
 FINEST = 48
 """Heights above this are shared in multiples while groups are looked for; the best plan's rows are shared out anew."""
+MOST_WALKED = 5_000
+"""Groups over which walks are made for a bound, when all of them are in the pool."""
 CELLS = 1 << 22
 """Numbers that are worked on at once."""
 
@@ -218,24 +221,38 @@ class GroupRace(Race):
 
 
 def pool(problem: PipelinePlacement, most: int) -> list[Group]:
-    """Single places, then the groups of most promise, at most so many: those that would take least seconds for all layers.
+    """Single places, then the groups of most promise, of so much `effort` together: those that would take least for all layers.
 
     Reckoned with shares in proportion to speed and each other place's rows of a usual tensor on the way out and back.
     """
     c = problem.costs
     speed = 1.0 / np.maximum(c.seconds.sum(axis=1), 1e-300)
     usual = float(np.median(c.payload_bytes[: c.layers]))
-    promise = []
-    for g in problem.groups.groups():
+
+    def promise(g: Group) -> float:
         together = speed[list(g)].sum()
         moved = sum(
-            (c.ways[g[0], e].busy_s(usual * part) + c.ways[e, g[0]].busy_s(usual * part))
+            c.ways[g[0], e].busy_s(usual * part) + c.ways[e, g[0]].busy_s(usual * part)
             for e in g[1:]
             for part in [float(speed[e] / together)]
         )
-        gain = (1 / together + moved) * float(speed[g[0]])
-        promise.append((gain, g))
-    return [*((e,) for e in range(len(c.places))), *(g for _, g in sorted(promise)[:most])]
+        return float((1 / together + moved) * speed[g[0]])
+
+    places = range(len(c.places))
+    level: list[Group] = [(e,) for e in places]
+    known: list[tuple[float, Group]] = []
+    for _ in range(2, problem.groups.largest + 1):
+        longer = [(*g, e) for g in level for e in places if e not in g and problem.groups.joined(g[0], e)]
+        ranked = sorted((promise(g), g) for g in longer)[:most]
+        known += ranked
+        level = [g for _, g in ranked]
+    found: list[Group] = [(e,) for e in range(len(c.places))]
+    for _, g in sorted(known):
+        most -= effort(problem, g)
+        if most < 0:
+            break
+        found.append(g)
+    return found
 
 
 def solve_by_swarm(swarm: ParticleSwarm, problem: PipelinePlacement, time_limit_s: float | None, gap: float) -> Found:
@@ -253,7 +270,7 @@ def solve_by_swarm(swarm: ParticleSwarm, problem: PipelinePlacement, time_limit_
     columns = Columns(problem, cuts)
     most = max(2, POOL_WORK // max(1, elements(problem, cuts)))
     groups = pool(problem, most)
-    if len(problem.costs.places) <= MOST_PLACES and problem.groups.count <= most:
+    if len(problem.costs.places) <= MOST_PLACES and len(groups) == len(problem.groups.members):
         by_sets(problem, columns, answer, gap, left)
     race = None
     if not answer.near(gap) and not answer.over:
@@ -285,6 +302,11 @@ def _fly(
     m = len(problem.costs.places)
     types = np.array([next(t for t, who in enumerate(base.members) if e in who) for e in range(m)])
     race = GroupRace(problem, base.in_order(types, np.arange(m)), clock, columns=columns, groups=tuple(groups))
+    if columns.all_shares and problem.groups.count <= MOST_WALKED and len(groups) == len(problem.groups.members):
+        walks = GroupWalks(race.units, [columns.of(g) for g in groups])
+        low = walks.bound(answer.low, answer.best, swarm.walks // 3, race.time_left)
+        if low > answer.low:
+            answer.low, answer.low_by = low, "the swarm's own claim: walks over all groups, by prices of places"
     swarm.run(race, answer.low, gap)
     if race.plan is not None and race.best < answer.best:
         stages: Any = race.plan[0]

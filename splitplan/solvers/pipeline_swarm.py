@@ -45,6 +45,10 @@ class ParticleSwarm:
     order then is improved by moving one place or swapping two until nothing helps, then by the exact states (`pipeline_states`)
     among all orders in which places move past fewer than ``window`` others; its cuts are exact. Deterministic for a seed.
 
+    With rows (`pipeline_groups_swarm`) a stage may be a run of neighbours in the order, the first of them its first place: which runs
+    are groups is found by the same dynamic program, among the groups of most promise. The last search is left out; rows are shared
+    out anew among the groups of the best plan.
+
     Parameters
     ----------
     particles, iterations : int

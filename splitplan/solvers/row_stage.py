@@ -262,7 +262,8 @@ class _Group:
         if not depth or any(self.serial):
             return [self._block(stop, k) for k in range(depth)]
         value = self.asked.computing(stop, self.places[0])[:, 0].copy()
-        value[:, -1] = np.cumsum(self.costs.seconds[self.places[0]][:stop][::-1])[:depth]  # all rows: the layers as they are
+        whole = np.cumsum(self.costs.seconds[self.places[0]][:stop][::-1])
+        value[:, -1] = whole[:depth]  # all rows: the layers as they are
         came = []
         for place in self.places[1:]:
             reach = np.maximum(value[:, :, None], self.asked.apart(self.places[0], place)[stop - 1])

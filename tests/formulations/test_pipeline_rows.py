@@ -26,6 +26,8 @@ from splitplan.models.row_maps import RowOperator, Window
 from splitplan.solvers.audit_pipeline import audit_pipeline
 from splitplan.solvers.pipeline_groups import Columns
 from splitplan.solvers.pipeline_groups_solve import polished, rows_bound
+from splitplan.solvers.pipeline_groups_walk import GroupWalks
+from splitplan.solvers.pipeline_units import units_of
 from tests.formulations.pipeline_rows_brute_force import least_with_rows
 from tests.formulations.test_lp_files import normalised
 
@@ -102,7 +104,9 @@ def test_gaps_of_the_swarm() -> None:
         for p in small_row_ones(60, seed=9000, most_rows=6):
             expected = least_with_rows(p)
             if expected:
-                gaps.append(p.solve("particle-swarm").objective / expected - 1)
+                found = p.solve("particle-swarm")
+                assert found.bound is not None and found.bound <= expected * (1 + 1e-7)
+                gaps.append(found.objective / expected - 1)
     finally:
         module.MOST_PLACES = most
     assert min(gaps) >= -1e-7
@@ -291,6 +295,19 @@ def test_the_audit_recomputes_the_bounds() -> None:
             assert audit_pipeline(p, best, {"bound": walk}).bound is None
 
 
+def test_walks_over_groups_are_no_longer_than_the_optimum() -> None:
+    nearer = 0
+    for p in [row_chain(k, 5, 4, height=9, rate_bps=2e10, overlap=k % 2 == 0, max_group=2) for k in range(4)]:
+        columns = Columns(p)
+        units = units_of(p.alone)
+        units = units.in_order(np.arange(4), np.arange(4))
+        best, low = p.solve("pipeline-dp").objective, rows_bound(p).period
+        bound = GroupWalks(units, [columns.of(g) for g in p.groups.members]).bound(low, best, 40, lambda: True)
+        assert low <= bound <= best * (1 + 1e-9)
+        nearer += bound > low
+    assert nearer
+
+
 # -- larger ones --------------------------------------------------------------------------------------------
 
 
@@ -304,7 +321,7 @@ def test_the_swarm_shares_rows_among_many_places() -> None:
     assert one.plan == two.plan
     assert one.objective < 0.95 * p.alone.solve().objective
     assert one.bound is not None and one.bound <= one.objective
-    assert "recomputed by solvers.audit_pipeline" in one.bound_by
+    assert "recomputed by solvers.audit_pipeline" in one.bound_by or "walks over all groups" in one.bound_by
     history = one.duals["convergence"]["best_s"]
     assert list(np.minimum.accumulate(history)) == history
 
