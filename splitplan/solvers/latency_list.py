@@ -23,8 +23,9 @@ class LatencyList:
     """List scheduling (HEFT: Topcuoglu et al., 2002), repeated with urgencies and devices that change at random.
 
     An operator's urgency is the longest path from it to the end, in mean seconds over devices and with its outputs moved. Each
-    operator goes to the device where it is done first; operators of one colour follow the first of them. Then changes of urgency,
-    and of the device of some groups, are kept when the schedule gets no longer.
+    operator goes to the device where it is done first; operators of one colour follow the first of them. All on one device comes
+    next, for each kind of device. Then changes of urgency, and of the device of some groups, are kept when the schedule gets no
+    longer.
 
     Parameters
     ----------
@@ -58,7 +59,7 @@ class LatencyList:
         search = ListSearch(problem, self.seed)
         aim = problem.bound * (1 + max(gap, TOLERANCE))
         done = 0
-        while done < self.rounds and (done == 0 or clock.left_s) and search.value > aim:
+        while done < self.rounds and (done <= len(search.alone) or clock.left_s) and search.value > aim:
             search.turn(done)
             done += 1
         log = f"{done} schedules"
@@ -100,13 +101,18 @@ class ListSearch:
             self.urgency[v] = mean[v] + after
         self.unit = float(self.urgency.max()) or 1.0
         self.forced: dict[int, int] = {}
+        # One of each kind: accelerators are alike, and so are CPUs.
+        self.alone = sorted({0, problem.accelerators} & set(range(len(problem.devices))))
         self.device, self.sequence, self.value = np.zeros(n, int), np.array(problem.order), np.inf
 
     def turn(self, number: int) -> None:
-        """One more schedule; the first without any change."""
+        """One more schedule; the first without any change, the next ones all on one device, as far as it has room."""
         p = self.problem
         urgency, forced = self.urgency, dict(self.forced)
-        if number:
+        if 0 < number <= len(self.alone):
+            # Where moving is dear, each operator where it is done first pays for moves that no later one makes up for.
+            forced = dict.fromkeys(range(len(p.groups)), self.alone[number - 1])
+        elif number:
             spread = self.unit * float(self.draw.choice([0.02, 0.1, 0.4]))
             changed = self.draw.random(len(urgency)) < self.draw.choice([0.05, 0.3, 1.0])
             urgency = urgency + changed * self.draw.normal(0.0, spread, len(urgency))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import splitplan as sp
@@ -15,6 +16,7 @@ from splitplan.data.operators import Operator, OperatorGraph, OperatorSchedule
 from splitplan.errors import DataError, NoSolutionError, SplitplanError
 from splitplan.formulations.operator_latency import OperatorLatency
 from splitplan.solvers.audit_latency import audit_latency
+from splitplan.solvers.latency_list import LatencyList
 from splitplan.solvers.latency_milp import LatencyMilp
 from tests.formulations.placement_brute_force import random_placement
 
@@ -113,6 +115,33 @@ def test_by_hand() -> None:
     assert p.evaluate(solution.plan)["acc0_s"] == pytest.approx(4.0)
     assert "two branches" in solution.problem and [r.solver for r in solution.rungs] == ["latency-milp"]
     assert any(a.name == "all on acc0" and a.objective == pytest.approx(6.0) for a in p.alternatives(solution.plan))
+
+
+def dear_chain(seed: int, length: int = 40) -> OperatorGraph:
+    """A chain whose every other operator is quicker on a CPU by more than it takes to get there, and by less than there and back."""
+    rng = np.random.default_rng(seed)
+    ops = []
+    for k in range(length):
+        slow, move = rng.uniform(2.5, 3.5), rng.uniform(1.2, 1.4)
+        quick, far = (slow, 1.0) if k % 2 else (1.0, 8.0)
+        ops.append(Operator(f"o{k}", quick, far, move, memory_bytes=1.0))
+    return OperatorGraph("dear", tuple(ops), tuple((f"o{k}", f"o{k + 1}") for k in range(length - 1)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_dear_transfers_never_make_it_worse_than_one_device(seed: int) -> None:
+    graph = dear_chain(seed)
+    on = {
+        "acc": sum(o.accelerator_s or 0.0 for o in graph.operators),
+        "cpu": sum(o.cpu_s or 0.0 for o in graph.operators),
+    }
+    p = OperatorLatency(graph, 2, 1, memory_bytes=100.0)
+    assert p.solve(LatencyList(rounds=1)).objective > 1.05 * on["acc"]  # each operator where it is done first
+    assert p.solve(LatencyList(rounds=3)).objective <= on["acc"] * (1 + 1e-9) < on["cpu"]
+    assert p.solve("latency-list", time_limit_s=1e-6).objective <= on["acc"] * (1 + 1e-9)
+    small = OperatorLatency(graph, 2, 1, memory_bytes=3.0)  # no accelerator has room for all
+    assert small.solve(LatencyList(rounds=3)).objective <= on["cpu"] * (1 + 1e-9)
+    assert not small.violations(small.solve(LatencyList(rounds=3)).plan)
 
 
 def test_the_audit_rejects_what_was_changed() -> None:
