@@ -338,7 +338,9 @@ def _busy(
             for end in () if plan.overlap else (leg.sender, leg.receiver):
                 keys.setdefault(end, []).append(f"{leg.name}_s")
         if stage is not None:
-            keys.setdefault(" + ".join(stage.places), []).append(stage_key(stage))
+            # A place that sends and receives by turns is busy with more than its stage: of several, each for itself.
+            for what in (" + ".join(stage.places),) if plan.overlap else stage.places:
+                keys.setdefault(what, []).append(stage_key(stage))
     found = []
     for what, names in keys.items():
         told = [plan.predicted[n] for n in names if n in plan.predicted]

@@ -286,7 +286,10 @@ class PipelineResult:
 
 
 class Reports(Protocol):
-    """What has a table of what was measured, as the executor's report: columns ``quantity`` and ``measured``."""
+    """What has a table of what was measured, as the executor's report: columns ``quantity`` and ``measured``.
+
+    Where it has ``busy`` too, that is taken: what a frame kept busy (``what``) and for how long (``measured_s``).
+    """
 
     def to_frame(self) -> pd.DataFrame:
         """One row a quantity."""
@@ -303,7 +306,8 @@ def beside(formula: Numbers, simulated: Numbers | None = None, measured: Numbers
     ----------
     formula, simulated, measured : mapping of str to float, PipelineResult, or report
         The formula as ``plan.predicted`` or what a problem's ``evaluate`` returns; the others by the same names, see
-        `PipelineResult.quantities`. A live app's report counts: its ``at a`` is ``at_a_s``, its ``a → b`` is ``a_to_b_s``.
+        `PipelineResult.quantities`. A live app's report counts: its ``at a`` is ``at_a_s``, its ``a → b`` is ``a_to_b_s``, its ``busy``
+        are ``busy_X_s``.
 
     Returns
     -------
@@ -336,14 +340,20 @@ def _numbers(given: Numbers | None) -> dict[str, float]:
     table = given.to_frame()
     known = table[table["measured"].notna()]
     found = {_key(str(q)): float(m) for q, m in zip(known["quantity"], known["measured"], strict=True)}
+    for busy in getattr(given, "busy", ()):
+        if busy.measured_s is not None and " + " not in busy.what:  # of several places: their stage has a row
+            found[f"busy_{busy.what}_s"] = float(busy.measured_s)
     return found | ({"period_s": 1 / hz} if (hz := found.get("throughput_hz", 0.0)) > 0 else {})
 
 
 def _key(quantity: str) -> str:
     """A report's name of a quantity as predictions call it."""
-    return (
-        "throughput_hz" if quantity == "throughput" else f"{quantity.replace('at ', 'at_', 1).replace(' → ', '_to_')}_s"
-    )
+    if quantity == "throughput":
+        return "throughput_hz"
+    kind, _, places = quantity.partition(" ")
+    if kind in ("at", "stage") and " → " not in quantity:
+        return f"{kind}_{places.replace(' + ', '+')}_s"
+    return f"{quantity.replace(' → ', '_to_')}_s"
 
 
 def _passed(tasks: tuple[Task, ...], at: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

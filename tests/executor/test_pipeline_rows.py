@@ -15,7 +15,9 @@ from splitplan.data.profile import Profile
 from splitplan.data.system import System
 from splitplan.errors import DataError
 from splitplan.executor.deploy import deploy
-from splitplan.executor.pipeline_report import guessed
+from splitplan.executor.frames import FrameRecord
+from splitplan.executor.legs import legs_of
+from splitplan.executor.pipeline_report import guessed, make_report
 from splitplan.models.rows import RowModel
 from splitplan.models.trace import Traced, trace
 from splitplan.models.zoo import zoo, zoo_example
@@ -80,6 +82,20 @@ def test_shared_rows_give_the_models_results(cnn: Traced, places: tuple[str, ...
     for mate in places[1:]:
         assert rows[f"at {mate}"].n == rows[f"a → {mate}"].n == rows[f"{mate} → a"].n == 9
     assert report.counts["largest_output_difference_relative"] <= (1e-5 if wire == "fp32" else 1e-2)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_whom_a_frame_keeps_busy(cnn: Traced, overlap: bool) -> None:
+    seconds = {"stage_a+b_s": 0.5, "a_to_c_s": 0.25, "at_c_s": 0.125}
+    plan = shared(cnn, ("a", "b"), [3], "c", overlap=overlap, predicted=seconds)
+    frame = FrameRecord(0, 0.0, 1.0, True, None, "", dict(seconds))
+    report = make_report(
+        (plan,), [legs_of(cnn.graph, plan, joined(ABC))], joined(ABC), (frame,), {}, (), abouts={}, emulate=True
+    )
+    together = {"a + b": 0.5, "a→c": 0.25, "c": 0.125}
+    each = {"a": 0.75, "b": 0.5, "a→c": 0.25, "c": 0.375}
+    wanted = together if overlap else each
+    assert {b.what: b.measured_s for b in report.busy} == {b.what: b.predicted_s for b in report.busy} == wanted
 
 
 def test_rows_predicted_without_what_fewer_rows_do_not_save_are_said(cnn: Traced) -> None:
