@@ -18,8 +18,8 @@ from splitplan.policies.pipeline_result import PipelineResult
 from splitplan.simulator.pipeline_line import Line, line_of
 from splitplan.simulator.pipeline_times import Turns, start_times
 
-QUARTILE = 0.6744897501960817
-"""Of the standard normal distribution, the third."""
+QUARTILES = 1.3489795003921634
+"""Interquartile range of the normal distribution over its standard deviation."""
 
 
 def simulate_pipeline(
@@ -47,10 +47,14 @@ def simulate_pipeline(
     the next place, so that delays are part of the period; how many buffers makes no difference. A stage of several places takes one frame
     at a time: block by block its rows are handed out, computed and handed back, the first place computing meanwhile.
 
-    Seconds of computing are lognormal, drawn for each frame and stage: their median is the profile's seconds, their interquartile
-    range its spread times ``jitter``; layers of a stage are slow and quick together, frames and stages independent:
+    Seconds of computing are lognormal, drawn for each frame and stage: their mean is the profile's seconds whatever ``jitter`` is, so
+    that throughput is lost to variation alone, never to a shifted mean. Their standard deviation is ``jitter`` times that of the
+    normal distribution with the profile's spread (its interquartile range). Layers of a stage are slow and quick together, frames
+    and stages independent:
 
-        seconds = t exp(σ z),  z standard normal,  σ = asinh(jitter · spread / (2 t)) / 0.6745,  t and spread summed over layers
+        seconds = t exp(σ z − σ²/2),  z standard normal,  σ² = ln(1 + (jitter · spread / (1.349 t))²),  t, spread summed over layers
+
+    A profile's seconds are of typical frames: where a machine is much slower now and then, frames take longer in the mean than that.
 
     Links carry at their stated rates.
 
@@ -109,12 +113,13 @@ def simulate_pipeline(
 
 
 def seconds_of(line: Line, frames: int, jitter: float, seed: int) -> np.ndarray:
-    """Seconds of each frame's tasks, shape (frames, tasks); each task has a stream of random numbers of its own."""
+    """Seconds of each frame's tasks, shape (frames, tasks), of the mean that the line says; each task has a stream of random numbers of its own."""
     found = np.tile(line.seconds, (frames, 1))
-    for k, (typical, spread) in enumerate(zip(line.seconds.tolist(), line.spread_s.tolist(), strict=True)):
-        if jitter * spread > 0 and typical > 0:
-            sigma = math.asinh(jitter * spread / (2 * typical)) / QUARTILE
-            found[:, k] *= np.exp(sigma * np.random.default_rng((seed, k + 1)).standard_normal(frames))
+    for k, (mean, spread) in enumerate(zip(line.seconds.tolist(), line.spread_s.tolist(), strict=True)):
+        if jitter * spread > 0 and mean > 0:
+            variance = math.log1p((jitter * spread / (QUARTILES * mean)) ** 2)
+            z = np.random.default_rng((seed, k + 1)).standard_normal(frames)
+            found[:, k] *= np.exp(math.sqrt(variance) * z - variance / 2)
     return found
 
 
