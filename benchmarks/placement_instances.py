@@ -21,6 +21,8 @@ class Drawing:
         self.times: list[float] = []
         self.outputs: list[float] = []
         self.edges: list[tuple[int, int]] = []
+        self.constants: set[int] = set()
+        """Operators that no gradient goes back to."""
 
     def add(self, ms: float, *feeds: int, move: float = 1.0) -> int:
         """One more operator, fed by others; its number."""
@@ -42,9 +44,10 @@ class Drawing:
             ops += [
                 Operator(f"{mark}{v}", 1e-3 * times * t, 1e-3 * times * t * s, 1e-3 * o, float(b), str(v) if training else "", back)
                 for v, (t, o, s, b) in enumerate(zip(self.times, self.outputs, slower.tolist(), size.tolist(), strict=True))
+                if not (back and v in self.constants)
             ]  # fmt: skip
         if training:
-            edges += [(f"b{b}", f"b{a}") for a, b in self.edges]
+            edges += [(f"b{b}", f"b{a}") for a, b in self.edges if a not in self.constants]
             edges += [(f"f{a}", f"b{b}") for a, b in self.edges]
         return OperatorGraph(name, tuple(ops), tuple(edges), accelerators, cpus, gigabytes * 1e9)
 
@@ -75,6 +78,7 @@ def bert(
     """Transformer blocks operator by operator, with residuals, a mask that all blocks read, and constants."""
     d = Drawing(seed, move_ms)
     mask = d.add(0.01)
+    d.constants.add(mask)
     at = d.add(2.0)
     for _ in range(blocks):
         heads = []

@@ -49,7 +49,7 @@ FULL = (
 )
 SMOKE = (("inception, 2 small modules", CONTIGUOUS), ("bert, 1 block", FREE))
 
-LIMIT_S, SMOKE_LIMIT_S = 50.0, 5.0
+LIMIT_S, SMOKE_LIMIT_S = 40.0, 5.0
 """Seconds that a solver is given."""
 AIM_S = 60
 GRACE_S = 120.0
@@ -118,7 +118,7 @@ def answer(question: Question) -> dict[str, Any]:
         "solver": solution.solver,
         "objective_ms": 1e3 * solution.objective,
         "bound_ms": None if solution.bound is None else 1e3 * solution.bound,
-        "gap_%": None if solution.gap is None else 100 * solution.gap,
+        "gap_%": None if solution.gap is None else round(100 * solution.gap, 6),
         "seconds": seconds,
         "status": str(solution.status),
         "peak_mb": peak,
