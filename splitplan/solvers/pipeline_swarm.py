@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -69,7 +69,7 @@ class ParticleSwarm:
     social: float = 0.7
     noise: float = 0.7
     stall: int = 40
-    window: int = 5
+    window: int = 8
     walks: int = 150
     seed: int = 0
 
@@ -106,14 +106,18 @@ class ParticleSwarm:
         bound, prices = lower_bound(base, self.walks // 3, race.time_left)
         self.run(race, bound.period, gap)
         if race.plan is None:
-            return settle(problem, units, race.time_left, built_s)
+            return bounded(settle(problem, units, race.time_left, built_s), bound)
+        return found_by_search(problem, race, self.refine(race, base, bound, prices, gap), built_s)
+
+    def refine(self, race: Race, base: Units, bound: Bound, prices: Prices, gap: float) -> Bound:
+        """Raise the bound by more walks, then look around the best order; results are in ``race``, the bound comes back."""
         if (race.best - bound.period) > gap * race.best:
             bound, prices = lower_bound(base, self.walks, race.time_left, (bound, prices), race.best)
             if self.window > 1:
-                prices = tuned(units, race.best, prices, self.walks // 5, race.time_left)
+                prices = tuned(race.units, race.best, prices, self.walks // 5, race.time_left)
                 race.widen(bound.period, prices, self.window)
                 race.note(len(race.history), None, bound.period)
-        return found_by_search(problem, race, bound, built_s)
+        return bound
 
     def run(self, race: Race, low: float, gap: float = 0.0) -> None:
         """Let particles fly, then improve the best order; all results are in ``race``."""
@@ -210,11 +214,13 @@ class Race:
         return bool(near) or not self.time_left()
 
     def beginnings(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Orders to begin with: fast places first, slow ones first, the system's; the rest at random."""
+        """Orders to begin with: the best one known, fast places first, slow ones first, the system's; the rest at random."""
         able = np.isfinite(self.units.seconds)
         mean = np.where(able, self.units.seconds, 0.0).sum(axis=1) / np.maximum(able.sum(axis=1), 1)
         quick = np.argsort(np.where(able.any(axis=1), mean, np.inf)[self.kinds], kind="stable")
         fixed = [quick, quick[::-1], np.arange(len(self.kinds))]
+        if self.plan is not None:
+            fixed.insert(0, self.best_order)
         orders = [*fixed, *(rng.permutation(len(self.kinds)) for _ in range(max(0, count - len(fixed))))]
         return np.array(orders[:count])
 
@@ -285,7 +291,10 @@ class Race:
         self.keep(orders[0], low, reached)
 
     def widen(self, low: float, prices: Prices, window: int) -> None:
-        """Look among all orders in which places move past fewer than ``window`` others, by the exact states, until none is better."""
+        """Look among all orders in which places move past fewer than ``window`` others, by the exact states, until none is better.
+
+        Past fewer where their states take more than there is room for.
+        """
         places = np.array([e for who in self.units.members for e in who])
         step = 0.02
         while self.plan is not None and not self.finished(low, 0.0) and 2 < len(self.kinds) <= MOST_PLACES:
@@ -295,7 +304,12 @@ class Race:
             period = max(low, self.best * (1 - step))
             try:
                 found = Search(units, period, own, WINDOW_BYTES, self.time_left, window).run()
-            except (TooMany, OutOfTime):
+            except TooMany:
+                window -= 1
+                if window < 2:
+                    return
+                continue
+            except OutOfTime:
                 return
             before = self.best
             if found is not None:
@@ -318,6 +332,13 @@ def neighbours(order: np.ndarray) -> np.ndarray:
             other[[i, j]] = order[[j, i]]
             found.append(other)
     return np.unique(np.array(found), axis=0) if found else order[None]
+
+
+def bounded(found: Found, bound: Bound) -> Found:
+    """What was found otherwise, with a bound."""
+    if found.plan is None:
+        return found
+    return replace(found, bound=bound.period, duals={"bound": bound.certificate})
 
 
 def found_by_search(problem: PipelinePlacement, race: Race, bound: Bound, built_s: float) -> Found:
