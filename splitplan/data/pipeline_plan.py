@@ -112,6 +112,10 @@ class PipelinePlan(Stored):
         Whether a place computes a frame while it receives the next one and sends the last one.
     source, sink : str or None
         Where the inputs are and where the results must go; None: at the first stage, wherever they are made.
+    max_stages : int or None
+        Most stages that it might have when it was made; None: any number. Another plan in its place keeps to it.
+    max_group : int
+        Most places that might share rows in a stage when it was made; 1: none.
     predicted : dict of str to float
         What the problem that made it says of it (``period_s``, ``throughput_hz``, ``latency_s``, ``at_P_s``, ``P_to_Q_s``, …).
     """
@@ -123,6 +127,8 @@ class PipelinePlan(Stored):
     overlap: bool = True
     source: str | None = None
     sink: str | None = None
+    max_stages: int | None = None
+    max_group: int = 1
     predicted: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -138,6 +144,12 @@ class PipelinePlan(Stored):
             f"{name} is {value!r}; give a place's name or None"
             for name in ("source", "sink")
             if not isinstance(value := getattr(self, name), str | None)
+        ]
+        problems += [
+            f"{name} is {value!r}; give a whole number from 1{also}"
+            for name, also in (("max_stages", ", or None"), ("max_group", ""))
+            if (value := getattr(self, name)) is not None or not also
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1
         ]
         raise_all(problems, self._where)
         object.__setattr__(self, "stages", tuple(_made(Stage, s, "stage") for s in self.stages))

@@ -283,10 +283,19 @@ class PipelinePlacement(Scaled, Formulation):
         for k, (e, i, j) in enumerate(zip(order, ends[:-1], ends[1:], strict=True)):
             group, blocks = (shared or {}).get(k, ((e,), ()))
             stages.append(Stage(tuple(names[i:j]), self.groups.names(group), blocks))
-        facts: dict[str, Any] = {"overlap": self.overlap, "source": self.source, "sink": self.sink}
+        facts: dict[str, Any] = {"overlap": self.overlap, "source": self.source, "sink": self.sink, **self._limits}
         plan = PipelinePlan(self.profile.graph.name, self.profile.graph.fingerprint, tuple(stages), self.wire, **facts)
         predicted = {k: v for k, v in self.evaluate(plan).items() if k != "objective" and np.isfinite(v)}
         return replace(plan, predicted=predicted)
+
+    def adopted(self, plan: PipelinePlan) -> PipelinePlan:
+        """A plan of `alone` as one of this problem."""
+        return replace(plan, **self._limits)
+
+    @property
+    def _limits(self) -> dict[str, Any]:
+        """What a plan tells of the limits under which it was made."""
+        return {"max_stages": self.max_stages, "max_group": self.max_group if self.rows else 1}
 
     # -- the declarative model -----------------------------------------------------------------------
 

@@ -30,12 +30,16 @@ class Replan:
     Parameters
     ----------
     plan : PipelinePlan
-        That ran so far: the new one is for the same model, wire, source and sink.
+        That ran so far: the new one is for the same model, wire, source and sink, has no more than ``plan.max_stages`` stages, and
+        no more than ``plan.max_group`` places (or as many as share rows in the plan) share the rows of one.
     profile : Profile, optional
+    time_limit_s : float
+        Frames wait meanwhile: after so many seconds the best plan in hand is taken.
     """
 
     plan: PipelinePlan
     profile: Profile | None = None
+    time_limit_s: float = 20.0
 
     def __call__(self, system: System) -> PipelinePlan:
         """A plan on the places, and over the links, that are left."""
@@ -43,10 +47,19 @@ class Replan:
         if self.profile is None:
             return all_at_one(plan, system)
         source, sink = (p if p in system.places else None for p in (plan.source, plan.sink))
+        largest = max(plan.max_group, *(len(s.places) for s in plan.stages))
         problem = PipelinePlacement(
-            self.profile, system, overlap=plan.overlap, wire=plan.wire, source=source, sink=sink
+            self.profile,
+            system,
+            overlap=plan.overlap,
+            rows=largest > 1 and bool(self.profile.graph.rows),
+            max_stages=plan.max_stages,
+            wire=plan.wire,
+            source=source,
+            sink=sink,
+            max_group=largest,
         )
-        found: PipelinePlan = problem.solve().plan
+        found: PipelinePlan = problem.solve(time_limit_s=self.time_limit_s).plan
         return found
 
 
