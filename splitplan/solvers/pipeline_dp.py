@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SPAN_BYTES = 1 << 30
 """Most for the seconds of all runs of layers at all types of places."""
+SHARE = 0.7
+"""Of a time limit, that bound and questions may take; when they end without a proof, the rest is the swarm's."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,11 @@ class PipelineDP:
     (`LEAST_STEP`, a part of 10⁻¹¹). When it is yes, the order that was found gets its best cuts, and the next question halves
     what lies between bound and plan.
 
+    With a time limit there is always an answer: questions that are not done in their share of it, or whose states take too much
+    memory, leave the rest to a whole swarm, which goes on from the best plan in hand. What they excluded stays excluded.
+
     With rows (`pipeline_groups_solve`) the states are sets of at most six places, and stages any ordered groups; where rows share
-    resources with other transfers (star, shared medium) it answers only when its bound and its plan meet.
+    resources with other transfers (star, shared medium) it answers without a time limit only when its bound and its plan meet.
 
     Like places count as one type, so the states are the counts of each type: Π (count + 1) times types, 2^m · m for m unlike
     places, of which those are kept that the completion bounds leave.
@@ -44,7 +49,7 @@ class PipelineDP:
     Parameters
     ----------
     room_mb : int
-        Most memory for the states of one question; beyond, the problem is left to the swarm.
+        Most memory for the states of one question; beyond, the problem is left to the swarm (without a time limit: `NotApplicable`).
     walks : int
         Effort for the bound and the prices.
     """
@@ -76,9 +81,9 @@ class PipelineDP:
         """Bound, first plan, questions; with rows, over all sets of places and groups (`pipeline_groups_solve`)."""
         if problem.rows:
             return solve_by_sets(problem, time_limit_s, gap)
-        clock = Clock(time_limit_s)
+        clock, questions = Clock(time_limit_s), Clock(None if time_limit_s is None else SHARE * time_limit_s)
         base = units_of(problem)
-        race = Race(problem, root(problem, base), clock)
+        race = Race(problem, root(problem, base), questions)
         built_s = clock.passed_s
         if hopeless(base):
             return settle(problem, race.units, race.time_left, built_s)
@@ -91,19 +96,21 @@ class PipelineDP:
             order, cuts = problem.order_of(found.plan)
             race.best, race.plan = problem.period(order, cuts), (types_at(race.units, order), list(cuts))
         bound, prices = lower_bound(base, self.walks, race.time_left, (bound, prices), race.best)
-        return self._ask(problem, race, list(branches(problem, base)), bound, prices, gap, built_s)
+        return self._ask(problem, race, base, bound, prices, gap, built_s, clock)
 
     def _ask(
         self,
         problem: PipelinePlacement,
         race: Race,
-        others: list[Units],
+        base: Units,
         bound: Bound,
         prices: Prices,
         gap: float,
         built_s: float,
+        clock: Clock,
     ) -> Found:
-        low, asked, states, below = bound.period, 0, 0, True
+        low, asked, states, below, why = bound.period, 0, 0, True, ""
+        others = list(branches(problem, base))
         prices = tuned(race.units, race.best, prices, self.walks, race.time_left)
         while race.best > 0 and race.best - low > max(gap, LEAST_STEP) * race.best:
             between = np.sqrt(low * race.best) if low > 0 else 0.5 * race.best
@@ -111,11 +118,15 @@ class PipelineDP:
             try:
                 plan, count = self._exists(race, others, period, prices)
             except TooMany:
-                raise NotApplicable(
+                why = (
                     f"the states of {len(problem.costs.places)} places ({len(race.units.count)} types) take more than "
                     f"{self.room_mb} MB (room_mb)"
-                ) from None
+                )
+                if clock.limit_s is None:
+                    raise NotApplicable(why) from None
+                break
             except OutOfTime:
+                why = f"their share of the time limit was over after {race.clock.passed_s:.3g} s"
                 break
             asked, states = asked + 1, max(states, count)
             if plan is None:
@@ -124,14 +135,21 @@ class PipelineDP:
                 race.plan, race.best = plan, race.period_of(*plan)
                 race.keep(race.order_with(plan[0]), low, race.best)
             below = not below
+        race.clock = clock
+        if why and race.time_left():
+            swarm = ParticleSwarm()
+            swarm.run(race, low, gap)
+            bound = swarm.refine(race, base, bound, prices, gap)
+            low = max(low, bound.period)
+            why += f"; then the swarm: {race.tests} tests of orders"
         done = race.best - low <= max(gap, LEAST_STEP) * race.best
-        log = f"{asked} questions, at most {states} states"
+        log = f"{asked} questions, at most {states} states" + (f"; {why}" if why else "")
         if not done or low <= bound.period:  # the bound stands by itself
             # The short swarm is a first plan's, and no search of the user's: how it converged is left out.
             found = replace(found_by_search(problem, race, bound, built_s), log=log, duals={"bound": bound.certificate})
             if low > bound.period:
                 found = replace(found, bound=low, duals={}, bound_by=self._word())
-            return replace(found, termination=Termination.CONVERGED if done else Termination.TIME_LIMIT)
+            return replace(found, termination=Termination.CONVERGED) if done else found
         types, cuts = race.plan or ([], [])
         return Found(
             problem.plan_for(race.units.places(types), cuts),

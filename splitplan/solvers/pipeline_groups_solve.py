@@ -29,6 +29,8 @@ MOST_ELEMENTS = 2_000_000
 """Of the tables of all blocks: some 100 MB a million."""
 MOST_WORK = 300_000_000
 """Elements times groups: some twenty seconds."""
+SHARE = 0.7
+"""Of a time limit, that the first plan, tables and questions may take; the rest is the swarm's, unless the bound is reached."""
 
 
 def why_not_sets(problem: PipelinePlacement) -> str | None:
@@ -107,9 +109,10 @@ def first_plan(problem: PipelinePlacement, clock: Clock) -> Found:
 
     left = None if clock.left_s is None else 0.5 * clock.left_s
     try:
-        return PipelineDP().solve(problem.alone, time_limit_s=left, gap=0.0, verbose=False)
+        found = PipelineDP().solve(problem.alone, time_limit_s=left, gap=0.0, verbose=False)
     except NotApplicable:
-        return ParticleSwarm().solve(problem.alone, time_limit_s=left, gap=0.0, verbose=False)
+        found = ParticleSwarm().solve(problem.alone, time_limit_s=left, gap=0.0, verbose=False)
+    return found if found.plan is None else replace(found, plan=problem.adopted(found.plan))
 
 
 def by_sets(problem: PipelinePlacement, columns: Columns, answer: Answer, gap: float, left: Callable[[], bool]) -> None:
@@ -200,8 +203,8 @@ def _ask(
 
 
 def solve_by_sets(problem: PipelinePlacement, time_limit_s: float | None, gap: float) -> Found:
-    """The dynamic program's answer, or `NotApplicable` when it is none."""
-    clock = Clock(time_limit_s)
+    """The dynamic program's answer; when it is none, the swarm's within a time limit, else `NotApplicable`."""
+    clock, questions = Clock(time_limit_s), Clock(None if time_limit_s is None else SHARE * time_limit_s)
     if reason := why_not_sets(problem):
         raise NotApplicable(reason)
     first = first_plan(problem, clock)
@@ -209,8 +212,13 @@ def solve_by_sets(problem: PipelinePlacement, time_limit_s: float | None, gap: f
         return first
     bound = rows_bound(problem)
     answer = Answer(first.plan, problem.evaluate(first.plan)["objective"], bound.period)
-    by_sets(problem, Columns(problem), answer, gap, lambda: clock.left_s != 0)
-    if not answer.over and not answer.near(gap):
+    by_sets(problem, Columns(problem), answer, gap, lambda: questions.left_s != 0)
+    if time_limit_s is not None and not answer.near(gap):
+        from splitplan.solvers.pipeline_groups_swarm import improved
+        from splitplan.solvers.pipeline_swarm import ParticleSwarm
+
+        return improved(ParticleSwarm(), problem, answer, bound, clock, gap, sets=False)
+    if not answer.near(gap):
         raise NotApplicable(
             f"rows and other transfers share resources, or memory binds where several layers' parameters do: {answer.best:.6g} s is the "
             f"best found and {answer.low:.6g} s the bound, the rest is not known"

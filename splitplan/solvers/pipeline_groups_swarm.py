@@ -10,6 +10,7 @@ import numpy as np
 
 from splitplan.formulations.solution import Found
 from splitplan.solvers.clock import Clock
+from splitplan.solvers.pipeline_bounds import Bound
 from splitplan.solvers.pipeline_groups import Chosen, Columns, all_columns, effort, elements
 from splitplan.solvers.pipeline_groups_dp import terms_of
 from splitplan.solvers.pipeline_groups_solve import (
@@ -263,6 +264,14 @@ def solve_by_swarm(swarm: ParticleSwarm, problem: PipelinePlacement, time_limit_
         return first
     bound = rows_bound(problem)
     answer = Answer(first.plan, problem.evaluate(first.plan)["objective"], bound.period)
+    return improved(swarm, problem, answer, bound, clock, gap, sets=True)
+
+
+def improved(
+    swarm: ParticleSwarm, problem: PipelinePlacement, answer: Answer, bound: Bound, clock: Clock, gap: float, *, sets: bool
+) -> Found:  # fmt: skip
+    """What the swarm makes of an answer in the time that is left; few places' sets are looked through first when ``sets`` says so."""
+    answer.over = clock.left_s == 0
     left = lambda: clock.left_s != 0  # noqa: E731
     cuts = FINEST
     while cuts > 4 and (elements(problem, cuts) > MOST_ELEMENTS or elements(problem, cuts) * 30 > POOL_WORK):
@@ -270,7 +279,7 @@ def solve_by_swarm(swarm: ParticleSwarm, problem: PipelinePlacement, time_limit_
     columns = Columns(problem, cuts)
     most = max(2, POOL_WORK // max(1, elements(problem, cuts)))
     groups = pool(problem, most)
-    if len(problem.costs.places) <= MOST_PLACES and len(groups) == len(problem.groups.members):
+    if sets and len(problem.costs.places) <= MOST_PLACES and len(groups) == len(problem.groups.members):
         by_sets(problem, columns, answer, gap, left)
     race = None
     if not answer.near(gap) and not answer.over:

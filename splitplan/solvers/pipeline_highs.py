@@ -13,6 +13,8 @@ from splitplan.solvers.arrays import to_arrays
 from splitplan.solvers.clock import Clock
 from splitplan.solvers.highs import LEAST_SCALED
 from splitplan.solvers.highs_run import Engine, version
+from splitplan.solvers.pipeline_bounds import lower_bound
+from splitplan.solvers.pipeline_groups_solve import rows_bound
 from splitplan.solvers.pipeline_units import root, units_of
 from splitplan.solvers.pipeline_why import settle
 
@@ -72,7 +74,7 @@ class PipelineMILP:
         if first.plan is None:
             return first
         plain = [x for x in pipeline_naive.plans(problem).values() if not problem.violations(x)]
-        plan = min([first.plan, *plain], key=lambda x: problem.evaluate(x)["objective"])
+        plan = min([problem.adopted(first.plan), *plain], key=lambda x: problem.evaluate(x)["objective"])
         known, built_s = problem.evaluate(plan)["objective"], 0.0
         while True:
             if known == 0:
@@ -91,12 +93,17 @@ class PipelineMILP:
                 break
             known = value
         unit = 1.0 / scaled.scale
+        bound, duals = None if outcome.bound is None else max(0.0, outcome.bound * unit), {}
+        if bound is None:  # stopped before it had one
+            low = rows_bound(problem) if problem.rows else lower_bound(units_of(problem), 0, lambda: False)[0]
+            bound, duals = low.period, {"bound": low.certificate}
         return Found(
             plan=plan,
             termination=outcome.termination,
-            bound=None if outcome.bound is None else max(0.0, outcome.bound * unit),
+            bound=bound,
             objective=None if outcome.values is None or outcome.objective is None else outcome.objective * unit,
             bound_by=outcome.bound_by,
+            duals=duals,
             solver_version=version().removeprefix("HiGHS "),
             build_s=built_s,
             solve_s=clock.passed_s - built_s,

@@ -12,7 +12,7 @@ from splitplan.formulations.registry import Ladder
 from splitplan.formulations.solution import Found
 from splitplan.solvers.clock import Clock
 from splitplan.solvers.pipeline_bounds import lower_bound
-from splitplan.solvers.pipeline_swarm import Race, found_by_search
+from splitplan.solvers.pipeline_swarm import Race, bounded, found_by_search
 from splitplan.solvers.pipeline_units import root, units_of
 from splitplan.solvers.pipeline_why import hopeless, settle
 
@@ -105,7 +105,7 @@ class RandomKeys:
             race.values(first[:1], low)
         race.descend(rng, low)
         if race.plan is None:
-            return settle(problem, race.units, race.time_left, built_s)
+            return bounded(settle(problem, race.units, race.time_left, built_s), bound)
         if race.best - bound.period > gap * race.best:
             bound = lower_bound(base, self.walks, race.time_left, (bound, prices), race.best)[0]
         return found_by_search(problem, race, bound, built_s)

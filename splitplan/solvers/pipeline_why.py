@@ -56,7 +56,8 @@ def settle(problem: PipelinePlacement, units: Units, left: Callable[[], bool], b
     except (TooMany, OutOfTime) as e:
         if plain := [x for x in pipeline_naive.plans(problem).values() if not problem.violations(x)]:
             best = min(plain, key=lambda x: problem.evaluate(x)["objective"])
-            return Found(best, Termination.FINISHED, build_s=built_s)
+            over = isinstance(e, OutOfTime)
+            return Found(best, Termination.TIME_LIMIT if over else Termination.FINISHED, build_s=built_s)
         why = Termination.TIME_LIMIT if isinstance(e, OutOfTime) else Termination.NODE_LIMIT
         return Found(None, why, build_s=built_s, log="whether there is any pipeline at all is not known")
     if found is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -19,13 +19,17 @@ from splitplan.solvers.placement_reduce import reduced
 if TYPE_CHECKING:
     from splitplan.formulations.placement import OperatorPlacement
 
+SHARE = 0.5
+"""Of a time limit, that the table may take; the rest is the search's (`placement_pipeline`)."""
+
 
 @dataclass(frozen=True)
 class PlacementDP:
     """The best pipeline, by dynamic programming over all order ideals (Tarnawski et al., NeurIPS 2020), pruned by a good plan.
 
     A chain of n groups has n + 1 ideals; parallel branches multiply. With more than ``cap`` it steps aside, so that memory stays
-    bounded: about a byte for each group and ideal, and 13 for each ideal, number of accelerators and number of CPUs.
+    bounded; with a time limit and no full table after half of it, a search among families of ideals goes on from the linearised
+    program. Memory: about a byte for each group and ideal, and 13 for each ideal, number of accelerators and number of CPUs.
 
     Parameters
     ----------
@@ -49,22 +53,23 @@ class PlacementDP:
         return None if problem.contiguous else "plans that are not contiguous are no chains of order ideals"
 
     def solve(self, problem: OperatorPlacement, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
-        """Enumerate, and fill the table; steps aside when the ideals are too many for memory or time."""
-        clock = Clock(time_limit_s)
+        """Enumerate, and fill the table; steps aside when the ideals are too many for memory, is no more exact when they are for time."""
+        clock, table = Clock(time_limit_s), Clock(None if time_limit_s is None else SHARE * time_limit_s)
         groups, to = reduced(problem)
         states = (problem.accelerators + 1) * (problem.cpus + 1)
+        known: Chain | None = None
         try:
             masks = all_ideals(len(groups), groups.order, min(self.cap, MOST_NUMBERS // states))
             built = clock.passed_s
             known = linearised(problem, groups)
             ideals = Ideals(groups, masks)
-            best = best_chain(problem, ideals, known.value if known else np.inf, clock)
+            best = best_chain(problem, ideals, known.value if known else np.inf, table)
         except TooMany as e:
-            raise NotApplicable(str(e)) from e
-        except OutOfTime as e:
-            raise NotApplicable(
-                f"the table of {len(masks)} order ideals was not full within {time_limit_s:.3g} s"
-            ) from e
+            if table.left_s != 0:
+                raise NotApplicable(str(e)) from e
+            return _searched(problem, groups, known, clock, gap, str(e))
+        except OutOfTime:
+            return _searched(problem, groups, known, clock, gap, f"the table of {len(masks)} order ideals was not full")
         log = f"{len(groups)} groups, {len(masks)} order ideals"
         if best is None:
             return Found(None, Termination.INFEASIBLE, conflicts=too_tight(problem), log=log, build_s=built)
@@ -79,6 +84,18 @@ class PlacementDP:
             solve_s=clock.passed_s - built,
             log=log,
         )
+
+
+def _searched(
+    problem: OperatorPlacement, groups: Groups, known: Chain | None, clock: Clock, gap: float, why: str
+) -> Found:
+    """What is found in the time that is left by the search that goes on from the linearised program."""
+    from splitplan.solvers.placement_pipeline import pipeline
+
+    start = linearised(problem, groups) if known is None else known
+    found = pipeline(problem, Clock(clock.left_s), gap, 0, start)
+    why = f"{why} after {SHARE:.0%} of the time limit"
+    return replace(found, log=f"{why}; {found.log}", solve_s=clock.passed_s)
 
 
 def linearised(problem: OperatorPlacement, groups: Groups, rank: np.ndarray | None = None) -> Chain | None:

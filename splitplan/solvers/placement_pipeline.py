@@ -28,18 +28,31 @@ PACKED = 800
 """Most groups for which packing is looked at."""
 
 
-def pipeline(problem: OperatorPlacement, clock: Clock, gap: float, seed: int) -> Found:
-    """The best pipeline found in the time: prefixes of topological orders that keep the best cuts known, and ideals next to these."""
+def pipeline(problem: OperatorPlacement, clock: Clock, gap: float, seed: int, start: Chain | None = None) -> Found:
+    """The best pipeline found in the time: prefixes of topological orders that keep the best cuts known, and ideals next to these.
+
+    Parameters
+    ----------
+    problem : OperatorPlacement
+    clock : Clock
+        Without a start the first family is looked through whatever it says.
+    gap : float
+    seed : int
+    start : Chain, optional
+        A pipeline whose cuts are prefixes of the groups' own order.
+    """
     whole = clock.left_s or 0.0
     groups, to = reduced(problem)
     smaller = problem.over(groups)
     draw = np.random.default_rng(seed)
-    best: Chain | None = None
+    best, near = start, list[int]()
     stages = np.zeros(len(groups), int)
-    near: list[int] = []
+    if best is not None:
+        stages = _stages(best)
+        near = beside(groups, [(1 << cut) - 1 for cut in best.cuts], draw, FAMILY // 3 if clock.left_s else 0)
     bounds = {"all work shared out evenly": smaller.bound}
     stale, families, packed = 0, 0, len(groups) > PACKED
-    while stale < STALE and (families == 0 or clock.left_s):
+    while stale < STALE and ((best is None and families == 0) or clock.left_s):
         many = max(1, min(4, FAMILY // (len(groups) + 1)))
         kinds = ("frontier", "depth", "any", "frontier") if families % 2 == 0 else ("depth", "frontier", "any", "any")
         masks = dict.fromkeys(near)
@@ -54,7 +67,7 @@ def pipeline(problem: OperatorPlacement, clock: Clock, gap: float, seed: int) ->
         better = found is not None and (best is None or found.value < best.value * (1 - TOLERANCE))
         if found is not None and (better or best is None):
             best = found
-            stages = np.argsort(found.row)[np.searchsorted(np.sort(found.row), found.device)]
+            stages = _stages(found)
             near = beside(groups, [mask_of(ideals.inside[:, i]) for i in found.cuts], draw, FAMILY // 3)
         stale = 0 if better else stale + 1
         if best is not None and not packed:
@@ -77,6 +90,12 @@ def pipeline(problem: OperatorPlacement, clock: Clock, gap: float, seed: int) ->
         solve_s=clock.passed_s,
         log=log,
     )
+
+
+def _stages(chain: Chain) -> np.ndarray:
+    """The number of each group's device in the row."""
+    found: np.ndarray = np.argsort(chain.row)[np.searchsorted(np.sort(chain.row), chain.device)]
+    return found
 
 
 def mask_of(inside: np.ndarray) -> int:
