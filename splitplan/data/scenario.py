@@ -17,6 +17,9 @@ from splitplan.models.graph import number_problem
 Kind = Literal["poisson", "periodic", "bursty", "recorded"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
+ROUNDING = 1e-9
+"""Of a slot: 0.3 s are the third slot's end where a slot is 0.1 s, though their quotient is a little less than 3."""
+
 
 @dataclass(frozen=True)
 class Arrivals:
@@ -241,7 +244,7 @@ class Scenario:
         """Frames and rates slot by slot; a last slot that is not full counts as one."""
         duration = self.seconds(slot_s)
         self._check_channel(duration)
-        count = self.slots or max(1, round(np.ceil(duration / slot_s - 1e-9)))
+        count = self.slots or max(1, round(np.ceil(duration / slot_s - ROUNDING)))
         arrive = self.arrive_s(slot_s)
-        at = np.minimum((arrive / slot_s).astype(int), count - 1)
+        at = np.minimum(np.floor(arrive / slot_s + ROUNDING).astype(int), count - 1)
         return Slotted(np.bincount(at, minlength=count), self.channel.mean_rate(slot_s, count), arrive)

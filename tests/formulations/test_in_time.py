@@ -53,6 +53,20 @@ def test_a_deadline_that_nothing_meets_is_an_error_that_names_the_least() -> Non
     assert easy.sums["refused"] == 0 and easy.sums["admitted"] > 10
 
 
+def test_a_cap_that_lets_nothing_be_served_is_an_error_that_names_what_it_takes() -> None:
+    at_rest = sp.Scenario(sp.poisson(3.0), constant(1e7), slots=100, seed=1)
+    slowest = float(control().choices.power_w[1])
+    check_deadline(control(power_cap_w=slowest), np.array([1e7]))
+    tight = control(power_cap_w=0.999 * slowest)
+    if not (tight.choices.works[:, 0] > 0).all():  # a cut without a head needs no clock, but a radio
+        link = tight.system.link.but(radio=sp.Radio(1e-7, 0.0, 50.0))
+        system = sp.System(device=tight.system.device, server=tight.system.server, link=link)
+        tight = sp.SlotControl(tight.profile, system, V=0.01, power_cap_w=0.999 * slowest)
+    with pytest.raises(InfeasibleError, match=f"at least {slowest:.4g} W when it computes") as caught:
+        sp.simulate(sp.SlotPolicy(tight), at_rest, bound=False)
+    assert "power_cap_w=" in caught.value.conflicts[0]
+
+
 def quick_server(**options: object) -> sp.SlotControl:
     """One whose server answers sooner than the device where the uplink is quick."""
     given = control()
