@@ -110,6 +110,11 @@ def test_a_weight_that_decides_nothing_is_noted(v: float, says: str, place_holde
     assert says in str(run(V=v, place_holders=place_holders, **DEAR))
 
 
+def test_no_backlog_is_foretold_where_a_deadline_decides() -> None:
+    """It forces dearer clocks on whatever waits, so that V alone says nothing of when one is taken."""
+    assert "no dearer clock" not in str(run(V=1e4, deadline_s=10.0, **DEAR))
+
+
 @pytest.mark.parametrize("v", [0.0, 1e-3, 1e-2, 1.0])
 def test_a_weight_that_can_be_meant_is_not(v: float) -> None:
     assert run(V=v).doubts == []
