@@ -161,7 +161,7 @@ class Counts:
         ({"level": 0.5}, "level is 0.5; give 0 to 8"),
         (
             {"frames": 99},
-            r"frames is 99; (\d) arrive in this slot, and this control admits all of them: give \1; only one with throughput_min_hz or mode='max-throughput'",
+            r"frames is 99; (?P<n>\d) arrive in this slot, and this control admits all of them: give (?P=n); only one with throughput_min_hz or mode='max-throughput'",
         ),
         ({"cut": 99, "clock": 99, "level": 99, "frames": 99}, "4 problems"),
     ],
