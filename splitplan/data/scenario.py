@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -134,21 +135,28 @@ def recorded(times_s: Iterable[float] | str | os.PathLike[str]) -> Arrivals:
         raise DataError(f"cannot be read: {e.strerror}", where) from e
     except UnicodeDecodeError as e:
         raise DataError(f"is not text ({e}); give seconds, one a line", where) from e
-    found, problems = [], []
+    found: list[float] = []
+    problems: list[str] = []
     for number, line in enumerate(lines, 1):
         cell = line.partition(",")[0].strip()
         if not cell or (number == 1 and cell in ("arrive_s", "time_s")):
             continue
         try:
-            found.append(float(cell))
+            now = float(cell)
         except ValueError:
             problems.append(f"line {number}: {cell[:40]!r} is no number of seconds")
+            continue
+        if not 0 <= now < math.inf:
+            problems.append(f"line {number}: {cell[:40]} is no time from 0 on; give seconds since the beginning")
+            continue
+        if found and now < found[-1]:
+            problems.append(f"line {number}: {now:g} s is before {found[-1]:g} s of a line above; give ascending times")
+        found.append(max(now, found[-1]) if found else now)
     more = len(problems) - 20
     raise_all(problems[:20] + ([f"… and {more} more"] if more > 0 else []), where)
-    try:
-        return Arrivals("recorded", times_s=tuple(found))
-    except DataError as e:
-        raise DataError(e.problems, where) from e
+    if not found:
+        raise DataError("holds no times; give seconds, one a line", where)
+    return Arrivals("recorded", times_s=tuple(found))
 
 
 @dataclass(frozen=True, eq=False)
