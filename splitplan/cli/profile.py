@@ -55,7 +55,7 @@ def profile(
     title = f"{traced.name}: {len(traced.graph)} layers, batch {traced.graph.batch}"
     out().print(table(title, ("place", "device", "clock", "all layers", "how"), rows, numeric=("all layers",)))
     slow = slowest(found.to_frame())
-    rows = [
+    longest = [
         (
             r["layer"],
             r["place"],
@@ -67,7 +67,7 @@ def profile(
         for r in slow.to_dict("records")
     ]
     columns = ("slowest layers", "place", "clock", "time", "spread (IQR)", "samples")
-    out().print(table("", columns, rows, numeric=columns[3:]))
+    out().print(table("", columns, longest, numeric=columns[3:]))
     if output is not None:
         say(f"written: {output}")
 

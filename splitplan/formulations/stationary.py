@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from splitplan.formulations.solution import Solution
 
 RESOURCES = ("device", "uplink", "server")
+UNITS = ("s", "bits", "s")
+"""Of their work."""
 
 MOST_STATES = 5_000
 """Most distinct rates of the LP that is written out; the solver by columns takes any number."""
@@ -58,6 +60,8 @@ class StationaryPlan(Stored):
         The most frames a second that any policy carries.
     binding : dict of str to float
         What binds at that load (``device, uplink, server, power``), as parts that add up to 1.
+    radio_bps : tuple of float
+        What it sends on average while it follows each price of ``radio``.
     """
 
     cut_frames: tuple[float, ...]
@@ -67,25 +71,28 @@ class StationaryPlan(Stored):
     clock_hz: tuple[float, ...] = ()
     capacity_hz: float | None = None
     binding: dict[str, float] = field(default_factory=dict)
+    radio_bps: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         cuts = self.cuts or tuple(f"cut {k}" for k in range(len(self.cut_frames)))
         clocks = tuple(map(clock_name, self.clock_hz)) or tuple(f"clock {f}" for f in range(len(self.clock_share)))
         off = max(0.0, 1.0 - sum(self.clock_share))
-        sends = (
-            "silent"
-            if not p
-            else "all that it can carry"
-            if p >= ANY_PRICE
-            else f"whatever costs at most {p:.4g} J/bit"
-            for _, p in self.radio
-        )
+        sends = map(sends_so, (p for _, p in self.radio), self.radio_bps or (None,) * len(self.radio))
         told = [
             f"frames: {shares(cuts, self.cut_frames)}",
             f"device: {shares((*clocks, 'off'), (*self.clock_share, off))}",
             f"uplink: {shares(sends, (s for s, _ in self.radio))}",
         ]
         return "; ".join(told)
+
+
+def sends_so(price: float, rate_bps: float | None) -> str:
+    """How a radio sends that takes bits up to a price (J/bit), for people; with the mean rate that comes of it, where that is known."""
+    if not price or rate_bps == 0:
+        return "silent"
+    mean = "" if rate_bps is None else f", {rate_bps / 1e6:.3g} Mbit/s on average"
+    which = "all that it can carry" if price >= ANY_PRICE else f"when a bit costs at most {price:.3g} J"
+    return which + mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,8 +238,8 @@ class StationaryBound(Formulation):
             "energy_j": float(energy),
             "power_w": float(energy) / tau,
             "frames_hz": float(y.sum()) / tau,
-            **{f"{name}_used": float(asked[i]) for i, name in enumerate(RESOURCES)},
-            **{f"{name}_done": float(served[i]) for i, name in enumerate(RESOURCES)},
+            **{f"{name}_used_{UNITS[i]}": float(asked[i]) for i, name in enumerate(RESOURCES)},
+            **{f"{name}_done_{UNITS[i]}": float(served[i]) for i, name in enumerate(RESOURCES)},
         }
 
     def violations(self, plan: StationaryPlan) -> list[str]:
@@ -244,9 +251,9 @@ class StationaryBound(Formulation):
                 broken.append(f"{what}: shares add up to {sum(values)!r}")
         terms = self.evaluate(plan)
         broken += [
-            f"{name}: {terms[f'{name}_used']:.9g} is asked a slot, {terms[f'{name}_done']:.9g} is done"
-            for name in RESOURCES
-            if terms[f"{name}_used"] > terms[f"{name}_done"] * (1 + LOOSE) + 1e-12
+            f"{name}: {terms[f'{name}_used_{unit}']:.9g} {unit} are asked a slot, {terms[f'{name}_done_{unit}']:.9g} are done"
+            for name, unit in zip(RESOURCES, UNITS, strict=True)
+            if terms[f"{name}_used_{unit}"] > terms[f"{name}_done_{unit}"] * (1 + LOOSE) + 1e-12
         ]
         frames = sum(plan.cut_frames)
         if not self.least_frames * (1 - LOOSE) <= frames <= self.arriving * (1 + LOOSE):
@@ -369,8 +376,14 @@ class StationaryBound(Formulation):
         most = (tau * float(self.control.choices.speed.max()), self.radio(ANY_PRICE)[0], tau)
         units = ("J/s", "J/bit", "J/s") if self.unit == "J a slot" else ("a s", "a bit", "a s")
         rows = [
-            (name, terms[f"{name}_used"] / full if full else 0.0, float(duals[name]), unit, plan.binding.get(name, 0.0))
-            for name, full, unit in zip(RESOURCES, most, units, strict=True)
+            (
+                name,
+                terms[f"{name}_used_{of}"] / full if full else 0.0,
+                float(duals[name]),
+                unit,
+                plan.binding.get(name, 0.0),
+            )
+            for name, of, full, unit in zip(RESOURCES, UNITS, most, units, strict=True)
         ]
         if (budget := self.control.power_budget_w) is not None:
             used = terms["power_w"] / budget

@@ -69,6 +69,11 @@ class Columns:
             clock_hz=tuple(c.clock_hz.tolist()),
             capacity_hz=most / problem.control.slot_s if most < np.inf else None,
             binding=binding,
+            radio_bps=tuple(
+                problem.radio(p)[0] / problem.control.slot_s
+                for i, p in enumerate(master.prices)
+                if values[f"x[{i}]"] > 0
+            ),
         )
         return Found(
             plan,

@@ -43,6 +43,8 @@ def test_the_bound(files: list[object]) -> None:
     shown = good("bound", *files).stdout
     assert "J a slot" in shown and "times this load; what binds then" in shown and "J/bit" in shown
     assert shown.count("capacity  ") == shown.count("prices  ") == 1
+    last = shown.splitlines()[-1]
+    assert last.startswith("  a slot      energy_j ") and "device_used_s 0." in last and "uplink_done_bits " in last
     found = loads("bound", *files)
     assert found["status"] == "optimal" and set(found["duals"]) >= {"device", "uplink", "server"}
     assert found["capacity_hz"] > 1 and f"at most {found['capacity_hz']:.4g} frames/s" in shown and found["binding"]
@@ -77,8 +79,18 @@ def test_arrivals(files: list[object], tmp_path: Path) -> None:
     assert "poisson arrivals need --rate-hz" in refused("simulate", *files[:-2])
     assert "--rate-hz says nothing of recorded arrivals" in refused("simulate", *files, "--times", tmp_path / "t.csv")
     assert "did you mean 'poisson'" in refused("simulate", *files, "--arrivals", "poison")
-    (tmp_path / "bad.csv").write_text("0.5\nsoon\n", encoding="utf-8")
-    assert "line 2: 'soon' is no number" in refused("simulate", *files[:-2], "--times", tmp_path / "bad.csv")
+    for text, says in (
+        ("0.5\nsoon\n", "line 2: 'soon' is no number"),
+        ("arrive_s\n0.5\nnan\n", "line 3: nan is no time from 0 on"),
+        ("-1\n2\n", "line 1: -1 is no time from 0 on"),
+        (
+            "0.5\n3\n2.5\n2.75\n4\n",
+            "2 problems - line 3: 2.5 s is before 3 s of a line above; give ascending times - line 4: 2.75",
+        ),
+        ("arrive_s\n", "holds no times"),
+    ):
+        (tmp_path / "bad.csv").write_text(text, encoding="utf-8")
+        assert says in refused("simulate", *files[:-2], "--times", tmp_path / "bad.csv")
 
 
 def test_weights(files: list[object]) -> None:

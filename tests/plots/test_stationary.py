@@ -10,6 +10,7 @@ import pytest
 import splitplan as sp
 from splitplan.data.channel import constant
 from splitplan.errors import DataError
+from splitplan.formulations.stationary import ANY_PRICE, sends_so
 from splitplan.plots.stationary import plot_bound
 from splitplan.plots.style import SERVER
 from tests.policies.test_result import control
@@ -74,3 +75,18 @@ def test_without_rows() -> None:
     plan = solution.solve()
     with pytest.raises(DataError, match="has no rows"):
         plot_bound(solution.powers(plan.plan).iloc[:0], solution.loads(plan.plan, plan.duals))
+
+
+def test_what_the_uplink_sends_has_its_rate() -> None:
+    channel = sp.markov_channel(1e7, 2e6, 5.0, duration_s=60.0)
+    solution = sp.StationaryBound(control(), sp.Scenario(sp.poisson(8.0), channel, slots=600, seed=1)).solve()
+    plan = solution.plan
+    mean = sum(share * bps for (share, _), bps in zip(plan.radio, plan.radio_bps, strict=True))
+    assert mean > 0 and mean * 0.1 == pytest.approx(solution.terms["uplink_done_bits"])
+    (some,) = [bps for (_, price), bps in zip(plan.radio, plan.radio_bps, strict=True) if 0 < bps < channel.mean_bps]
+    assert f" J, {some / 1e6:.3g} Mbit/s on average (" in str(plan) and "J/bit" not in str(plan)
+    assert sends_so(ANY_PRICE, 1.25e7) == "all that it can carry, 12.5 Mbit/s on average"
+    assert (
+        sends_so(0.0, None) == sends_so(1e-9, 0.0) == "silent"
+        and sends_so(1e-9, None) == "when a bit costs at most 1e-09 J"
+    )
