@@ -55,7 +55,8 @@ def simulate_many(
     Returns
     -------
     DataFrame
-        One row a scenario, in their order: ``user, policy`` and the columns of `splitplan.simulator.sweep.COLUMNS`.
+        One row a scenario, in their order: ``user, policy``, the columns of `splitplan.simulator.sweep.COLUMNS`, and ``held``: whether all
+        limits on means held.
 
     Raises
     ------
@@ -103,7 +104,7 @@ def simulate_many(
                 progress(len(rows), len(scenes))
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the runs that are under way, not for all
-    return pd.DataFrame(rows, columns=["user", "policy", *COLUMNS])
+    return pd.DataFrame(rows, columns=["user", "policy", *COLUMNS, "held"])
 
 
 def _row(policy: DecidesSlots, scene: Scenario, physical: bool, solution: Solution | None) -> dict[str, Any]:
@@ -114,10 +115,11 @@ def _row(policy: DecidesSlots, scene: Scenario, physical: bool, solution: Soluti
     lane.run()
     count = len(slots.frames)
     result = Result(policy, scene, physical, lane.sums, count, lane.left, slots.arrive_s, lane.latency_s, lane.trace)
-    row = row_of(result, control.V, scene.seed)
+    row: dict[str, Any] = row_of(result, control.V, scene.seed) | {"held": all(x.held for x in result.limits)}
     if solution is None:
         return row
     there = StationaryBound(control, scene, slots)
     mine = replace(solution, bound=dual_value(there, solution.duals))
     left = [row[f"left_{n}"] for n in RESOURCES]
-    return row | {"certificate": there.certificate(result.penalty, left, mine, result.sums["admitted"] / count)}
+    means = result.sums["admitted"] / count, result.sums["energy_j"] / count
+    return row | {"certificate": there.certificate(result.penalty, left, mine, *means)}
