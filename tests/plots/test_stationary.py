@@ -12,7 +12,6 @@ from splitplan.data.channel import constant
 from splitplan.errors import DataError
 from splitplan.formulations.stationary import ANY_PRICE, sends_so
 from splitplan.plots.stationary import plot_bound
-from splitplan.plots.style import SERVER
 from tests.policies.test_result import control
 
 from .test_plots import drawn, texts
@@ -35,26 +34,33 @@ def test_parts_are_the_plans(options: dict[str, object]) -> None:
     np.testing.assert_allclose([bar.get_width() for bar in left.patches], powers["power_w"])
     np.testing.assert_allclose([bar.get_width() for bar in right.patches], 100 * loads["used"])
     shown = texts(figure)
-    assert (
-        f"{100 * loads['used'][0]:.0f}%" in shown
-        and "idle" in shown
-        and "of the limit" in shown
-        and "binds where" in shown
-    )
+    assert f"{loads['used'][0]:.0%} used\nmore is worth" in shown and "idle" in shown
+    assert "at the most frames that any policy carries, the limit is made by: " in shown
     assert f"any policy carries at most {solution.plan.capacity_hz:.4g}" in shown.replace("\n", " ")
     assert ("J/bit" in loads["unit"].tolist()) == (solution.unit == "J a slot")
 
 
-def test_what_binds_stands_out() -> None:
+def test_what_binds_at_the_most_frames_is_no_mark_of_this_load() -> None:
+    """A device that is nearly idle now may be the limit of what could be carried: said in words, apart from its bar."""
     problem = sp.StationaryBound(control(), SCENE)
     solution = problem.solve()
-    loads = problem.loads(solution.plan, solution.duals).assign(binding=[0.0, 1.0, 0.0], price=[0.0, 2e-7, 0.0])
+    loads = problem.loads(solution.plan, solution.duals).assign(
+        used=[0.05, 0.2, 0.0], binding=[0.7, 0.3, 0.0], price=[0.0, 2e-7, 0.0]
+    )
     figure = plot_bound(problem.powers(solution.plan), loads)
     drawn(figure)
-    from matplotlib.colors import to_hex
-
-    assert [to_hex(bar.get_facecolor()) == SERVER.lower() for bar in figure.axes[1].patches] == [False, True, False]
-    assert texts(figure).count("; nothing") == 2 and "2e-07 J/bit\n100% of the limit" in texts(figure)
+    right = figure.axes[1]
+    assert len({bar.get_facecolor() for bar in right.patches}) == 1
+    assert [t.get_text() for t in right.texts] == [
+        "5% used\nmore is worth nothing",
+        "20% used\nmore is worth 2e-07 J/bit",
+        "0% used\nmore is worth nothing",
+    ]
+    full = right.transData.transform((100, 0))[0]
+    assert all(full < t.get_window_extent().x0 for t in right.texts), "beside the bars, however full"
+    told = "Not at this load, but at the most frames that any policy carries, the limit is made by: device (70%), uplink (30%)"
+    assert told in texts(figure)
+    assert "the limit is made by" not in texts(plot_bound(problem.powers(solution.plan), loads.assign(binding=0.0)))
 
 
 def test_texts_stay_within_the_figure() -> None:
