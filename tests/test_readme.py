@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import splitplan as sp
+from splitplan.policies.result import Result
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -83,6 +85,18 @@ def test_the_page_on_slots_runs(tmp_path: Path) -> None:
     code = "\n".join(blocks((ROOT / "docs" / "slots.md").read_text(encoding="utf-8"), "python"))
     shown = python(code.replace("slots=6000", "slots=600"), tmp_path)
     assert "StationaryBound" in shown and "certificate" in shown
+
+
+def test_the_tables_of_the_page_on_slots_are_of_what_there_is() -> None:
+    text = (ROOT / "docs" / "slots.md").read_text(encoding="utf-8")
+    state, result = (
+        set(re.findall(r"`(\w+)(?:\([^`]*\))?`", " ".join(re.findall(r"^  \| (`.*?) \|", part, re.MULTILINE))))
+        for part in text.partition("| field of `SlotState` |")[2].split("| of a `Result` |")
+    )
+    assert state == {f.name for f in fields(sp.SlotState)}
+    known = {f.name for f in fields(Result)}
+    assert len(result) > 20 and all(name in known or hasattr(Result, name) for name in result), result
+    assert known - result <= {"policy", "scene", "physical", "trace", "stationary", "live", "stages"}
 
 
 def test_the_system_file_and_the_commands(tmp_path: Path) -> None:
