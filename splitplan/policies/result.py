@@ -359,7 +359,9 @@ class Result:
         watts = f" ({certificate / control.slot_s:.4g} W)" if bound.unit == "J a slot" else ""
         allowed = ["work left at the end"]
         broken = {x.name for x in self.limits if not x.held}
-        allowed += ["frames refused"] if "throughput_min_hz" in broken or (self.sums["refused"] and not control.admits) else []
+        allowed += (
+            ["frames refused"] if "throughput_min_hz" in broken or (self.sums["refused"] and not control.admits) else []
+        )
         allowed += ["power beyond the budget"] if "power_budget_w" in broken else []
         lost = 0 if control.admits else round(self.sums["refused"])
         work = f" that admits as few frames ({lost} that were to be served were refused)" if lost else ""

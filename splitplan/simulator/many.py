@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from splitplan.formulations.solution import Solution
 from splitplan.formulations.stationary import RESOURCES, StationaryBound
 from splitplan.policies.result import Result
 from splitplan.policies.slot import DecidesSlots
+from splitplan.policies.told import weight_of
 from splitplan.simulator.lane import Lane
 from splitplan.simulator.simulate import policy_problems
 from splitplan.simulator.sweep import COLUMNS, row_of
@@ -115,7 +117,9 @@ def _row(policy: DecidesSlots, scene: Scenario, physical: bool, solution: Soluti
     lane.run()
     count = len(slots.frames)
     result = Result(policy, scene, physical, lane.sums, count, lane.left, slots.arrive_s, lane.latency_s, lane.trace)
-    row: dict[str, Any] = row_of(result, control.V, scene.seed) | {"held": all(x.held for x in result.limits)}
+    weight = weight_of(policy)
+    row: dict[str, Any] = row_of(result, math.nan if weight is None else weight, scene.seed)
+    row["held"] = all(x.held for x in result.limits)
     if solution is None:
         return row
     there = StationaryBound(control, scene, slots)

@@ -292,3 +292,5 @@ def test_a_v_that_nobody_chose_is_not_shown() -> None:
     both = sp.compare([run(), greedy])
     assert np.isnan(both.to_frame()["V"][1]) and "e+12" not in str(both) and "NaN" not in str(both).splitlines()[3]
     assert str(run()).startswith("joint, V 0.01: 300 slots")
+    many = sp.simulate_many([greedy.policy, run().policy], [greedy.scene] * 2, bound=False)
+    assert np.isnan(many["V"][0]) and many["V"][1] == 0.01
