@@ -28,6 +28,8 @@ class DecidesSlots(Protocol):
     sees : int
         How many slots beyond this one the policy is told, 0 unless given. Above 0 it is called as ``choose(state, ahead)``, with an
         `Ahead`: the simulator knows the future, the executor does not and refuses such a policy.
+    weighs : bool
+        Whether it decides by its control's V, which results and figures then show; True unless given.
     notes : sequence of str
         What a reader of a run's result should know of how it was decided (solvers that were stopped, say); read when the run ends.
     """
