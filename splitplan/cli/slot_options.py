@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -106,7 +106,6 @@ GapsOption = Annotated[
 ]
 
 FIXED = "fixed:"
-GAPS = ("error", "hold", "dead")
 WEIGHT = 0.1
 WEIGHTS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
 """Of a sweep, where none are given."""
@@ -225,10 +224,12 @@ def read_scenario(
 
 def read_channel_file(path: Path, gaps: str, **options: Any) -> Channel:
     """A channel's file; what to do about a gap in it is said as the command line has it."""
-    from splitplan.data.channel_files import GAP_CURE, channel
+    from splitplan.data.channel_files import GAP_CURE, Gaps, channel
 
-    if gaps not in GAPS:
-        raise DataError(f"{gaps!r} is no way to take gaps; give {', '.join(GAPS)}{did_you_mean(gaps, GAPS)}", "--gaps")
+    if gaps not in (known := get_args(Gaps)):
+        raise DataError(
+            f"{gaps!r} is no way to take gaps; give {', '.join(known)}{did_you_mean(gaps, known)}", "--gaps"
+        )
     try:
         with read_as(path, "a channel"):
             return channel(path, gaps=gaps, **options)  # type: ignore[arg-type]  # looked at above

@@ -16,7 +16,7 @@ from splitplan.executor.frames import FrameRecord
 from splitplan.executor.play import check_scene, hand_over, items_of
 from splitplan.executor.slots import SlotDriver
 from splitplan.executor.stages import stages_of
-from splitplan.formulations.in_time import check_deadline
+from splitplan.formulations.in_time import check_limits
 from splitplan.formulations.solution import Solution
 from splitplan.formulations.stationary import StationaryBound
 from splitplan.policies.result import Result
@@ -69,7 +69,7 @@ def play_slots(
     check_scene(scene)
     tau = driver.control.slot_s
     slotted = scene.slotted(tau)
-    check_deadline(driver.control, slotted.rate_bps)
+    check_limits(driver.control, slotted.rate_bps)
     tell("what no policy can be below")
     stationary = StationaryBound(driver.control, scene, slotted)
     bound = stationary.solve()  # says at once when nobody can carry the load

@@ -73,6 +73,7 @@ class SlotDriver:
             )
         self.policy, self.control, self.name = policy, policy.control, policy.name
         assert self.control.cuts is not None
+        # Of the levels that the policy may choose: they say what a bit takes at least.
         self._own = self.control.at(self.control.state, levels=getattr(policy, "levels", None))
         self._numbers = sorted(set(getattr(policy, "cuts", None) or range(len(self.control.cuts))))
         self.plans: tuple[SplitPlan, ...] = tuple(self.control.cuts.plan(k) for k in self._numbers)

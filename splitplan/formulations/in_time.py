@@ -1,4 +1,4 @@
-"""What a frame takes at least by a slotted control's choices, and deadlines that none of them meets. Plain arithmetic; solves nothing."""
+"""What a frame takes at least by a slotted control's choices, and deadlines and power caps that none of them meets. Plain arithmetic; solves nothing."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def check_cap(control: SlotControl) -> None:
     )
 
 
-def check_deadline(control: SlotControl, rates_bps: np.ndarray) -> None:
-    """Raise where a deadline can be met at no rate of a channel: each frame would be refused.
+def check_limits(control: SlotControl, rates_bps: np.ndarray) -> None:
+    """Raise where a deadline can be met at no rate of a channel, or nothing can be served within a power cap: no frame ever would be.
 
     Parameters
     ----------

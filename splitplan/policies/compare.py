@@ -16,7 +16,7 @@ from splitplan.errors import DataError, raise_all
 from splitplan.models.files import save_table
 from splitplan.policies.bounds import Bounds
 from splitplan.policies.result import Result, not_carried
-from splitplan.policies.told import weight_of
+from splitplan.policies.told import OF_PROFILE, weight_of
 from splitplan.policies.widths import fitted
 
 if TYPE_CHECKING:
@@ -78,9 +78,7 @@ class Comparison:
         broken = self.table[~self.table["held"].astype(bool)]
         found += [f"{run!r}: {told}" for run, told in zip(broken["run"], broken["broken"], strict=True)]
         if ((self.table["kind"] == "live") & self.table["above_bound_w"].notna()).any():
-            found.append(
-                "the bound is of the profile's seconds, and a live run's are measured: it may be below it, or further above, by as much as they differ"
-            )
+            found.append(OF_PROFILE)
         return found
 
     def plot(self) -> Figure:

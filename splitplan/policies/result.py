@@ -18,7 +18,7 @@ from splitplan.formulations.stationary import RESOURCES, StationaryBound
 from splitplan.models.files import save_table
 from splitplan.policies.slot import DecidesSlots
 from splitplan.policies.stages import Stage, stage_lines
-from splitplan.policies.told import Limit, called, limits_of, why_frames_refused
+from splitplan.policies.told import OF_PROFILE, Limit, called, limits_of, why_frames_refused
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -236,9 +236,7 @@ class Result:
                 if self.certificate < 0
                 else ""
             )
-            found.append(
-                f"{below}the bound is of the profile's seconds, and a live run's are measured: it may be below it, or further above, by as much as they differ"
-            )
+            found.append(below + OF_PROFILE)
         return found
 
     def _refusals(self) -> str | None:

@@ -173,7 +173,8 @@ def decided(
         raise
     given = isinstance(plan, SlotPlan)
     problem = policy.control.at(replace(state, frames=int(plan.frames)) if given else state)
-    found = plan_problems(problem, plan) if numbers_in(problem, plan) is None else []
+    numbers = numbers_in(problem, plan)
+    found = plan_problems(problem, plan) if numbers is None else []
     if given and plan.frames > state.frames:
         found.append(f"{plan.frames} frames are admitted, {state.frames} arrive; give 0 to {state.frames}")
     own = getattr(policy, "cuts", None)
@@ -181,7 +182,8 @@ def decided(
         found.append(f"cut is {plan.cut}; the policy's own cuts are {', '.join(map(str, own))}")
     raise_all([f"choose() gave what it may not: {p}" for p in found], where)
     raise_all(problem.violations(plan), where)
-    return plan, problem.numbers_of(plan)
+    assert numbers is not None  # what is none of the slot's was told above
+    return plan, numbers
 
 
 def awake(

@@ -14,6 +14,10 @@ HELD = 1e-3
 """Relative: a mean that is beyond its limit by no more counts as held, for a debt that is paid off keeps moving."""
 
 
+OF_PROFILE = "the bound is of the profile's seconds, and a live run's are measured: it may be below it, or further above, by as much as they differ"
+"""Beside a live run's distance from its bound."""
+
+
 def weight_of(policy: DecidesSlots) -> float | None:
     """The V that it decides by; None where it says, by an attribute ``weighs = False``, that its control's V is none that anybody chose."""
     return policy.control.V if getattr(policy, "weighs", True) else None

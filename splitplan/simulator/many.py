@@ -13,7 +13,7 @@ from splitplan.data.scenario import Scenario
 from splitplan.errors import DataError, raise_all
 from splitplan.formulations.slot import SlotControl
 from splitplan.formulations.solution import Solution
-from splitplan.formulations.stationary import RESOURCES, StationaryBound
+from splitplan.formulations.stationary import StationaryBound
 from splitplan.policies.result import Result
 from splitplan.policies.slot import DecidesSlots
 from splitplan.policies.told import weight_of
@@ -124,6 +124,4 @@ def _row(policy: DecidesSlots, scene: Scenario, physical: bool, solution: Soluti
         return row
     there = StationaryBound(control, scene, slots)
     mine = replace(solution, bound=dual_value(there, solution.duals))
-    left = [row[f"left_{n}"] for n in RESOURCES]
-    means = result.sums["admitted"] / count, result.sums["energy_j"] / count
-    return row | {"certificate": there.certificate(result.penalty, left, mine, *means)}
+    return row | {"certificate": replace(result, bound=mine, stationary=there).certificate}

@@ -208,7 +208,6 @@ def any_within(r: Rule, hottest: float, channel: float, clocks: Any, levels: Any
 def decide(r: Rule, s: Any, frames: int, channel: float, rooms: Any) -> tuple[int, int, int, int]:
     """Cut, frames, clock and level of a slot; −1 frames: nothing is allowed with them, and they are refused.
 
-
     Parameters
     ----------
     r : Rule

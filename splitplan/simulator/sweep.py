@@ -11,7 +11,7 @@ import numpy as np
 
 from splitplan.data.scenario import Scenario
 from splitplan.errors import DataError, raise_all
-from splitplan.formulations.in_time import check_deadline
+from splitplan.formulations.in_time import check_limits
 from splitplan.formulations.slot import SlotControl
 from splitplan.formulations.solution import Solution
 from splitplan.formulations.stationary import RESOURCES
@@ -194,7 +194,7 @@ def sweep(
     # A bound knows nothing of V: one for each seed, solved when a run of it is there; the first says at once when no policy can carry the load.
     bounds, slots = Bounds(), scene.slotted(control.slot_s)
     for who in made.values():
-        check_deadline(who.control, slots.rate_bps)
+        check_limits(who.control, slots.rate_bps)
     first = made[values[0]]
     _, bound = bounds.of(first.control, scene)
     runs = [(v, seed) for seed in (seeds if seeds is not None else [scene.seed]) for v in values]
