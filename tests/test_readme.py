@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import splitplan as sp
+from splitplan.policies.result import Result
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -105,6 +107,18 @@ def test_the_page_on_placement_runs(tmp_path: Path) -> None:
     shown = python(code, tmp_path)
     assert shown.count("audited by") == 2 and "begin_s" in shown
     assert isinstance(sp.read_graph(tmp_path / "small.json"), sp.OperatorGraph)
+
+
+def test_the_tables_of_the_page_on_slots_are_of_what_there_is() -> None:
+    text = (ROOT / "docs" / "slots.md").read_text(encoding="utf-8")
+    state, result = (
+        set(re.findall(r"`(\w+)(?:\([^`]*\))?`", " ".join(re.findall(r"^  \| (`.*?) \|", part, re.MULTILINE))))
+        for part in text.partition("| field of `SlotState` |")[2].split("| of a `Result` |")
+    )
+    assert state == {f.name for f in fields(sp.SlotState)}
+    known = {f.name for f in fields(Result)}
+    assert len(result) > 20 and all(name in known or hasattr(Result, name) for name in result), result
+    assert known - result <= {"policy", "scene", "physical", "trace", "stationary", "live", "stages"}
 
 
 def test_the_system_file_and_the_commands(tmp_path: Path) -> None:

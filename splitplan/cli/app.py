@@ -24,7 +24,7 @@ class Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as e:
-            say_error("interrupted")
+            say_error(f"interrupted: {e}" if str(e) else "interrupted")
             raise typer.Exit(130) from e
         except SplitplanError as e:
             if ctx.params.get("debug"):

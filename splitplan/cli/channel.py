@@ -10,7 +10,7 @@ import typer
 
 from splitplan.cli.options import FigureOption, Json, read_rate
 from splitplan.cli.output import check_figure, out, print_json, save_figure, say
-from splitplan.cli.slot_options import GapsOption
+from splitplan.cli.slot_options import GapsOption, read_channel_file
 from splitplan.errors import DataError, did_you_mean, raise_all
 
 if TYPE_CHECKING:
@@ -106,7 +106,6 @@ def read_channel(
     """
     from splitplan.data.catalog import link, link_names
     from splitplan.data.channel import constant
-    from splitplan.data.channel_files import channel as read_file
     from splitplan.data.synthetic import markov_channel
 
     mean_bps = made["--mean-bps"]
@@ -118,7 +117,7 @@ def read_channel(
             )
         _refuse(source, {k: v for k, v in made.items() if k != "--mean-bps"})
         options = {name.strip("-").replace("-", "_"): v for name, v in read.items() if v is not None}
-        found = read_file(source, gaps=gaps, **options)  # type: ignore[arg-type]  # checked there, with what may be given
+        found = read_channel_file(Path(source), gaps, **options)
         found = found if seconds is None else found.between(0.0, seconds)
         return found if mean_bps is None else found.scaled(mean_bps=mean_bps)
     _refuse(source, read)

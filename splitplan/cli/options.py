@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,9 +11,11 @@ import typer
 
 from splitplan.cli.output import say
 from splitplan.errors import DataError
+from splitplan.models.files import is_instead
 
 if TYPE_CHECKING:
     from splitplan.data.profile import Profile
+    from splitplan.data.system import System
     from splitplan.formulations.split import SplitPoint
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script, nothing else, on stdout.")]
@@ -40,11 +44,42 @@ def read_rate(text: str, where: str) -> float:
         raise DataError(f"{text!r} is no rate; give bit/s, as 7300000, 7.3e6 or 7.3M", where) from None
 
 
+GIVEN_AS = {
+    "a profile": "as PROFILE (what `splitplan profile -o` wrote)",
+    "a system": "by --system (a TOML file of places and links)",
+    "a channel": "by --channel (the uplink over time)",
+    "a traced model": "as MODEL (what `splitplan trace -o` wrote)",
+}
+"""How the commands take each kind of file."""
+
+
+@contextmanager
+def read_as(path: Path, what: str) -> Iterator[None]:
+    """While a file is read: one that is of another kind of `GIVEN_AS` is an error that says where each of the two belongs."""
+    try:
+        yield
+    except DataError as e:
+        other = is_instead(path, of=what).removeprefix("is ").partition(";")[0]
+        there = next((way for kind, way in GIVEN_AS.items() if other.startswith(kind)), None)
+        if there is None:
+            raise
+        raise DataError(f"is {other}, which is given {there}; {what} is given {GIVEN_AS[what]}", str(path)) from e
+
+
+def read_system(path: Path) -> System:
+    """A system."""
+    from splitplan.data.system import System
+
+    with read_as(path, "a system"):
+        return System.read(path)
+
+
 def read_profile(path: Path) -> Profile:
     """A profile; its warnings are said."""
     from splitplan.data.profile import Profile
 
-    times = Profile.read(path)
+    with read_as(path, "a profile"):
+        times = Profile.read(path)
     for warning in times.warnings:
         say(f"warning: {warning}")
     return times
@@ -54,12 +89,11 @@ def read_split(
     profile: Path, system: Path, objective: str, pin_device: Any, pin_server: Any, **options: Any
 ) -> SplitPoint:
     """The split that the options of a command mean; `SplitPoint` checks them, with messages that list what may be given."""
-    from splitplan.data.system import System
     from splitplan.formulations.split import SplitPoint
 
     return SplitPoint(
         read_profile(profile),
-        System.read(system),
+        read_system(system),
         objective=read_objective(objective),
         pin_device=tuple(pin_device or ()),
         pin_server=tuple(pin_server or ()),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from splitplan.cli.options import FigureOption, Json, read_profile, read_rate
+from splitplan.cli.options import FigureOption, Json, read_profile, read_rate, read_system
 from splitplan.cli.output import check_figure, print_json, save_figure, say, warnings_said, working
 from splitplan.cli.place_show import show_operators, show_pipeline
 from splitplan.errors import DataError, raise_all
@@ -166,12 +166,10 @@ def read_problem(source: Path, given: dict[str, Any]) -> PipelinePlacement | Ope
 
 def of_profile(path: Path, given: dict[str, Any]) -> PipelinePlacement:
     """A pipeline of what was profiled."""
-    from splitplan.data.system import System
-
     only(given, ("--system", *OF_PIPELINES), f"a profile, which {path.name} is by its name")
     if "--system" not in given:
         raise DataError("a profile is placed on the places of a system; give --system FILE.toml", "place")
-    return pipeline(read_profile(path), System.read(given["--system"]), given)
+    return pipeline(read_profile(path), read_system(given["--system"]), given)
 
 
 def of_folder(path: Path, given: dict[str, Any]) -> PipelinePlacement:

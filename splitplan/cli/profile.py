@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from splitplan.cli.options import Json, ModelArgument, SystemOption
+from splitplan.cli.options import Json, ModelArgument, SystemOption, read_system
 from splitplan.cli.output import check_table, out, print_json, say, seconds, table, working
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def profile(
@@ -24,11 +27,10 @@ def profile(
     """Measure a model's layers where a place is this machine, and model them by its data where it is not."""
     check_table(output)
     with working(f"tracing {model}") as tell:
-        from splitplan.data.system import System
         from splitplan.executor.profiler import profile as measure
         from splitplan.models.load import load_model
 
-        where = System.read(system)
+        where = read_system(system)
         traced = load_model(model, progress=lambda now: tell(f"tracing {model}: {now}"))
     say(f"profiling {len(traced.graph)} layers at {', '.join(where.places)}")
     found = measure(traced, where, budget_s=budget_s)
@@ -44,7 +46,7 @@ def profile(
         (
             r["place"],
             r["device"],
-            "its own" if math.isnan(r["clock_hz"]) else f"{r['clock_hz'] / 1e6:g} MHz",
+            clock_name(r["clock_hz"]),
             seconds(r["total_s"]),
             r["method"] + (f", slowed {r['slowdown']:g}x" if r["slowdown"] > 1 else ""),
         )
@@ -52,12 +54,31 @@ def profile(
     ]
     title = f"{traced.name}: {len(traced.graph)} layers, batch {traced.graph.batch}"
     out().print(table(title, ("place", "device", "clock", "all layers", "how"), rows, numeric=("all layers",)))
-    slow = found.to_frame().sort_values("time_s", ascending=False).drop_duplicates("layer").head(10)
-    rows = [
-        (r["layer"], r["place"], seconds(r["time_s"]), seconds(r["spread_s"]), f"{r['samples']:.0f}")
+    slow = slowest(found.to_frame())
+    longest = [
+        (
+            r["layer"],
+            r["place"],
+            clock_name(r["clock_hz"]),
+            seconds(r["time_s"]),
+            seconds(r["spread_s"]),
+            f"{r['samples']:.0f}",
+        )
         for r in slow.to_dict("records")
     ]
-    columns = ("slowest layers", "place", "time", "spread (IQR)", "samples")
-    out().print(table("", columns, rows, numeric=columns[2:]))
+    columns = ("slowest layers", "place", "clock", "time", "spread (IQR)", "samples")
+    out().print(table("", columns, longest, numeric=columns[3:]))
     if output is not None:
         say(f"written: {output}")
+
+
+def slowest(rows: pd.DataFrame) -> pd.DataFrame:
+    """The ten layers that take longest at a place's top clock, each where it is slowest: at lower clocks all take longer, for one reason."""
+    top = rows.groupby("place")["clock_hz"].transform("max")
+    at_top = rows[rows["clock_hz"].isna() | (rows["clock_hz"] == top)]
+    return at_top.sort_values("time_s", ascending=False).drop_duplicates("layer").head(10)
+
+
+def clock_name(clock_hz: float) -> str:
+    """The clock of a profile's row."""
+    return "its own" if math.isnan(clock_hz) else f"{clock_hz / 1e6:g} MHz"

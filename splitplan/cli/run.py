@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from splitplan.cli.options import Json, ModelArgument, SystemOption
+from splitplan.cli.options import Json, ModelArgument, SystemOption, read_system
 from splitplan.cli.output import check_figure, out, print_json, save_figure, say, working
 from splitplan.cli.run_pipeline import PipelineRun, refuse_scene, run_pipeline, show_counts, show_rows
-from splitplan.cli.slot_options import RepeatOption, check_length, tell_repeats
+from splitplan.cli.slot_options import GapsOption, RepeatOption, check_length, read_channel_file, tell_repeats
 from splitplan.errors import DataError, raise_all
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def run(
         float | None, typer.Option(help="With --channel: frames that arrive a second.", show_default="2")
     ] = None,
     repeat: RepeatOption = False,
+    gaps: GapsOption = "error",
     hosts: Annotated[
         list[str] | None,
         typer.Option(
@@ -98,16 +99,15 @@ def run(
     Ctrl-C ends it with the report of the frames that were answered by then, and exit code 130.
     """
     from splitplan.data.pipeline_plan import PipelinePlan
-    from splitplan.data.system import System
     from splitplan.executor.conditions import not_emulated, offloads
     from splitplan.policies.base import check_plans
 
     # What costs nothing comes first: torch alone takes seconds to load, a model may take minutes to trace.
-    policy, where = read_policy(plan, split_table), System.read(system)
-    addresses = read_hosts(hosts or [], keys, tuple(where.places) if isinstance(policy, PipelinePlan) else ENDS)
     check_figure(figure)
+    policy, where = read_policy(plan, split_table), read_system(system)
+    addresses = read_hosts(hosts or [], keys, tuple(where.places) if isinstance(policy, PipelinePlan) else ENDS)
     if isinstance(policy, PipelinePlan):
-        refuse_scene(channel, rate_hz, repeat)
+        refuse_scene(channel, rate_hz, repeat, gaps)
         run_pipeline(PipelineRun(model, policy, where, frames, depth, addresses, keys, emulate, profile, figure, json))
         return
     if profile is not None:
@@ -119,7 +119,7 @@ def run(
         emulate = False
         for text in dict.fromkeys(text for p in policy.plans for text in not_emulated(p, where, addresses)):
             say(f"note: {text}")
-    scene = read_scene(channel, frames, rate_hz, emulate, repeat)
+    scene = read_scene(channel, frames, rate_hz, emulate, repeat, gaps)
     if any(map(offloads, policy.plans)) or "device" in addresses:
         knock_at(addresses)
     with working(f"loading {model}") as tell:
@@ -210,10 +210,9 @@ def read_policy(plan: Path | None, split_table: Path | None) -> Policy | Pipelin
 
 
 def read_scene(
-    path: Path | None, frames: int, rate_hz: float | None, emulate: bool | None, repeat: bool
+    path: Path | None, frames: int, rate_hz: float | None, emulate: bool | None, repeat: bool, gaps: str
 ) -> Scenario | None:
     """So many frames over the channel; None without one."""
-    from splitplan.data.channel_files import channel
     from splitplan.data.scenario import Scenario, periodic
 
     if path is None:
@@ -225,7 +224,7 @@ def read_scene(
     rate_hz = 2.0 if rate_hz is None else rate_hz
     if emulate is False:
         raise DataError("a real link follows no channel; with --hosts give --emulate, or leave --channel out", "run")
-    read, seconds = channel(path), (frames - 0.5) / rate_hz if rate_hz > 0 else 1.0
+    read, seconds = read_channel_file(path, gaps), (frames - 0.5) / rate_hz if rate_hz > 0 else 1.0
     check_length(read, seconds, repeat, "--frames")
     return Scenario(periodic(rate_hz), read, seconds, repeat=repeat)
 

@@ -40,9 +40,14 @@ class PipelineRun:
     json: bool
 
 
-def refuse_scene(channel: Path | None, rate_hz: float | None, repeat: bool) -> None:
+def refuse_scene(channel: Path | None, rate_hz: float | None, repeat: bool, gaps: str) -> None:
     """Refuse what is for one uplink that moves."""
-    given = {"--channel": channel is not None, "--rate-hz": rate_hz is not None, "--repeat": repeat}
+    given = {
+        "--channel": channel is not None,
+        "--rate-hz": rate_hz is not None,
+        "--repeat": repeat,
+        "--gaps": gaps != "error",
+    }
     raise_all([f"{name} is for a split's uplink; a pipeline's links keep their rates: leave it out" for name, is_given in given.items() if is_given], "run")  # fmt: skip
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from splitplan.cli.options import read_profile
+from splitplan.cli.options import read_as, read_profile, read_system
 from splitplan.cli.output import out, say
 from splitplan.errors import DataError, did_you_mean, raise_all
 
@@ -94,13 +94,18 @@ OutputOption = Annotated[
 ]
 PolicyOption = Annotated[
     str,
-    typer.Option("--policy", help="joint, device-only, server-only, all-or-nothing, greedy-latency: who decides."),
+    typer.Option(
+        "--policy",
+        help="Who decides: joint, device-only, server-only, all-or-nothing, greedy-latency; or fixed:CUT,CLOCK,LEVEL, each a number "
+        "(0 is off, 0 silent; one that is too large lists them) or `free`: fixed:free,3,8.",
+    ),
 ]
 GapsOption = Annotated[
     str,
     typer.Option("--gaps", help="Gaps in the channel's file: error, hold (the rate before goes on) or dead (0 bit/s)."),
 ]
 
+FIXED = "fixed:"
 WEIGHT = 0.1
 WEIGHTS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
 """Of a sweep, where none are given."""
@@ -141,17 +146,40 @@ def read_slot_policy(name: str) -> Callable[[SlotControl], SlotPolicy]:
         "all-or-nothing": slot_baselines.all_or_nothing,
         "greedy-latency": slot_baselines.greedy_latency,
     }
+    if name.startswith(FIXED):
+        return read_fixed(name)
     if name not in known:
-        raise DataError(f"{name!r} is no policy; give {', '.join(known)}{did_you_mean(name, known)}", "--policy")
+        told = f"{', '.join(known)} or {FIXED}CUT,CLOCK,LEVEL{did_you_mean(name, known)}"
+        raise DataError(f"{name!r} is no policy; give {told}", "--policy")
     return known[name]
+
+
+def read_fixed(name: str) -> Callable[[SlotControl], SlotPolicy]:
+    """``fixed:CUT,CLOCK,LEVEL``: the rule over the knobs that are ``free``, the others at the choice of that number."""
+    from splitplan.formulations.slot_choice import choice_problems
+    from splitplan.policies.slot import SlotPolicy
+
+    parts = [part.strip() for part in name.removeprefix(FIXED).split(",")]
+    if len(parts) != 3 or not all(part == "free" or part.isdecimal() for part in parts):
+        raise DataError(
+            f"{name!r} is no policy; give three of a number or `free`, as {FIXED}0,3,8 or {FIXED}free,3,8", "--policy"
+        )
+    given = [None if part == "free" else int(part) for part in parts]
+
+    def make(control: SlotControl) -> SlotPolicy:
+        cut, clock, level = (number or 0 for number in given)
+        raise_all(choice_problems(control, cut, int(control.state.frames), clock, level), "--policy")
+        cuts, clocks, levels = (None if number is None else [number] for number in given)
+        return SlotPolicy(control, cuts, clocks, levels, name=name)
+
+    return make
 
 
 def read_control(profile: Path, system: Path, **options: object) -> SlotControl:
     """The control that the options mean."""
-    from splitplan.data.system import System
     from splitplan.formulations.slot import SlotControl
 
-    return SlotControl(read_profile(profile), System.read(system), **options)  # type: ignore[arg-type]  # checked there, with messages
+    return SlotControl(read_profile(profile), read_system(system), **options)  # type: ignore[arg-type]  # checked there, with messages
 
 
 def read_arrivals(
@@ -183,16 +211,31 @@ def read_scenario(
     path: Path, arrivals: Arrivals, seconds: float | None, seed: int, gaps: str, repeat: bool
 ) -> Scenario:
     """Frames over a channel."""
-    from splitplan.data.channel_files import channel
     from splitplan.data.scenario import Scenario
 
-    read = channel(path, gaps=gaps)  # type: ignore[arg-type]  # checked there, with what may be given
+    read = read_channel_file(path, gaps)
     length = read.duration_s if seconds is None else seconds
     check_length(read, length, repeat, "--seconds")
     late = sum(t >= length for t in arrivals.times_s)
     if late:
         say(f"note: {late:,} of {len(arrivals.times_s):,} recorded frames arrive after {length:g} s and are left out")
     return Scenario(arrivals, read, length, seed, repeat=repeat)
+
+
+def read_channel_file(path: Path, gaps: str, **options: Any) -> Channel:
+    """A channel's file; what to do about a gap in it is said as the command line has it."""
+    from splitplan.data.channel_files import GAP_CURE, Gaps, channel
+
+    if gaps not in (known := get_args(Gaps)):
+        raise DataError(
+            f"{gaps!r} is no way to take gaps; give {', '.join(known)}{did_you_mean(gaps, known)}", "--gaps"
+        )
+    try:
+        with read_as(path, "a channel"):
+            return channel(path, gaps=gaps, **options)  # type: ignore[arg-type]  # looked at above
+    except DataError as e:
+        cure = "give --gaps hold (the rate before goes on) or --gaps dead (0 bit/s)"
+        raise DataError([p.replace(GAP_CURE, cure) for p in e.problems], e.where) from e
 
 
 def check_length(channel: Channel, seconds: float, repeat: bool, shorter: str) -> None:

@@ -144,6 +144,18 @@ def simulate(
             say(f"written: {path}")
 
 
+def what_is_kept(done: int | None, all_: int, folder: Path | None) -> str:
+    """Of an interrupted sweep; ``done`` is None where it had not come to the runs."""
+    if folder is None:
+        return f"{done or 0} of {all_} runs were done, and none is kept; with --folder FOLDER each is, and the same command goes on from there"
+    kept = (
+        f"{done} of {all_} runs are kept in {folder}"
+        if done is not None
+        else f"nothing was done; what {folder} holds is kept"
+    )
+    return f"{kept}; the same command goes on from there"
+
+
 def sweep(
     profile: ProfileArgument,
     system: SystemOption,
@@ -188,16 +200,18 @@ def sweep(
     limits |= {"latency_limit_s": latency_limit_s, "throughput_min_hz": throughput_min_hz}
     control = read_control(profile, system, slot_s=slot_s, V=1.0, mode=mode, wire=wire, **limits)
     scene = read_scenario(channel, frames, seconds, seed, gaps, repeat)
-    with working("simulating") as tell:
-        curve = run(
-            control,
-            scene,
-            weights,
-            jobs=jobs,
-            folder=folder,
-            policy=who,
-            progress=lambda done, all_: tell(f"run {done} of {all_}"),
-        )
+    done: int | None = None
+
+    def progress(now: int, all_: int) -> None:
+        nonlocal done
+        done = now
+        tell(f"run {now} of {all_}")
+
+    try:
+        with working("simulating") as tell:
+            curve = run(control, scene, weights, jobs=jobs, folder=folder, policy=who, progress=progress)
+    except KeyboardInterrupt as e:
+        raise KeyboardInterrupt(what_is_kept(done, len(weights), folder)) from e
     if output is not None:
         curve.save(output)
     if figure is not None:

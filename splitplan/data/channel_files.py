@@ -13,10 +13,14 @@ import numpy as np
 
 from splitplan.data.channel import Channel
 from splitplan.errors import DataError, raise_all
+from splitplan.models.files import beginning, is_instead
 from splitplan.models.graph import number_problem
 
 PACKET_BITS = 1500 * 8
 """A line of a mahimahi trace is an opportunity to deliver one packet of so many bits."""
+
+GAP_CURE = "give gaps='hold' or gaps='dead', or max_gap_s"
+"""Ends the message about a gap; the command line has options for it."""
 
 Direction = Literal["up", "down"]
 Gaps = Literal["error", "hold", "dead"]
@@ -75,7 +79,9 @@ def channel(
     except OSError as e:
         raise DataError(f"cannot be read: {e.strerror}", where) from e
     except UnicodeDecodeError as e:
-        raise DataError(f"is not text ({e}); give a channel file", where) from e
+        raise DataError(
+            "is not text; give a channel's file: `time_s,rate_bps`, a mahimahi trace or a log", where
+        ) from e
     lines = text.splitlines()
     blank = next((i for i, line in enumerate(lines) if line.strip()), len(lines))
     if blank == len(lines):
@@ -92,9 +98,12 @@ def channel(
             except csv.Error as e:
                 raise DataError(f"is no CSV: {e}", where) from e
             return _steps(times, rates, where, called, max_gap_s, gaps)
+    if other := is_instead(path, of="a channel"):
+        raise DataError(other, where)
     raise DataError(
-        f"has the columns {', '.join(columns[:12])}; known are time_s,rate_bps (or rate_mbps); Timestamp,…,UL_bitrate,DL_bitrate "
-        "(G-NetTrack, kbit/s); timestamp,…,uplink_mbps,downlink_mbps; or a mahimahi trace: one whole number of ms a line",
+        f"begins {beginning(first)}; a channel's file begins with the header time_s,rate_bps (or "
+        "rate_mbps), with one that has Timestamp and UL_bitrate or DL_bitrate (G-NetTrack, kbit/s), or timestamp and uplink_mbps or downlink_mbps; "
+        "or it is a mahimahi trace: one whole number of ms a line",
         where,
     )
 
@@ -230,7 +239,7 @@ def _steps(times: np.ndarray, rates: np.ndarray, where: str, name: str, max_gap_
         _raise_some(
             [
                 f"a gap of {edges[i + 1] - edges[i]:g} s after second {edges[i] - edges[0]:g} (longest that passes: {widest:g} s); "
-                "give gaps='hold' or gaps='dead', or max_gap_s"
+                + GAP_CURE
                 for i in long
             ],
             where,

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from splitplan.errors import DataError, did_you_mean, raise_all
+from splitplan.models.files import beginning
 from splitplan.models.graph import LayerGraph
 
 COLUMNS = ("layer", "place", "clock_hz", "time_s", "spread_s", "samples", "method")
@@ -30,7 +31,10 @@ def from_csv(first: str, body: str, where: str) -> tuple[Any, pd.DataFrame]:
     try:
         header = json.loads(first.removeprefix("#"))
     except ValueError as e:
-        raise DataError(f"line 1 is no header of a splitplan profile, or is damaged ({e}); {expected}", where) from e
+        raise DataError(
+            f"line 1 is no header of a splitplan profile, or is damaged: it begins {beginning(first.rstrip())}; {expected}",
+            where,
+        ) from e
     # As text: float() reads back the very numbers that were written, and a layer may be called "NA" or "007". The empty
     # first line stands for the header, so that pandas counts lines as an editor does.
     table = pd.read_csv(io.StringIO("\n" + body, newline=""), dtype=str, keep_default_na=False)

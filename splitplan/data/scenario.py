@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from splitplan.models.graph import number_problem
 
 Kind = Literal["poisson", "periodic", "bursty", "recorded"]
 KINDS: tuple[str, ...] = get_args(Kind)
+
+ROUNDING = 1e-9
+"""Of a slot: 0.3 s are the third slot's end where a slot is 0.1 s, though their quotient is a little less than 3."""
 
 
 @dataclass(frozen=True)
@@ -131,21 +135,28 @@ def recorded(times_s: Iterable[float] | str | os.PathLike[str]) -> Arrivals:
         raise DataError(f"cannot be read: {e.strerror}", where) from e
     except UnicodeDecodeError as e:
         raise DataError(f"is not text ({e}); give seconds, one a line", where) from e
-    found, problems = [], []
+    found: list[float] = []
+    problems: list[str] = []
     for number, line in enumerate(lines, 1):
         cell = line.partition(",")[0].strip()
         if not cell or (number == 1 and cell in ("arrive_s", "time_s")):
             continue
         try:
-            found.append(float(cell))
+            now = float(cell)
         except ValueError:
             problems.append(f"line {number}: {cell[:40]!r} is no number of seconds")
+            continue
+        if not 0 <= now < math.inf:
+            problems.append(f"line {number}: {cell[:40]} is no time from 0 on; give seconds since the beginning")
+            continue
+        if found and now < found[-1]:
+            problems.append(f"line {number}: {now:g} s is before {found[-1]:g} s of a line above; give ascending times")
+        found.append(max(now, found[-1]) if found else now)
     more = len(problems) - 20
     raise_all(problems[:20] + ([f"… and {more} more"] if more > 0 else []), where)
-    try:
-        return Arrivals("recorded", times_s=tuple(found))
-    except DataError as e:
-        raise DataError(e.problems, where) from e
+    if not found:
+        raise DataError("holds no times; give seconds, one a line", where)
+    return Arrivals("recorded", times_s=tuple(found))
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +252,7 @@ class Scenario:
         """Frames and rates slot by slot; a last slot that is not full counts as one."""
         duration = self.seconds(slot_s)
         self._check_channel(duration)
-        count = self.slots or max(1, round(np.ceil(duration / slot_s - 1e-9)))
+        count = self.slots or max(1, round(np.ceil(duration / slot_s - ROUNDING)))
         arrive = self.arrive_s(slot_s)
-        at = np.minimum((arrive / slot_s).astype(int), count - 1)
+        at = np.minimum(np.floor(arrive / slot_s + ROUNDING).astype(int), count - 1)
         return Slotted(np.bincount(at, minlength=count), self.channel.mean_rate(slot_s, count), arrive)

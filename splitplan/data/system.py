@@ -15,7 +15,7 @@ from splitplan.data.device import Device, unknown_fields
 from splitplan.data.link import Link, Radio
 from splitplan.data.way import Way, over_pair, over_shared, over_star
 from splitplan.errors import DataError, SplitplanError, raise_all
-from splitplan.models.files import write_whole
+from splitplan.models.files import is_instead, write_whole
 
 SKELETON = """\
 [places.device]              # `from` takes a catalogue entry; or give name = "…" and the fields of splitplan.Device
@@ -207,7 +207,7 @@ class System:
         except OSError as e:
             raise DataError(f"cannot be read: {e.strerror}", str(path)) from e
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-            raise DataError(f"is not valid TOML: {e}", str(path)) from e
+            raise DataError(is_instead(path, of="a system") or f"is not valid TOML: {e}", str(path)) from e
         problems: list[str] = [
             f"unknown table {k!r}; known: medium, places, links" for k in data if k not in ("medium", "places", "links")
         ]

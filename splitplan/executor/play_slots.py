@@ -16,7 +16,7 @@ from splitplan.executor.frames import FrameRecord
 from splitplan.executor.play import check_scene, hand_over, items_of
 from splitplan.executor.slots import SlotDriver
 from splitplan.executor.stages import stages_of
-from splitplan.formulations.in_time import check_deadline
+from splitplan.formulations.in_time import check_limits
 from splitplan.formulations.solution import Solution
 from splitplan.formulations.stationary import StationaryBound
 from splitplan.policies.result import Result
@@ -69,7 +69,7 @@ def play_slots(
     check_scene(scene)
     tau = driver.control.slot_s
     slotted = scene.slotted(tau)
-    check_deadline(driver.control, slotted.rate_bps)
+    check_limits(driver.control, slotted.rate_bps)
     tell("what no policy can be below")
     stationary = StationaryBound(driver.control, scene, slotted)
     bound = stationary.solve()  # says at once when nobody can carry the load
@@ -115,7 +115,7 @@ def result_of(
 ) -> Result:
     """The result of slots that were played."""
     assert stationary.slotted is not None
-    result = Result(
+    return Result(
         driver.policy,
         scene,
         True,
@@ -131,11 +131,6 @@ def result_of(
         notes=(*notes, *getattr(driver.policy, "notes", ()), *notes_of(answered)),
         stages=stages_of(driver.control, driver._numbers, answered),
     )
-    certificate = result.certificate
-    if bound is not None and certificate is not None and certificate < -1e-6 * abs(bound.bound or 1.0):
-        said = "the certificate is negative: what was done took less than the profile says, and the bound is of the profile"
-        result = replace(result, notes=(*result.notes, said))
-    return result
 
 
 def so_far(app: App, driver: SlotDriver, scene: Scenario, begin_s: float) -> Result | None:

@@ -73,6 +73,8 @@ class SlotDriver:
             )
         self.policy, self.control, self.name = policy, policy.control, policy.name
         assert self.control.cuts is not None
+        # Of the levels that the policy may choose: they say what a bit takes at least.
+        self._own = self.control.at(self.control.state, levels=getattr(policy, "levels", None))
         self._numbers = sorted(set(getattr(policy, "cuts", None) or range(len(self.control.cuts))))
         self.plans: tuple[SplitPlan, ...] = tuple(self.control.cuts.plan(k) for k in self._numbers)
         self._estimator = RateEstimator(delay_s=self.control.system.link.up_delay_s)
@@ -355,7 +357,7 @@ class SlotDriver:
             came = self._asked if i == 0 else np.zeros(3)  # a slot's frames may have cuts of their own
             _, uplink_bits, server_s = left(control, state, replace(done, frames=0)) + came
             work = {"device_s": state.device_s, "uplink_bits": float(uplink_bits), "server_s": float(server_s)}
-            state = control.after(state, done, energy_j=energy / slots, busy_s=busy_s / slots, **work)
+            state = self._own.after(state, done, energy_j=energy / slots, busy_s=busy_s / slots, **work)
         return state
 
     def _settle_late(self) -> None:

@@ -1,4 +1,4 @@
-"""What a frame takes at least by a slotted control's choices, and deadlines that none of them meets. Plain arithmetic; solves nothing."""
+"""What a frame takes at least by a slotted control's choices, and deadlines and power caps that none of them meets. Plain arithmetic; solves nothing."""
 
 from __future__ import annotations
 
@@ -48,8 +48,36 @@ def least_own_s(
     return float(np.where(within, seconds, np.inf)[np.ix_(*some)].min())
 
 
-def check_deadline(control: SlotControl, rates_bps: np.ndarray) -> None:
-    """Raise where a deadline can be met at no rate of a channel: each frame would be refused.
+def check_cap(control: SlotControl) -> None:
+    """Raise where a power cap lets no cut be served, whatever the channel.
+
+    Parameters
+    ----------
+    control : SlotControl
+
+    Raises
+    ------
+    InfeasibleError
+        Names the least that device and radio draw.
+    """
+    if control.power_cap_w is None:
+        return
+    c, most = control.choices, control.power_cap_w * (1 + TOLERANCE)
+    idle_w, slowest_w, sends_w = float(c.power_w[0]), float(c.power_w[1:].min()), c.radio.base_w
+    head, bits = c.works[:, 0] > 0, c.works[:, 1] > 0
+    if (((slowest_w <= most) | ~head) & ((idle_w + sends_w <= most) | ~bits)).any():
+        return
+    text = (
+        f"power_cap_w={control.power_cap_w:g}: the device draws {idle_w:.4g} W when idle and at least {slowest_w:.4g} W when it computes; to send takes at "
+        f"least {sends_w:.4g} W more than idle"
+    )
+    raise InfeasibleError(
+        f"no cut can be served within the power cap, so no frame ever would be:\n  - {text}\nGive a higher cap", (text,)
+    )
+
+
+def check_limits(control: SlotControl, rates_bps: np.ndarray) -> None:
+    """Raise where a deadline can be met at no rate of a channel, or nothing can be served within a power cap: no frame ever would be.
 
     Parameters
     ----------
@@ -60,8 +88,9 @@ def check_deadline(control: SlotControl, rates_bps: np.ndarray) -> None:
     Raises
     ------
     InfeasibleError
-        Names the least that is possible.
+        Names the least that is possible; likewise for a power cap that lets no cut be served.
     """
+    check_cap(control)
     if control.deadline_s is None:
         return
     best = float(np.max(rates_bps))

@@ -63,7 +63,8 @@ def weight_doubts(control: SlotControl, seconds: float, grown: bool) -> list[str
             f"{_rough(control.V * control.slot_s / most)}"
         )
         return [text]
-    if grown and least is not None and least > seconds:
+    # Where frames' own seconds decide (a deadline, latency's weight), they force dearer clocks on whatever waits.
+    if grown and least is not None and least > seconds and not control.timed:
         text = (
             f"V = {control.V:g} s²/J is so large that no dearer clock is chosen before {least:.3g} s of work wait, and the run is {seconds:g} s: it shows how the "
             f"backlog grows, not what the policy needs in the long run; with V = {_rough(control.V * 0.1 * seconds / least)} that is a tenth of the run"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -131,6 +131,7 @@ class SlotControl(Formulation):
     state: SlotState = field(default_factory=SlotState)
     choices: Choices = field(init=False, repr=False)
     device_j: float | None = field(init=False, repr=False, default=None)
+    bit_levels: tuple[int, ...] | None = field(init=False, repr=False, default=None)
 
     kind: ClassVar[str] = "slot-control"
 
@@ -183,11 +184,15 @@ class SlotControl(Formulation):
         """Numbers of frames that may be admitted."""
         return tuple(range(int(self.state.frames) + 1)) if self.admits else (int(self.state.frames),)
 
+    def bit_j(self, rate_bps: Any) -> Any:
+        """The least joules that a bit takes on an uplink that carries so much, at the levels that whoever decides may choose."""
+        return self.choices.bit_j(rate_bps, self.bit_levels)
+
     def place_held(self, state: Any) -> tuple[Any, Any]:
         """Place-holders of device and uplink as prices, in a state or in many: V times the least joules of a second of work, and of a bit up to now."""
         if not self.place_holders:
             return 0.0, 0.0
-        weight, now = self.V * self.weights["energy"], self.choices.bit_j(state.rate_bps)
+        weight, now = self.V * self.weights["energy"], self.bit_j(state.rate_bps)
         least = now if state.least_bit_j is None else np.minimum(now, state.least_bit_j)
         device_j = self.choices.least_j if self.device_j is None else self.device_j
         return weight * device_j, weight * np.where(np.isfinite(least), least, 0.0)[()]
@@ -446,12 +451,33 @@ class SlotControl(Formulation):
             raise SolverError(f"unknown slot parameters {', '.join(unknown)}; known: {', '.join(self.slot_parameters)}")
         return self.at(replace(self.state, **slot))
 
-    def at(self, state: SlotState, *, place_holders: bool | None = None, device_j: float | None = None) -> SlotControl:
-        """The same problem in a given state; without place-holders, or where a second of the device's work takes so much. Nothing else is looked at again."""
+    def at(
+        self,
+        state: SlotState,
+        *,
+        place_holders: bool | None = None,
+        device_j: float | None = None,
+        levels: Sequence[int] | None = None,
+    ) -> SlotControl:
+        """The same problem in a given state. Nothing else is looked at again, but for the place-holders, where they are to be others.
+
+        Parameters
+        ----------
+        state : SlotState
+        place_holders : bool, optional
+        device_j : float, optional
+            The least joules of a second of the device's work, for whoever may not choose all clocks.
+        levels : sequence of int, optional
+            Those that may be chosen, which say what a bit takes at least.
+        """
         made = object.__new__(SlotControl)
         kept = {k: v for k, v in self.__dict__.items() if k in self.__dataclass_fields__}
         there = self.place_holders if place_holders is None else place_holders
         made.__dict__.update(
-            kept, state=state, place_holders=there, device_j=self.device_j if device_j is None else device_j
+            kept,
+            state=state,
+            place_holders=there,
+            device_j=self.device_j if device_j is None else device_j,
+            bit_levels=self.bit_levels if levels is None else tuple(levels),
         )
         return made

@@ -68,7 +68,7 @@ def choice_problems(control: SlotControl, cut: object, frames: object, clock: ob
         may = (
             f"give 0 to {arrive}"
             if control.admits
-            else f"all must be admitted by this control: give state.frames, or refuse some by control.at(replace(state, frames={frames!r}))"
+            else f"and this control admits all of them: give {arrive}; only one with throughput_min_hz or mode='max-throughput' may refuse some"
         )
         found.append(f"frames is {frames!r}; {arrive} arrive in this slot, {may}")
     return found

@@ -90,10 +90,10 @@ class Choices:
         """The least joules above idle that a second of the device's work takes, over all clocks."""
         return self.least_j_of(range(len(self.speed)))
 
-    def bit_j(self, rate_bps: Any) -> Any:
-        """The least joules that a bit takes at any level, on an uplink that carries so much, or on many; inf on a dead one."""
+    def bit_j(self, rate_bps: Any, levels: Sequence[int] | None = None) -> Any:
+        """The least joules that a bit takes at any level, or at some, on an uplink that carries so much, or on many; inf where none sends."""
         channel = np.asarray(rate_bps, float)[..., None]
-        rates = channel * self.levels[1:]
+        rates = channel * (self.levels if levels is None else self.levels[list(levels)])
         with np.errstate(divide="ignore", invalid="ignore"):
             each = np.where(rates > 0, sending_w(self.radio, rates, channel) / rates, np.inf)
         return each.min(axis=-1)[()]

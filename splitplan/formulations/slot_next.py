@@ -135,9 +135,7 @@ def after(
         active_w = float(control.choices.active_w[clock_of(control, plan.clock_hz)])
         began = control.thermal.ambient_c if now is None else now
         found["temperature_c"] = control.thermal.after(began, idle_w + active_w * busy_s / tau, tau)
-    seen_j = min(
-        float(control.choices.bit_j(state.rate_bps)), math.inf if state.least_bit_j is None else state.least_bit_j
-    )
+    seen_j = min(float(control.bit_j(state.rate_bps)), math.inf if state.least_bit_j is None else state.least_bit_j)
     found["least_bit_j"] = seen_j if seen_j < math.inf else None
     if plan.frames:
         found["last_cut"] = plan.cut

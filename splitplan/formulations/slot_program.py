@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import cvxpy as cp
 
+from splitplan.errors import DataError
+
 if TYPE_CHECKING:
     from splitplan.formulations.slot_continuous import Regime, SlotContinuous
+
+DENSEST = 300.0
+"""Bits per second and hertz, at most: some 15 are possible, and some 500 make what the radio's curve is worked out with overflow."""
 
 
 @dataclass
@@ -129,10 +134,21 @@ def shannon(problem: SlotContinuous) -> tuple[float, float]:
     """(A, ρ) of the radio's a R (2^(μ/W) − 1)/(2^(R/W) − 1) = A (2^(μ/W) e^−ρ − e^−ρ), ρ = R ln 2 / W: nothing overflows.
 
     Both are 0 of an affine radio and on a dead link.
+
+    Raises
+    ------
+    DataError
+        At more bits per second and hertz than can be told apart from an affine radio with a wall at R: e^ρ overflows where it is needed.
     """
     radio, rate = problem.control.choices.radio, problem.control.state.rate_bps
     if radio.bandwidth_hz is None or rate <= 0:
         return 0.0, 0.0
+    if rate > DENSEST * radio.bandwidth_hz:
+        raise DataError(
+            f"the uplink carries {rate:g} bit/s over bandwidth_hz={radio.bandwidth_hz:g}, {rate / radio.bandwidth_hz:.4g} bit/s per hertz, and no radio carries "
+            f"more than some 15; the continuous slot takes at most {DENSEST:g}. Give the bandwidth in hertz, or a SlotControl, which has a grid",
+            "SlotContinuous",
+        )
     rho = rate / radio.bandwidth_hz * math.log(2)
     return float(radio.up_w_per_bps * rate / -math.expm1(-rho)), rho
 

@@ -289,7 +289,8 @@ class Solution:
             f"  audited by  {self.audit.by}: {self.audit.objective:.6g} {self.unit}, {len(self.audit.violations)} violations",
         ]
         lines += [f"  rung        {r.solver}: {'used' if r.used else 'passed over'}; {r.reason}" for r in self.rungs]
-        lines += ["  " + ", ".join(f"{k} {v:.4g}" for k, v in self.terms.items())] if self.terms else []
+        told = ", ".join(f"{k} {v:.4g}" for k, v in self.terms.items())
+        lines += [f"  {'a slot' if self.unit.endswith('a slot') else 'terms':<11} {told}"] if self.terms else []
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from splitplan.data.names import clock_name, shares
 from splitplan.data.scenario import Scenario, Slotted
 from splitplan.data.stored import Stored
-from splitplan.errors import SolverError, raise_all
+from splitplan.errors import InfeasibleError, SolverError, raise_all
 from splitplan.formulations.base import Formulation
 from splitplan.formulations.costs import sending_w
 from splitplan.formulations.plausible import unit_doubts
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from splitplan.formulations.solution import Solution
 
 RESOURCES = ("device", "uplink", "server")
+UNITS = ("s", "bits", "s")
+"""Of their work."""
 
 MOST_STATES = 5_000
 """Most distinct rates of the LP that is written out; the solver by columns takes any number."""
@@ -58,6 +60,8 @@ class StationaryPlan(Stored):
         The most frames a second that any policy carries.
     binding : dict of str to float
         What binds at that load (``device, uplink, server, power``), as parts that add up to 1.
+    radio_bps : tuple of float
+        What it sends on average while it follows each price of ``radio``.
     """
 
     cut_frames: tuple[float, ...]
@@ -67,25 +71,28 @@ class StationaryPlan(Stored):
     clock_hz: tuple[float, ...] = ()
     capacity_hz: float | None = None
     binding: dict[str, float] = field(default_factory=dict)
+    radio_bps: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         cuts = self.cuts or tuple(f"cut {k}" for k in range(len(self.cut_frames)))
         clocks = tuple(map(clock_name, self.clock_hz)) or tuple(f"clock {f}" for f in range(len(self.clock_share)))
         off = max(0.0, 1.0 - sum(self.clock_share))
-        sends = (
-            "silent"
-            if not p
-            else "all that it can carry"
-            if p >= ANY_PRICE
-            else f"whatever costs at most {p:.4g} J/bit"
-            for _, p in self.radio
-        )
+        sends = map(sends_so, (p for _, p in self.radio), self.radio_bps or (None,) * len(self.radio))
         told = [
             f"frames: {shares(cuts, self.cut_frames)}",
             f"device: {shares((*clocks, 'off'), (*self.clock_share, off))}",
             f"uplink: {shares(sends, (s for s, _ in self.radio))}",
         ]
         return "; ".join(told)
+
+
+def sends_so(price: float, rate_bps: float | None) -> str:
+    """How a radio sends that takes bits up to a price (J/bit), for people; with the mean rate that comes of it, where that is known."""
+    if not price or rate_bps == 0:
+        return "silent"
+    mean = "" if rate_bps is None else f", {rate_bps / 1e6:.3g} Mbit/s on average"
+    which = "all that it can carry" if price >= ANY_PRICE else f"when a bit costs at most {price:.3g} J"
+    return which + mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,11 +110,15 @@ class StationaryBound(Formulation):
     (7) E ≤ τ P_avg;  U ≤ (1/T) Σ_t ln(1 + A_t), U ≤ ln(1 + Σ_k y_k): what ln(1 + n) can be on average, by concavity
 
     Any policy on this path, one that knows the future too, has means that meet (2) to (4) up to what is left over: work admitted less work
-    done is Q_i(T) − Q_i(0). So with the prices π of (2) to (4), by weak duality (Neely 2010, ch. 4, on the path's own frequencies),
+    done is Q_i(T) − Q_i(0). So with the prices π of (2) to (4) and π_E of the budget in (7), by weak duality (Neely 2010, ch. 4, on the
+    path's own frequencies),
 
-        mean penalty ≥ p* − Σ_i π_i (Q_i(T) − Q_i(0)) / T − π_F (frames that (6) asks − frames admitted)⁺
+        mean penalty ≥ p* − Σ_i π_i (Q_i(T) − Q_i(0)) / T − π_F (frames that (6) asks − frames admitted)⁺ − π_E (E − τ P_avg)⁺
 
-    (π_F what a frame costs at these prices; the last term is 0 but where a run refused frames that it was to carry), of which `certificate` is the difference of the two sides. What couples clock, rate and cut within a slot (a deadline, the power cap, the
+    of which `certificate` is the difference of the two sides. π_F is what a frame costs at these prices; its term is 0 but where a run
+    refused frames that it was to carry. The last term is 0 but where a run spent more than its budget. It would be a bound without the ⁺ as
+    well, and a higher one for a run that spends less; but then a run that saves what it need not is held against others that do, and no
+    longer against the best that the budget allows. What couples clock, rate and cut within a slot (a deadline, the power cap, the
     thermal limit, changes) and the limit on the mean own latency are left out, and L_k is at the top clock and the best slot's full
     rate. So the bound holds with them as well, and may be further away. There is no quantization: every slot has its own rate.
 
@@ -190,6 +201,16 @@ class StationaryBound(Formulation):
         """Frames that must be admitted, a slot."""
         return self.control.slot_s * (self.control.throughput_min_hz or 0.0) if self.control.admits else self.arriving
 
+    @property
+    def too_few(self) -> str | None:
+        """That fewer frames arrive than (6) asks, as people read it; None where enough do."""
+        if self.least_frames <= self.arriving * (1 + LOOSE):
+            return None
+        return (
+            f"throughput_min_hz={self.control.throughput_min_hz:g}: only {self.arriving / self.control.slot_s:.4g} frames/s arrive, so no policy can "
+            "admit as many; give a lower limit"
+        )
+
     def radio(self, price: float) -> tuple[float, float]:
         """Mean bits and joules of a slot whose radio takes the level of least watts − price · bit/s."""
         rates, share = self.states
@@ -217,8 +238,8 @@ class StationaryBound(Formulation):
             "energy_j": float(energy),
             "power_w": float(energy) / tau,
             "frames_hz": float(y.sum()) / tau,
-            **{f"{name}_used": float(asked[i]) for i, name in enumerate(RESOURCES)},
-            **{f"{name}_done": float(served[i]) for i, name in enumerate(RESOURCES)},
+            **{f"{name}_used_{UNITS[i]}": float(asked[i]) for i, name in enumerate(RESOURCES)},
+            **{f"{name}_done_{UNITS[i]}": float(served[i]) for i, name in enumerate(RESOURCES)},
         }
 
     def violations(self, plan: StationaryPlan) -> list[str]:
@@ -230,9 +251,9 @@ class StationaryBound(Formulation):
                 broken.append(f"{what}: shares add up to {sum(values)!r}")
         terms = self.evaluate(plan)
         broken += [
-            f"{name}: {terms[f'{name}_used']:.9g} is asked a slot, {terms[f'{name}_done']:.9g} is done"
-            for name in RESOURCES
-            if terms[f"{name}_used"] > terms[f"{name}_done"] * (1 + LOOSE) + 1e-12
+            f"{name}: {terms[f'{name}_used_{unit}']:.9g} {unit} are asked a slot, {terms[f'{name}_done_{unit}']:.9g} are done"
+            for name, unit in zip(RESOURCES, UNITS, strict=True)
+            if terms[f"{name}_used_{unit}"] > terms[f"{name}_done_{unit}"] * (1 + LOOSE) + 1e-12
         ]
         frames = sum(plan.cut_frames)
         if not self.least_frames * (1 - LOOSE) <= frames <= self.arriving * (1 + LOOSE):
@@ -250,11 +271,11 @@ class StationaryBound(Formulation):
         joule = self.control.weights["energy"] + max(0.0, float(duals.get("power", 0.0)))
         return float((c.works @ price + joule * c.receive_j + self.frame_penalty).min())
 
-    def certificate(self, mean_penalty: float, left: Any, solution: Any, admitted: float) -> float:
+    def certificate(self, mean_penalty: float, left: Any, solution: Any, admitted: float, energy_j: float) -> float:
         """How far a run's mean penalty is above what no policy can be below: never negative, but for rounding.
 
         A run that admitted fewer frames than (6) asks is held against the bound for those that it did admit: the Lagrangian is linear in
-        the frames, at `frame_price` each.
+        the frames, at `frame_price` each. One that spent more than the budget of (7) is held against the bound for what it spent.
 
         Parameters
         ----------
@@ -266,10 +287,15 @@ class StationaryBound(Formulation):
             Of this problem.
         admitted : float
             Frames a slot that were admitted.
+        energy_j : float
+            Joules a slot that were spent.
         """
         debt = sum(solution.duals[name] * float(q) for name, q in zip(RESOURCES, left, strict=True))
         short = max(0.0, self.least_frames - admitted) * self.frame_price(solution.duals)
-        return float(mean_penalty - (solution.bound - debt / self.slots - short))
+        budget = self.control.power_budget_w
+        over = 0.0 if budget is None else max(0.0, energy_j - self.control.slot_s * budget)
+        spent = over * max(0.0, float(solution.duals["power"]))
+        return float(mean_penalty - (solution.bound - debt / self.slots - short - spent))
 
     # -- the declarative model -------------------------------------------------------------------------
 
@@ -277,6 +303,8 @@ class StationaryBound(Formulation):
         """The LP over the distinct rates, as a Pyomo model."""
         from splitplan.formulations import stationary_model
 
+        if self.too_few is not None:
+            raise InfeasibleError(self.too_few, (self.too_few,))
         if len(self.states[0]) > MOST_STATES:
             raise SolverError(
                 f"the channel has {len(self.states[0])} distinct rates, too many to write out (at most {MOST_STATES}); "
@@ -348,8 +376,14 @@ class StationaryBound(Formulation):
         most = (tau * float(self.control.choices.speed.max()), self.radio(ANY_PRICE)[0], tau)
         units = ("J/s", "J/bit", "J/s") if self.unit == "J a slot" else ("a s", "a bit", "a s")
         rows = [
-            (name, terms[f"{name}_used"] / full if full else 0.0, float(duals[name]), unit, plan.binding.get(name, 0.0))
-            for name, full, unit in zip(RESOURCES, most, units, strict=True)
+            (
+                name,
+                terms[f"{name}_used_{of}"] / full if full else 0.0,
+                float(duals[name]),
+                unit,
+                plan.binding.get(name, 0.0),
+            )
+            for name, of, full, unit in zip(RESOURCES, UNITS, most, units, strict=True)
         ]
         if (budget := self.control.power_budget_w) is not None:
             used = terms["power_w"] / budget
@@ -359,7 +393,9 @@ class StationaryBound(Formulation):
     @property
     def unit(self) -> str:
         """Joules a slot, or what V weighs."""
-        return "J a slot" if [k for k, v in self.control.weights.items() if v] == ["energy"] else "penalty a slot"
+        return (
+            "J a slot" if {k: v for k, v in self.control.weights.items() if v} == {"energy": 1.0} else "penalty a slot"
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """The states: one row a distinct rate, with its share of the slots."""

@@ -110,7 +110,8 @@ def constraint_frames(m: pyo.ConcreteModel, problem: StationaryBound) -> None:
         m.frames = pyo.Constraint(expr=frames == 1, doc="frames")
         return
     m.frames = pyo.Constraint(expr=frames <= 1, doc="frames")
-    m.least = pyo.Constraint(expr=frames >= problem.least_frames / problem.arriving, doc="least frames")
+    share = problem.least_frames / problem.arriving if problem.least_frames else 0.0
+    m.least = pyo.Constraint(expr=frames >= share, doc="least frames")
 
 
 def objective(m: pyo.ConcreteModel, problem: StationaryBound, energy: Any) -> None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 TABLES = (".csv", ".parquet")
 """Suffixes of tables."""
 
+MOST_SHOWN = 60
+"""Characters of a file's line in a message."""
+
 _READERS = {
     "splitplan.SplitPlan": "a plan; read it with SplitPlan.read",
     "splitplan.AllocationPlan": "a plan of a RateAllocation; read it with AllocationPlan.read",
@@ -89,6 +92,11 @@ def check_schema(data: Mapping[str, Any], kind: str, schema: int, where: str) ->
         )
 
 
+def beginning(line: str) -> str:
+    """A file's line as a message has it: quoted, its first 60 characters."""
+    return repr(line if len(line) <= MOST_SHOWN else line[: MOST_SHOWN - 1] + "…")
+
+
 def is_instead(path: str | os.PathLike[str], of: str = "") -> str:
     """``is a plan; read it with …`` for a file that is known to be something of ours, but not ``of``; empty for any other."""
     found = _what(path)
@@ -108,6 +116,8 @@ def _what(path: str | os.PathLike[str]) -> str:
     text = start.decode("utf-8", errors="replace")
     if re.search(r"^\s*\[places\.", text, re.MULTILINE):
         return "a system; read it with System.read"
+    if re.match(r"\ufeff?\s*time_s,\s*rate_m?bps\b", text):
+        return "a channel; read it with splitplan.channel"
     body = text.split("\n", 1)[0].removeprefix("#") if text.startswith("# {") else text
     try:
         kind = json.loads(body).get("kind")

@@ -7,6 +7,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.lines import Line2D
 
 from splitplan.errors import DataError
 from splitplan.plots.style import (
@@ -27,6 +28,7 @@ from splitplan.plots.table import SHADES
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -78,9 +80,12 @@ def plot_curve(table: pd.DataFrame, *, title: str = "") -> Figure:
         ax.margins(x=0.12, y=0.15)
     first = figure.axes[0]
     first.set_ylabel("mean power (W)", fontsize=8)
-    entries = {
+    entries: dict[str, Artist] = {
         label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
+    if not bounded:
+        why = "no run carries the load" if not carried.any() else "the least power for these runs' work is not known"
+        entries[f"no bound is drawn: {why}"] = Line2D([], [], linestyle="none")
     if entries:
         figure.legend(
             handles=list(entries.values()),

@@ -6,9 +6,9 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.patches import Patch
+from matplotlib.lines import Line2D
 
-from splitplan.plots.style import DEVICE, INK, SERVER, WIDTH, need, new_figure, tidy
+from splitplan.plots.style import DEVICE, INK, WIDTH, need, new_figure, tidy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def plot_bound(powers: pd.DataFrame, loads: pd.DataFrame, *, title: str = "") -> Figure:
-    """Draw the mean power by what is decided; beside it each resource's load with its price, and what binds.
+    """Draw the mean power by what is decided; beside it each resource's load with its price; below what binds where the load is greatest.
 
     Parameters
     ----------
@@ -38,21 +38,32 @@ def plot_bound(powers: pd.DataFrame, loads: pd.DataFrame, *, title: str = "") ->
     bars = left.barh(powers["what"], watts, 0.6, color=DEVICE, alpha=0.75, linewidth=0)
     left.bar_label(bars, [f"{w:.3g} W ({w / watts.sum():.0%})" for w in watts], padding=3, fontsize=7)
     left.set_xlabel(f"mean power (W), {watts.sum():.4g} in all", fontsize=8)
-    shades = [SERVER if part > 0 else DEVICE for part in binding]
-    bars = right.barh(loads["resource"], 100 * used, 0.6, color=shades, alpha=0.75, linewidth=0)
-    told = [
-        (f"{u:.0%}; {p:.3g} {unit}" if p > 0 else f"{u:.0%}; nothing") + (f"\n{b:.0%} of the limit" if b > 0 else "")
-        for u, p, unit, b in zip(used, loads["price"], loads["unit"], binding, strict=True)
-    ]
-    right.bar_label(bars, told, padding=3, fontsize=7, color=INK)
-    right.set_xlabel("used, of all that it can do (%);\nbeside it what more is worth", fontsize=8)
-    for ax, most in ((left, np.nanmax(watts)), (right, 100 * np.nanmax(used))):
-        ax.set_xlim(0, 1.9 * most or 1.0)
+    left.set_xlim(0, 1.9 * np.nanmax(watts) or 1.0)
+    right.barh(loads["resource"], 100 * used, 0.6, color=DEVICE, alpha=0.75, linewidth=0)
+    right.axvline(100, color=INK, linewidth=0.6)
+    for row, (u, price, unit) in enumerate(zip(used, loads["price"], loads["unit"], strict=True)):
+        worth = f"more is worth {price:.3g} {unit}" if price > 0 else "more is worth nothing"
+        right.text(104, row, f"{u:.0%} used\n{worth}", fontsize=7, color=INK, va="center")
+    right.set_xlim(0, 300)
+    right.set_xticks([0, 50, 100])
+    right.set_xlabel("used at this load (%)\n100: top clock, full rate", fontsize=8, loc="left")
+    for ax in (left, right):
         ax.invert_yaxis()
         tidy(ax, None)
     if (binding > 0).any():
-        patch = Patch(color=SERVER, alpha=0.75, linewidth=0, label="binds where no policy carries more frames")
-        figure.legend(handles=[patch], fontsize=6.5, frameon=False, loc="outside lower right")
+        parts = ", ".join(
+            f"{name} ({part:.0%})" for name, part in zip(loads["resource"], binding, strict=True) if part > 0
+        )
+        told = f"Not at this load, but at the most frames that any policy carries, the limit is made by: {parts}"
+        figure.legend(
+            handles=[Line2D([], [], linestyle="none")],
+            labels=[told],
+            handlelength=0,
+            handletextpad=0,
+            fontsize=7,
+            frameon=False,
+            loc="outside lower left",
+        )
     if title:
         figure.suptitle(fill(title, 110), fontsize=9, x=0.01, ha="left")
     return figure

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from splitplan.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.path import Path
     from matplotlib.transforms import Bbox
 
 DEVICE, SERVER, UP, DOWN, INK, PALE = "#0072B2", "#D55E00", "#E69F00", "#F0E442", "#222222", "#BBBBBB"
+GREY = "#888888"
 PREDICTED, MEASURED = "#999999", "#0072B2"
 WIDTH = 7.0
 """Inches: the text width of a page."""
@@ -33,8 +37,15 @@ PLACES = (
     (-9, -9),
     (0, 14),
     (0, -14),
+    *(
+        (dx * far, dy * far)
+        for far in (14, 20, 28, 38)
+        for dx, dy in ((1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0))
+    ),
 )
 """Points to the right and up, from a point to its name: the first that is free is taken."""
+NEAR_PT = 9
+"""Up to so far no line leads from a point to its name."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -75,9 +86,10 @@ def logarithmic(axes: Axes, which: Literal["x", "y", "both"]) -> None:
 
 
 def name_points(axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str], what: str = "") -> None:
-    """Write a name beside each point, where it touches no other name and no point; one for which there is no such place is left out.
+    """Write a name beside each point, where it touches no other name, no mark and no line; farther off, a thin line leads to it.
 
-    Points on each other have their names in one text. The layout is worked out for it, so it comes after all else in the figure is there.
+    Where there is no such place a name may cross a line that is drawn; one that would touch a name or a mark is left out. Points on each
+    other have their names in one text. The layout is worked out for it, so it comes after all else in the figure is there.
 
     Parameters
     ----------
@@ -87,44 +99,79 @@ def name_points(axes: Axes, x: Sequence[float], y: Sequence[float], names: Seque
     what : str
         Stands before the names.
     """
-    from matplotlib.patheffects import withStroke
-    from matplotlib.transforms import Bbox
-
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()
     dot = 3.0 * figure.dpi / 72
     there: list[tuple[tuple[float, float], Bbox, list[str]]] = []
     for at, name in zip(zip(x, y, strict=True), names, strict=True):
-        px, py = axes.transData.transform(at)
-        box = Bbox.from_extents(px - dot, py - dot, px + dot, py + dot)
+        box = _around(axes.transData.transform(at), dot)
         same = next((held for _, other, held in there if _near(other, box, dot / 2)), None)
         if same is None:
             there.append((at, box, [name]))
         else:
             same.append(name)
     taken = [box for _, box, _ in there]
+    lines: list[Path] = []
+    for line in axes.lines:
+        path = line.get_transform().transform_path(line.get_path())
+        if line.get_linestyle() != "None":
+            lines.append(path.cleaned(remove_nans=True))
+        if line.get_marker() not in ("", "None", None):
+            taken += [_around(at, dot) for at in np.asarray(path.vertices) if np.isfinite(at).all()]
     for at, _, held in there:
-        for dx, dy in PLACES:
-            ha, va = {1: "left", 0: "center", -1: "right"}[_sign(dx)], {1: "bottom", 0: "center", -1: "top"}[_sign(dy)]
-            text = axes.annotate(
-                what + ", ".join(held),
-                at,
-                (dx, dy),
-                textcoords="offset points",
-                fontsize=6,
-                color=INK,
-                ha=ha,
-                va=va,
-                path_effects=[withStroke(linewidth=2, foreground="white")],
-            )
-            text.set_in_layout(False)
-            box, space = text.get_window_extent(), axes.bbox
-            inside = space.x0 <= box.x0 and box.x1 <= space.x1 and space.y0 <= box.y0 and box.y1 <= space.y1
-            if inside and not box.count_overlaps(taken):
-                taken.append(box)
-                break
-            text.remove()
+        name_point(axes, at, what + ", ".join(held), taken, lines)
+
+
+def name_point(axes: Axes, at: tuple[float, float], name: str, taken: list[Bbox], lines: Sequence[Path]) -> None:
+    """Write a name at the first place that is free, if there is one; what it takes up is added to ``taken``."""
+    from matplotlib.patheffects import withStroke
+    from matplotlib.text import Text
+
+    start = axes.transData.transform(at)
+    for crossed, (dx, dy) in [*((lines, place) for place in PLACES), *(((), place) for place in PLACES)]:
+        ha, va = {1: "left", 0: "center", -1: "right"}[_sign(dx)], {1: "bottom", 0: "center", -1: "top"}[_sign(dy)]
+        far = max(abs(dx), abs(dy)) > NEAR_PT
+        text = axes.annotate(
+            name,
+            at,
+            (dx, dy),
+            textcoords="offset points",
+            fontsize=6,
+            color=INK,
+            ha=ha,
+            va=va,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
+            if far
+            else None,
+        )
+        text.set_in_layout(False)
+        text.get_window_extent()  # works out where it stands; with its leading line, which is looked at apart
+        box, space = Text.get_window_extent(text), axes.bbox
+        inside = space.x0 <= box.x0 and box.x1 <= space.x1 and space.y0 <= box.y0 and box.y1 <= space.y1
+        leads = _between(start, np.clip(start, box.min, box.max)) if far else []
+        others = [other for other in taken if not other.contains(*start)]
+        if (
+            inside
+            and not box.count_overlaps(taken)
+            and not any(path.intersects_bbox(box, filled=False) for path in crossed)
+            and not any(piece.count_overlaps(others) for piece in leads)
+        ):
+            taken += [box, *leads]
+            return
+        text.remove()
+
+
+def _around(at: np.ndarray, most: float) -> Bbox:
+    from matplotlib.transforms import Bbox
+
+    return Bbox.from_extents(at[0] - most, at[1] - most, at[0] + most, at[1] + most)
+
+
+def _between(start: np.ndarray, end: np.ndarray) -> list[Bbox]:
+    """Small boxes along a line."""
+    return [_around(start + part * (end - start), 1.0) for part in np.linspace(0.2, 1.0, 9)]
 
 
 def _near(one: Bbox, other: Bbox, most: float) -> bool:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from splitplan.data.scenario import Scenario
-from splitplan.errors import DataError, InfeasibleError, raise_all
-from splitplan.formulations.slot import SlotControl
-from splitplan.formulations.solution import Solution
-from splitplan.formulations.stationary import StationaryBound
+from splitplan.errors import DataError, raise_all
 from splitplan.models.files import save_table
+from splitplan.policies.bounds import Bounds
 from splitplan.policies.result import Result, not_carried
+from splitplan.policies.told import OF_PROFILE, weight_of
 from splitplan.policies.widths import fitted
 
 if TYPE_CHECKING:
@@ -26,21 +25,18 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "run", "V", "power_w", "above_bound_w", "above_bound", "mean_latency_s", "p50_latency_s", "p95_latency_s", "frames_hz", "arriving_hz",
-    "refused", "unanswered", "undone", "due", "carried", "certificate", "unit",
+    "refused", "unanswered", "undone", "due", "carried", "certificate", "unit", "limits", "held", "broken", "kind",
 )  # fmt: skip
 """Of a comparison, a result: ``above_bound`` is a share of the least power for the work it did, ``certificate`` is in its own ``unit``;
-``undone`` of the ``due`` frames were not answered, so few that the load counts as ``carried``, or not."""
+``undone`` of the ``due`` frames were not answered, so few that the load counts as ``carried``, or not; ``limits`` on means, in words, whether all
+of them ``held``, and those that are ``broken``; ``kind``: live or simulated. V is NaN where none decides."""
 
 SHOWN = {
     "run": "run", "V": "V", "power_w": "power_w", "above_bound_w": "above_w", "above_bound": "above_%", "mean_latency_s": "mean_s",
     "p50_latency_s": "p50_s", "p95_latency_s": "p95_s", "frames_hz": "frames_hz", "refused": "refused", "unanswered": "unanswered",
-    "carried": "carried",
+    "carried": "carried", "held": "held",
 }  # fmt: skip
 """Columns that are printed, and what they are called there."""
-
-
-Bounds = dict[int, tuple[StationaryBound, Solution] | None]
-"""Of the energy alone, by the control's identity."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,14 +64,22 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """Who does not carry the load, a sentence each, and what follows; nothing where all do."""
+        """Who does not carry the load or keep its limits, a sentence each, and what follows; what live runs' bounds are of. Nothing where there is nothing."""
         rows = self.table[~self.table["carried"].astype(bool)]
+        refused = (rows["undone"] - rows["unanswered"]).tolist()
         found = [
-            f"{run!r} {not_carried(undone, due)}"
-            for run, undone, due in zip(rows["run"], rows["undone"], rows["due"], strict=True)
+            f"{run!r} {not_carried(undone, due, lost)}"
+            for run, undone, due, lost in zip(rows["run"], rows["undone"], rows["due"], refused, strict=True)
         ]
-        less = "power and latencies of a run that does not carry the load are of less work, and are not held against the bound"
-        return [*found, less] if found else []
+        if found:
+            found.append(
+                "power and latencies of a run that does not carry the load are of less work, and are not held against the bound"
+            )
+        broken = self.table[~self.table["held"].astype(bool)]
+        found += [f"{run!r}: {told}" for run, told in zip(broken["run"], broken["broken"], strict=True)]
+        if ((self.table["kind"] == "live") & self.table["above_bound_w"].notna()).any():
+            found.append(OF_PROFILE)
+        return found
 
     def plot(self) -> Figure:
         """Power with what no policy can be below, latency, frames a second: a row a result; pale where it does not carry the load."""
@@ -84,8 +88,11 @@ class Comparison:
         return plot_comparison(self.table, title=self.name)
 
     def __str__(self) -> str:
-        shown = self.table[list(SHOWN)].rename(columns=SHOWN).replace({"carried": {True: "yes", False: "NO"}})
+        some = [c for c in SHOWN if c != "held" or (self.table["limits"] != "").any()]
+        said = {True: "yes", False: "NO"}
+        shown = self.table[some].rename(columns=SHOWN).replace({"carried": said, "held": said})
         shown["above_%"] *= 100
+        shown["V"] = [f"{v:.4g}" if np.isfinite(v) else "" for v in shown["V"]]
         arriving = ", ".join(dict.fromkeys(f"{hz:.4g}" for hz in self.table["arriving_hz"]))
         head = f"{self.name}, {arriving} frames/s arrive; above_w: power above what no policy can be below for the same work"
         return "\n".join([head, fitted(shown, "run"), *(f"note: {text}" for text in self.notes)])
@@ -136,7 +143,7 @@ def compare(results: Iterable[Result] | Mapping[str, Result]) -> Comparison:
     )
     import pandas as pd
 
-    bounds: Bounds = {}
+    bounds = Bounds()
     rows = [_row(name, r, bounds) for name, r in zip(names, given, strict=True)]
     return Comparison(pd.DataFrame(rows, columns=list(COLUMNS)), given[0].scene.channel.name)
 
@@ -144,11 +151,11 @@ def compare(results: Iterable[Result] | Mapping[str, Result]) -> Comparison:
 def _names(results: list[Result]) -> list[str]:
     """What tells them apart: the policy's name, with V where that differs, with where it ran where that does."""
     names = [r.policy.name for r in results]
-    for more in (lambda r: f"V {r.policy.control.V:g}", lambda r: r.kind):
+    for more in (lambda r: "" if (v := weight_of(r.policy)) is None else f"V {v:g}", lambda r: r.kind):
         same = Counter(names)
         mine = [(n, more(r)) for n, r in zip(names, results, strict=True)]
         differs = {n for n in same if len({text for m, text in mine if m == n}) > 1}
-        names = [f"{n}, {text}" if n in differs else n for n, text in mine]
+        names = [f"{n}, {text}" if n in differs and text else n for n, text in mine]
     again = Counter(names)
     return [f"{n} ({i + 1})" if again[n] > 1 else n for i, n in enumerate(names)]
 
@@ -180,9 +187,10 @@ def _same_channel(one: Scenario, other: Scenario) -> bool:
 def _row(name: str, result: Result, bounds: Bounds) -> dict[str, Any]:
     above = _above_bound_w(result, bounds) if result.carried else np.nan
     undone, due = result.undone
+    weight = weight_of(result.policy)
     return {
         "run": name,
-        "V": result.policy.control.V,
+        "V": np.nan if weight is None else weight,
         "power_w": result.power_w,
         "above_bound_w": above,
         "above_bound": above / (result.power_w - above) if result.power_w > above else np.nan,
@@ -198,34 +206,16 @@ def _row(name: str, result: Result, bounds: Bounds) -> dict[str, Any]:
         "carried": result.carried,
         "certificate": np.nan if result.certificate is None else result.certificate,
         "unit": "" if result.bound is None else result.bound.unit,
+        "limits": "; ".join(map(str, result.limits)),
+        "held": all(x.held for x in result.limits),
+        "broken": "; ".join(str(x) for x in result.limits if not x.held),
+        "kind": result.kind,
     }
 
 
 def _above_bound_w(result: Result, bounds: Bounds) -> float:
     """Mean power less the least that any policy needs for the work done; NaN without a bound."""
-    control, tau = result.policy.control, result.policy.control.slot_s
     if result.bound is None or result.stationary is None or result.certificate is None:
         return np.nan
-    if result.bound.unit == "J a slot" and control.throughput_min_hz is None and control.power_budget_w is None:
-        return result.certificate / tau
-    if id(control) not in bounds:
-        bounds[id(control)] = _least_energy(control, result.stationary)
-    if (found := bounds[id(control)]) is None:
-        return np.nan
-    problem, solution = found
-    above = problem.certificate(
-        result.sums["energy_j"] / result.slots, result.left, solution, result.sums["admitted"] / result.slots
-    )
-    return above / tau
-
-
-def _least_energy(control: SlotControl, stationary: StationaryBound) -> tuple[StationaryBound, Solution] | None:
-    """The bound of the energy alone; None where not all frames can be carried: then none is known for the work that was done."""
-    plain = replace(
-        control, mode="min-energy", power_budget_w=None, throughput_min_hz=None, latency_limit_s=None, deadline_s=None
-    )
-    problem = StationaryBound(plain, stationary.scene, stationary.slotted)
-    try:
-        return problem, problem.solve()
-    except InfeasibleError:
-        return None
+    admitted = result.sums["admitted"] / result.slots
+    return bounds.above_w(result.stationary, result.bound, result.power_w, result.left, admitted, result.certificate)

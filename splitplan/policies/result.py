@@ -12,13 +12,13 @@ import numpy as np
 
 from splitplan.data.names import clock_name, level_name, shares
 from splitplan.data.scenario import Scenario
-from splitplan.formulations.in_time import why_refused
 from splitplan.formulations.plausible import weight_doubts
 from splitplan.formulations.solution import Solution
 from splitplan.formulations.stationary import RESOURCES, StationaryBound
 from splitplan.models.files import save_table
-from splitplan.policies.slot import DecidesSlots, SlotPolicy
+from splitplan.policies.slot import DecidesSlots
 from splitplan.policies.stages import Stage, stage_lines
+from splitplan.policies.told import OF_PROFILE, Limit, called, limits_of, why_frames_refused
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,9 +59,10 @@ def carried(undone: int, due: int) -> bool:
     return undone <= max(FEW_LEFT, MANY_LEFT * due) and not (due and undone == due)
 
 
-def not_carried(undone: int, due: int) -> str:
-    """As people read it."""
-    return f"does not carry the load: {undone} of {due} frames were not answered"
+def not_carried(undone: int, due: int, refused: int = 0) -> str:
+    """As people read it; ``refused`` of them had to be served, and were not admitted."""
+    told = f", {refused} of them refused" if refused else ""
+    return f"does not carry the load: {undone} of {due} frames were not answered{told}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,10 +152,14 @@ class Result:
 
         The deadline itself is of a frame's own seconds, (4) and (9) of `SlotControl`: no slot knows how long a frame will wait.
         """
-        deadline, admitted = self.policy.control.deadline_s, self.latency_s[~np.isnan(self.latency_s)]
-        if deadline is None or not self.physical or not len(admitted):
+        return self.later_than(self.policy.control.deadline_s)
+
+    def later_than(self, deadline_s: float | None) -> float | None:
+        """`late` by a deadline that need not be the control's own."""
+        admitted = self.latency_s[~np.isnan(self.latency_s)]
+        if deadline_s is None or not self.physical or not len(admitted):
             return None
-        return float((admitted > deadline).mean())
+        return float((admitted > deadline_s).mean())
 
     @property
     def mean_latency_s(self) -> float:
@@ -186,7 +191,27 @@ class Result:
         """How far the mean penalty is above what no policy can be below on this path, a slot; None without a bound."""
         if self.bound is None or self.stationary is None:
             return None
-        return self.stationary.certificate(self.penalty, self.left, self.bound, self.sums["admitted"] / self.slots)
+        means = self.sums["admitted"] / self.slots, self.sums["energy_j"] / self.slots
+        return self.stationary.certificate(self.penalty, self.left, self.bound, *means)
+
+    @property
+    def own_latency_s(self) -> float:
+        """Mean of (4) of `SlotControl` of the admitted frames, waiting left out; NaN where it plays no part, or none was admitted."""
+        admitted = self.sums["admitted"]
+        return self.sums["own_latency_s"] / admitted if admitted and self.policy.control.timed else math.nan
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The limits on means that the control has, the run's means, and whether they held."""
+        return limits_of(
+            self.policy,
+            power_w=self.power_w,
+            own_latency_s=self.own_latency_s,
+            admitted_hz=self.sums["admitted"] / self.seconds,
+            arriving_hz=len(self.arrive_s) / self.seconds,
+            seconds=self.seconds,
+            joule=float(self.bound.duals["power"]) if self.bound is not None else 0.0,
+        )
 
     @property
     def capacity_hz(self) -> float | None:
@@ -205,6 +230,13 @@ class Result:
             )
         if (told := self._refusals()) is not None:
             found.append(told)
+        if self.live and self.certificate is not None:
+            below = (
+                "the certificate is negative: what was done took less than the profile says; "
+                if self.certificate < 0
+                else ""
+            )
+            found.append(below + OF_PROFILE)
         return found
 
     def _refusals(self) -> str | None:
@@ -216,9 +248,7 @@ class Result:
         if not refused or not (many or none):
             return None
         which = "EVERY frame was" if refused == arrived else f"{refused} of {arrived} frames were"
-        knobs = (policy.cuts, policy.clocks, policy.levels) if isinstance(policy, SlotPolicy) else ()
-        why = why_refused(policy.control, self.scene.channel.mean_bps, *knobs)
-        return f"{which} refused: {why}"
+        return f"{which} refused: {why_frames_refused(policy, self.scene.channel.mean_bps)}"
 
     @cached_property
     def chosen(self) -> dict[str, str]:
@@ -258,6 +288,11 @@ class Result:
             ("refused", self.sums["refused"]),
             ("unanswered", self.unanswered),
             *((("late_share", self.late),) if self.late is not None else ()),
+            *(
+                row
+                for x in self.limits
+                for row in ((x.name, x.limit), (f"{x.name}_mean", x.mean), (f"{x.name}_held", x.held))
+            ),
             ("mean_latency_s", self.mean_latency_s),
             *((f"p{q}_latency_s", self.latency(q / 100)) for q in (50, 95, 99)),
             *((f"mean_{name}", self.sums[name] / n) for name in ("device_s", "uplink_bits", "server_s")),
@@ -309,16 +344,34 @@ class Result:
             self.slots_to_frame(),
             self.frames_to_frame(),
             slot_s=control.slot_s,
-            title=f"{self.policy.name}, V {control.V:g}",
+            title=called(self.policy),
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the slots (or, without a trace, the frames) as ``.parquet`` or ``.csv``, whole or not at all; another suffix is an error."""
         save_table(self.slots_to_frame() if len(self.trace) else self.frames_to_frame(), path)
 
+    def _certified(self, certificate: float, bound: Solution) -> str:
+        """The certificate as people read it, with what it allows for."""
+        control = self.policy.control
+        watts = f" ({certificate / control.slot_s:.4g} W)" if bound.unit == "J a slot" else ""
+        allowed = ["work left at the end"]
+        broken = {x.name for x in self.limits if not x.held}
+        allowed += (
+            ["frames refused"] if "throughput_min_hz" in broken or (self.sums["refused"] and not control.admits) else []
+        )
+        allowed += ["power beyond the budget"] if "power_budget_w" in broken else []
+        lost = 0 if control.admits else round(self.sums["refused"])
+        work = f" that admits as few frames ({lost} that were to be served were refused)" if lost else ""
+        less = "" if self.carried else "; it is of the work that was done, and the load is not carried"
+        return (
+            f"{certificate:.4g} {bound.unit}{watts} above what no policy can be below{work} ({bound.bound:.6g}; {', '.join(allowed)} allowed for): "
+            f"{certificate / abs(bound.bound or 1.0):.2%}{less}"
+        )
+
     def __str__(self) -> str:
         lines = [
-            f"{self.policy.name}, V {self.policy.control.V:g}: {self.slots} slots of {self.policy.control.slot_s:g} s, {self.scene.channel.name}, {self.kind}",
+            f"{called(self.policy)}: {self.slots} slots of {self.policy.control.slot_s:g} s, {self.scene.channel.name}, {self.kind}",
             f"  power       {self.power_w:.6g} W",
             f"  frames      {self.throughput_hz:.4g}/s {'answered' if self.physical else 'admitted'}, {self.sums['refused']:.0f} refused",
         ]
@@ -336,13 +389,9 @@ class Result:
         lines.append(
             f"  work left   on average {means[0]:.4g} s, {means[1]:.4g} bits, {means[2]:.4g} s; at the end {self.left[0]:.4g} s, {self.left[1]:.4g} bits, {self.left[2]:.4g} s"
         )
+        lines += [f"  limit       {limit}" for limit in self.limits]
         if self.bound is not None and self.certificate is not None:
-            watts = f" ({self.certificate / self.policy.control.slot_s:.4g} W)" if self.bound.unit == "J a slot" else ""
-            allowed = "work left at the end" + (" and frames refused" if self.sums["refused"] else "")
-            lines.append(
-                f"  certificate {self.certificate:.4g} {self.bound.unit}{watts} above what no policy can be below ({self.bound.bound:.6g}; {allowed} allowed "
-                f"for): {self.certificate / abs(self.bound.bound or 1.0):.2%}"
-            )
+            lines.append(f"  certificate {self._certified(self.certificate, self.bound)}")
         if self.capacity_hz is not None:
             lines.append(
                 f"  load        {len(self.arrive_s) / self.seconds:.4g} frames/s arrive, any policy carries at most {self.capacity_hz:.4g}"

@@ -15,6 +15,9 @@ from splitplan.formulations.slot import SlotControl
 from splitplan.formulations.slot_choice import numbers_in, plan_problems
 from splitplan.solvers.slot_enumerate import cheapest
 
+OFF = (0,)
+"""The numbers of the clock at which the device is off, and of the level at which the uplink is silent."""
+
 
 @runtime_checkable
 class DecidesSlots(Protocol):
@@ -25,6 +28,8 @@ class DecidesSlots(Protocol):
     sees : int
         How many slots beyond this one the policy is told, 0 unless given. Above 0 it is called as ``choose(state, ahead)``, with an
         `Ahead`: the simulator knows the future, the executor does not and refuses such a policy.
+    weighs : bool
+        Whether it decides by its control's V, which results and figures then show; True unless given.
     notes : sequence of str
         What a reader of a run's result should know of how it was decided (solvers that were stopped, say); read when the run ends.
     """
@@ -96,21 +101,40 @@ class SlotPolicy:
         assert self.clocks is not None
         return self.control.choices.least_j_of(self.clocks)
 
+    def problem(self, state: SlotState) -> SlotControl:
+        """The slot, with place-holders of the clocks and the levels that it may choose."""
+        return self.control.at(state, device_j=self.device_j, levels=self.levels)
+
     def choose(self, state: SlotState) -> SlotPlan:
         """What is done in a slot; where no choice meets the limits with the frames that arrive, they are refused.
+
+        Where a knob is fixed at what the power limits forbid, the device is off, or the uplink silent, or both.
 
         Parameters
         ----------
         state : SlotState
         """
-        problem = self.control.at(state, device_j=self.device_j)
-        best = cheapest(problem, self.cuts, self.clocks, self.levels)
+        problem = self.problem(state)
+        assert self.clocks is not None and self.levels is not None
+        clocks, levels = left_to_choose(problem, self.clocks, self.levels)
+        best = cheapest(problem, self.cuts, clocks, levels)
         if best is None:
-            problem = self.control.at(replace(state, frames=0), device_j=self.device_j)
-            best = cheapest(problem, self.cuts, self.clocks, self.levels)
+            problem = self.problem(replace(state, frames=0))
+            best = cheapest(problem, self.cuts, clocks, levels)
         if best is None:
             raise InfeasibleError("no clock and rate are within the power limits, not even off and silent", ())
-        return problem.plan_for(*awake(problem, best[0], self.clocks, self.levels))
+        return problem.plan_for(*awake(problem, best[0], clocks, levels))
+
+
+def left_to_choose(
+    problem: SlotControl, clocks: Sequence[int], levels: Sequence[int]
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Clocks and levels that may be chosen in a slot; off, or silent, or both, where the power limits leave none of them."""
+    within = problem.within_power & ~problem.hot[:, None]
+    for some, other in ((clocks, levels), (OFF, levels), (clocks, OFF)):
+        if within[np.ix_(some, other)].any():
+            return some, other
+    return OFF, OFF
 
 
 def follows_the_rule(policy: DecidesSlots) -> bool:
@@ -144,9 +168,13 @@ def decided(
         plan = policy.choose(state) if ahead is None else policy.choose(state, ahead)  # type: ignore[call-arg]  # what one that sees ahead promises
     except DataError as e:
         raise DataError([f"{e.where}: {p}" if e.where else p for p in e.problems], where) from e
+    except Exception as e:
+        e.add_note(f"raised by choose() of {where}")
+        raise
     given = isinstance(plan, SlotPlan)
     problem = policy.control.at(replace(state, frames=int(plan.frames)) if given else state)
-    found = plan_problems(problem, plan) if numbers_in(problem, plan) is None else []
+    numbers = numbers_in(problem, plan)
+    found = plan_problems(problem, plan) if numbers is None else []
     if given and plan.frames > state.frames:
         found.append(f"{plan.frames} frames are admitted, {state.frames} arrive; give 0 to {state.frames}")
     own = getattr(policy, "cuts", None)
@@ -154,7 +182,8 @@ def decided(
         found.append(f"cut is {plan.cut}; the policy's own cuts are {', '.join(map(str, own))}")
     raise_all([f"choose() gave what it may not: {p}" for p in found], where)
     raise_all(problem.violations(plan), where)
-    return plan, problem.numbers_of(plan)
+    assert numbers is not None  # what is none of the slot's was told above
+    return plan, numbers
 
 
 def awake(

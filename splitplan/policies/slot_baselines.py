@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,6 +20,13 @@ KNOBS = ("cut", "clock", "rate")
 
 Runs = Callable[[SlotPolicy], tuple[float, float]]
 """A policy's mean power (W) and mean latency (s), by a run that the caller chooses."""
+
+
+@dataclass(frozen=True, eq=False)
+class Blind(SlotPolicy):
+    """A `SlotPolicy` whose control's V is none that anybody chose: so large that no queue counts. It is shown without one."""
+
+    weighs: ClassVar[bool] = False
 
 
 def device_only(control: SlotControl) -> SlotPolicy:
@@ -45,7 +53,7 @@ def greedy_latency(control: SlotControl) -> SlotPolicy:
         control, mode="min-latency", V=1e12, deadline_s=None, power_cap_w=None, thermal=None, cuts=control.cuts
     )
     top, full = int(np.argmax(c.speed)), len(c.levels) - 1
-    return SlotPolicy(quick, clocks=[top], levels=[full], name="greedy latency")
+    return Blind(quick, clocks=[top], levels=[full], name="greedy latency")
 
 
 def _end(control: SlotControl, layers: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,10 @@ from splitplan.data.scenario import Scenario
 from splitplan.errors import DataError, raise_all
 from splitplan.formulations.slot import SlotControl
 from splitplan.formulations.solution import Solution
-from splitplan.formulations.stationary import RESOURCES, StationaryBound
+from splitplan.formulations.stationary import StationaryBound
 from splitplan.policies.result import Result
 from splitplan.policies.slot import DecidesSlots
+from splitplan.policies.told import weight_of
 from splitplan.simulator.lane import Lane
 from splitplan.simulator.simulate import policy_problems
 from splitplan.simulator.sweep import COLUMNS, row_of
@@ -55,7 +57,8 @@ def simulate_many(
     Returns
     -------
     DataFrame
-        One row a scenario, in their order: ``user, policy`` and the columns of `splitplan.simulator.sweep.COLUMNS`.
+        One row a scenario, in their order: ``user, policy``, the columns of `splitplan.simulator.sweep.COLUMNS`, and ``held``: whether all
+        limits on means held.
 
     Raises
     ------
@@ -103,7 +106,7 @@ def simulate_many(
                 progress(len(rows), len(scenes))
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the runs that are under way, not for all
-    return pd.DataFrame(rows, columns=["user", "policy", *COLUMNS])
+    return pd.DataFrame(rows, columns=["user", "policy", *COLUMNS, "held"])
 
 
 def _row(policy: DecidesSlots, scene: Scenario, physical: bool, solution: Solution | None) -> dict[str, Any]:
@@ -114,10 +117,11 @@ def _row(policy: DecidesSlots, scene: Scenario, physical: bool, solution: Soluti
     lane.run()
     count = len(slots.frames)
     result = Result(policy, scene, physical, lane.sums, count, lane.left, slots.arrive_s, lane.latency_s, lane.trace)
-    row = row_of(result, control.V, scene.seed)
+    weight = weight_of(policy)
+    row: dict[str, Any] = row_of(result, math.nan if weight is None else weight, scene.seed)
+    row["held"] = all(x.held for x in result.limits)
     if solution is None:
         return row
     there = StationaryBound(control, scene, slots)
     mine = replace(solution, bound=dual_value(there, solution.duals))
-    left = [row[f"left_{n}"] for n in RESOURCES]
-    return row | {"certificate": there.certificate(result.penalty, left, mine, result.sums["admitted"] / count)}
+    return row | {"certificate": replace(result, bound=mine, stationary=there).certificate}

@@ -9,7 +9,7 @@ import numpy as np
 
 from splitplan.data.slot import SlotState
 from splitplan.formulations.slot import SlotControl
-from splitplan.policies.slot import DecidesSlots, SlotPolicy
+from splitplan.policies.slot import OFF, DecidesSlots, SlotPolicy
 from splitplan.simulator import rule
 
 
@@ -61,6 +61,7 @@ def rule_of(policy: SlotPolicy) -> rule.Rule:
         "cuts": np.array(policy.cuts),
         "clocks": np.array(policy.clocks),
         "levels": np.array(policy.levels),
+        "off": np.array(OFF),
         "place_weight": control.V * w["energy"] if control.place_holders else 0.0,
         "place_device_j": policy.device_j,
     }

@@ -147,7 +147,7 @@ def compute(
             s[DEVICE] -= work[i]
             clock[0] = done[i] = begin + took
             work[i] = r.bits[cut[i]]
-            if work[i] <= 0.0:  # nothing goes up: it is answered here
+            if work[i] <= 0.0 and r.server_s[cut[i]] <= 0.0:  # nothing is left for others: it is answered here
                 latency[i] = done[i] - arrive[i] + r.fixed_s[cut[i]]
         line[HEAD] += 1
     return busy
@@ -159,7 +159,7 @@ def come(r: Rule, s: Any, arrive: Any, line: Any, queue: Any, cut: Any, work: An
     while True:
         while line[OUT] < line[HEAD]:
             i = line[OUT]
-            if cut[i] >= 0 and r.head_s[cut[i]] > 0.0 and r.bits[cut[i]] > 0.0:
+            if cut[i] >= 0 and r.head_s[cut[i]] > 0.0 and (r.bits[cut[i]] > 0.0 or r.server_s[cut[i]] > 0.0):
                 break
             line[OUT] += 1
         while line[ASIDE] < line[NEXT]:
@@ -179,7 +179,7 @@ def come(r: Rule, s: Any, arrive: Any, line: Any, queue: Any, cut: Any, work: An
             line[ASIDE] += 1
             done[i] = arrive[i]
             work[i] = r.bits[cut[i]]
-            if work[i] <= 0.0:
+            if work[i] <= 0.0 and r.server_s[cut[i]] <= 0.0:
                 latency[i] = r.fixed_s[cut[i]]
                 continue
         queue[line[QUEUED]] = i
@@ -206,9 +206,9 @@ def send(
     while line[TAIL] < line[QUEUED]:
         i = queue[line[TAIL]]
         begin = max(clock[1], done[i], start)
-        if rate <= 0.0 or begin >= end:
+        if (rate <= 0.0 and work[i] > 0.0) or begin >= end:
             break
-        took = work[i] / rate
+        took = work[i] / rate if work[i] > 0.0 else 0.0  # a message of no bits waits its turn, and for no rate
         if begin + took > end:
             sending += end - begin
             work[i] -= (end - begin) * rate

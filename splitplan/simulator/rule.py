@@ -48,7 +48,8 @@ def njit(function: F) -> F:
 class Rule(NamedTuple):
     """A policy's numbers, as `splitplan.formulations.slot.SlotControl` names them; arrays, or lists where nothing is compiled.
 
-    ``cuts``, ``clocks``, ``levels`` are what the policy may choose: numbers into the choices' arrays.
+    ``cuts``, ``clocks``, ``levels`` are what the policy may choose: numbers into the choices' arrays; ``off`` has the clock that is off alone,
+    and the level that is silent.
     """
 
     tau: float
@@ -87,6 +88,7 @@ class Rule(NamedTuple):
     cuts: Any
     clocks: Any
     levels: Any
+    off: Any
     place_weight: float
     place_device_j: float
 
@@ -144,7 +146,7 @@ def own_s(r: Rule, k: int, f: int, j: int, channel: float) -> float:
 @njit
 def see(r: Rule, s: Any, channel: float) -> None:
     """Note what a bit takes at least on this slot's channel."""
-    for j in range(len(r.share)):
+    for j in r.levels:
         rate = r.share[j] * channel
         if rate > 0.0:
             s[BIT_J] = min(s[BIT_J], radio_w(r, rate, channel) / rate)
@@ -173,6 +175,33 @@ def hottest_w(r: Rule, s: Any) -> float:
     if r.limit_c < math.inf:
         watts = ((r.limit_c - s[HEAT] * r.heat_kept) / (1.0 - r.heat_kept) - r.ambient_c) / r.heat_k_per_w
     return watts
+
+
+@njit
+def knobs(r: Rule, s: Any, channel: float) -> Any:
+    """Clocks and levels that may be chosen in a slot; off, or silent, where the power limits leave none, as `splitplan.policies.slot.left_to_choose`."""
+    hottest = hottest_w(r, s)
+    if hottest == math.inf and r.cap_w == math.inf:
+        return r.clocks, r.levels
+    if any_within(r, hottest, channel, r.clocks, r.levels):
+        return r.clocks, r.levels
+    if any_within(r, hottest, channel, r.off, r.levels):
+        return r.off, r.levels
+    if any_within(r, hottest, channel, r.clocks, r.off):
+        return r.clocks, r.off
+    return r.off, r.off
+
+
+@njit
+def any_within(r: Rule, hottest: float, channel: float, clocks: Any, levels: Any) -> bool:
+    """Whether any of these clocks is within the power limits at any of these levels."""
+    for f in clocks:
+        if r.speed[f] > 0.0 and r.power_w[f] > hottest * (1.0 + 1e-9):
+            continue
+        for j in levels:
+            if r.power_w[f] + radio_w(r, r.share[j] * channel, channel) <= r.cap_w * (1.0 + 1e-9):
+                return True
+    return False
 
 
 @njit
@@ -205,15 +234,16 @@ def decide(r: Rule, s: Any, frames: int, channel: float, rooms: Any) -> tuple[in
     device_served = device + s[WAIT_D]
     uplink_served = uplink + s[WAIT_N] / r.unit_bits**2
     idle, hottest = r.power_w[0], hottest_w(r, s)
+    clocks, levels = knobs(r, s, channel)
     top = 0.0
-    for f in r.clocks:
+    for f in clocks:
         top = max(top, min(r.tau * r.speed[f], s[DEVICE]))
     full = 0.0
-    for j in r.levels:
+    for j in levels:
         full = max(full, min(r.tau * r.share[j] * channel, s[RULE_N]))
 
     best_f, least = -1, math.inf
-    for f in r.clocks:
+    for f in clocks:
         g = r.speed[f]
         if g > 0.0 and r.power_w[f] > hottest * (1.0 + 1e-9):
             clock_cost[f] = math.inf
@@ -228,7 +258,7 @@ def decide(r: Rule, s: Any, frames: int, channel: float, rooms: Any) -> tuple[in
         if cost < least:
             best_f, least = f, cost
     best_j, least = -1, math.inf
-    for j in r.levels:
+    for j in levels:
         rate = r.share[j] * channel
         done = min(r.tau * rate, s[RULE_N])
         level_w[j] = radio_w(r, rate, channel)
@@ -270,15 +300,15 @@ def decide(r: Rule, s: Any, frames: int, channel: float, rooms: Any) -> tuple[in
     # What is not allowed at a clock and a rate is not at slower ones: of the cuts in order, so many are out up to this speed and share.
     out_all, speed_all, share_all = 0, -1.0, -1.0
     next_out, next_share = 0, -1.0
-    for a in range(len(r.clocks) - 1, -1, -1):  # from the last, so that of equal ones the first remains
-        f = r.clocks[a]
+    for a in range(len(clocks) - 1, -1, -1):  # from the last, so that of equal ones the first remains
+        f = clocks[a]
         if clock_cost[f] == math.inf:
             continue
         speed, scanned = r.speed[f], False
         slow = 1.0 / speed if speed > 0.0 else math.inf
         out, share_out = 0, -1.0
-        for b in range(len(r.levels) - 1, -1, -1):
-            j = r.levels[b]
+        for b in range(len(levels) - 1, -1, -1):
+            j = levels[b]
             if r.power_w[f] + level_w[j] > r.cap_w * (1.0 + 1e-9):
                 continue
             base = clock_cost[f] + level_cost[j]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from splitplan.data.scenario import Scenario
 from splitplan.data.slot import SlotState
 from splitplan.errors import raise_all
-from splitplan.formulations.in_time import check_deadline
+from splitplan.formulations.in_time import check_limits
 from splitplan.formulations.slot import SlotControl
 from splitplan.formulations.stationary import StationaryBound
 from splitplan.policies.result import Result
@@ -64,7 +64,7 @@ def simulate(
     raise_all(problems, "simulate")
     control = policy.control
     slots = scene.slotted(control.slot_s)
-    check_deadline(control, slots.rate_bps)
+    check_limits(control, slots.rate_bps)
     stationary = StationaryBound(control, scene, slots) if bound else None
     solution = stationary.solve() if stationary is not None else None
     count = len(slots.frames)

@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from splitplan.data.scenario import Scenario
 from splitplan.errors import DataError, raise_all
-from splitplan.formulations.in_time import check_deadline
+from splitplan.formulations.in_time import check_limits
 from splitplan.formulations.slot import SlotControl
 from splitplan.formulations.solution import Solution
-from splitplan.formulations.stationary import RESOURCES, StationaryBound
-from splitplan.models.files import save_table, write_whole
+from splitplan.formulations.stationary import RESOURCES
+from splitplan.models.files import save_table
 from splitplan.models.graph import number_problem
-from splitplan.policies.result import Result, carried, undone_of
-from splitplan.policies.slot import DecidesSlots, SlotPolicy, follows_the_rule
+from splitplan.policies.bounds import Bounds
+from splitplan.policies.result import FEW_LEFT, MANY_LEFT, Result, carried, undone_of
+from splitplan.policies.slot import DecidesSlots, SlotPolicy
+from splitplan.policies.told import Limit, limits_of, why_frames_refused
 from splitplan.policies.widths import fitted
-from splitplan.simulator.numbers import rule_of
-from splitplan.simulator.simulate import simulate
+from splitplan.simulator.kept import Kept
+from splitplan.simulator.simulate import policy_problems, simulate
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 COLUMNS = (
-    "V", "seed", "power_w", "frames_hz", "admitted", "refused", "unanswered", "mean_latency_s", "p50_latency_s", "p95_latency_s", "p99_latency_s",
-    "penalty", "certificate", "device_s", "uplink_bits", "server_s", *(f"left_{name}" for name in RESOURCES), "slots",
+    "V", "seed", "power_w", "frames_hz", "admitted", "refused", "unanswered", "late_share", "mean_latency_s", "p50_latency_s", "p95_latency_s",
+    "p99_latency_s", "own_latency_s", "penalty", "certificate", "device_s", "uplink_bits", "server_s", *(f"left_{name}" for name in RESOURCES),
+    "slots",
 )  # fmt: skip
-"""Of a curve, a run: the weight and the seed; means over its slots; what was left at its end. A curve's table has one more, ``carried``:
-whether nearly all its frames were answered, see `splitplan.policies.result.carried`."""
+"""Of a run: the weight and the seed; means over its slots; what was left at its end. ``late_share`` is of the frames that were later than the
+deadline, waiting included, ``own_latency_s`` without waiting: NaN where there is none."""
+
+KEPT = (*COLUMNS, "above_bound_w")
+"""Of a run that is kept in a folder."""
+
+MORE = ("above_bound_w", "carried", "held")
+"""A curve's table has these too: power above the least for the same work; whether nearly all frames were answered, see
+`splitplan.policies.result.carried`; whether all limits on means held."""
 
 SHOWN = {
     "V": "V", "seed": "seed", "power_w": "power_w", "frames_hz": "frames_hz", "refused": "refused", "unanswered": "unanswered", "carried": "carried",
-    "mean_latency_s": "mean_s", "p50_latency_s": "p50_s", "p95_latency_s": "p95_s", "p99_latency_s": "p99_s", "certificate": "certificate",
+    "held": "held", "late_share": "late_%", "mean_latency_s": "mean_s", "p50_latency_s": "p50_s", "p95_latency_s": "p95_s", "p99_latency_s": "p99_s",
+    "certificate": "certificate",
 }  # fmt: skip
 """Columns that are printed, and what they are called there."""
 
@@ -51,21 +59,25 @@ class Curve:
     Parameters
     ----------
     table : DataFrame
-        One row a run, see `COLUMNS`.
+        One row a run, see `COLUMNS` and `MORE`.
     bound : Solution
-        Of the first scenario's `StationaryBound`.
+        Of the `StationaryBound` of the first policy's own control, over the scenario.
     name : str
         The policy's.
-    slot_s : float
     case : str
         What was swept: model, places, link, channel, limits.
+    notes : tuple of str
+        At which V the load is not carried, or a limit on a mean does not hold, and why; nothing where all is well.
+    limited : bool
+        Whether there are limits on means.
     """
 
     table: pd.DataFrame
     bound: Solution
     name: str = "joint"
-    slot_s: float = 1.0
     case: str = ""
+    notes: tuple[str, ...] = ()
+    limited: bool = False
 
     def to_frame(self) -> pd.DataFrame:
         """The table."""
@@ -75,34 +87,23 @@ class Curve:
         """Write the table as ``.parquet`` or ``.csv``, whole or not at all; another suffix is an error."""
         save_table(self.table, path)
 
-    @property
-    def notes(self) -> list[str]:
-        """At which V the load is not carried; nothing where it is at all."""
-        bad = self.table[~self.table["carried"].astype(bool)]
-        if bad.empty:
-            return []
-        weights = ", ".join(f"{v:g}" for v in dict.fromkeys(bad["V"]))
-        frames, undone, refused = (float(bad[name].sum()) for name in ("admitted", "unanswered", "refused"))
-        text = (
-            f"V = {weights}: the load is not carried: of {frames + refused:.0f} frames of these runs {undone:.0f} were not answered by the end, "
-            f"{refused:.0f} refused. Their power and latencies are of less work; the runs are too short for these V, or queues grow without end"
-        )
-        return [text]
-
     def plot(self) -> Figure:
         """Power against mean latency, and against V, with what no policy can be below: of each run that carries the load; others are hollow."""
         from splitplan.plots.slots import plot_curve
 
-        table = self.table
-        if self.bound.unit == "J a slot":
-            table = table.assign(least_power_w=table["power_w"] - table["certificate"] / self.slot_s)
+        table = self.table.assign(least_power_w=self.table["power_w"] - self.table["above_bound_w"])
         return plot_curve(table, title=f"{self.name}: {self.case}" if self.case else self.name)
 
     def __str__(self) -> str:
-        shown = self.table[list(SHOWN)].rename(columns=SHOWN).replace({"carried": {True: "yes", False: "NO"}})
-        shown = shown.astype({"refused": int, "unanswered": int, "seed": int})
-        if shown["seed"].nunique() == 1:
-            shown = shown.drop(columns="seed")
+        absent = {"seed"} if self.table["seed"].nunique() == 1 else set()
+        absent |= {"late_share"} if self.table["late_share"].isna().all() else set()
+        absent |= set() if self.limited else {"held"}
+        said = {True: "yes", False: "NO"}
+        whole = self.table.astype({"refused": int, "unanswered": int, "seed": int}).assign(
+            late_share=100 * self.table["late_share"]
+        )
+        shown = whole[[c for c in SHOWN if c not in absent]].rename(columns=SHOWN)
+        shown = shown.replace({"carried": said, "held": said})
         head = f"{self.name}: {self.case}" if self.case else self.name
         return "\n".join([head, fitted(shown), *(f"note: {text}" for text in self.notes), str(self.bound)])
 
@@ -150,10 +151,10 @@ def sweep(
     backend : str, optional
         Of joblib: ``"dask"`` with a client, ``"ray"`` registered, or another; processes of this machine unless given.
     folder : path, optional
-        Where each run's row is kept as soon as it is there; what is there already, of the same control and scenario, is not run again.
+        Where each run's row is kept as soon as it is there; what is there already, of the same policy and scenario, is not run again.
     policy : callable
-        Control → policy: one whose knobs are fixed, say. With a ``folder``, one of a class of yours is known by its ``name``, which must tell
-        its settings apart.
+        Control → policy: one whose knobs are fixed, say. Made once for each V; its runs are held against the bound of its own control, as in
+        `simulate`. With a ``folder``, one of a class of yours is known by its ``name``, which must tell its settings apart.
     progress : callable, optional
         Told runs done and all of them.
 
@@ -187,159 +188,148 @@ def sweep(
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs == 0:
         problems.append(f"jobs is {jobs!r}; give a whole number from 1, or -1 for all cores")
     raise_all(problems, "sweep")
-    first = StationaryBound(control, scene)
-    check_deadline(control, first.rate_bps)
-    bound = first.solve()  # says at once when no policy can carry the load
-    # A bound knows nothing of V: one for each seed, solved when a run of it is there.
-    bounds = {scene.seed: (first, bound)}
+    values = [float(v) for v in values]
+    made = {v: policy(replace(control, V=v)) for v in values}
+    raise_all(sorted({p for who in made.values() for p in policy_problems(who)}), "sweep")
+    # A bound knows nothing of V: one for each seed, solved when a run of it is there; the first says at once when no policy can carry the load.
+    bounds, slots = Bounds(), scene.slotted(control.slot_s)
+    for who in made.values():
+        check_limits(who.control, slots.rate_bps)
+    first = made[values[0]]
+    _, bound = bounds.of(first.control, scene)
     runs = [(v, seed) for seed in (seeds if seeds is not None else [scene.seed]) for v in values]
-    kept = Kept(folder, control, scene, physical, policy)
+    kept = Kept(folder, KEPT, scene, physical, control.deadline_s)
     rows: dict[tuple[float, int], dict[str, float]] = {}
     todo = []
     for run in runs:
-        if (row := kept.read(*run)) is not None:
+        if (row := kept.read(made[run[0]], *run)) is not None:
             rows[run] = row
         else:
             todo.append(run)
     if progress is not None:
         progress(len(rows), len(runs))
-    for run, row in _rows(control, scene, todo, physical, policy, jobs, backend):
+    for run, row in _rows(made, scene, todo, physical, control.deadline_s, jobs, backend):
         v, seed = run
-        if seed not in bounds:
-            there = StationaryBound(control, replace(scene, seed=seed))
-            bounds[seed] = there, there.solve()
-        stationary, solution = bounds[seed]
-        row["certificate"] = stationary.certificate(
-            row["penalty"], [row[f"left_{name}"] for name in RESOURCES], solution, row["admitted"] / row["slots"]
-        )
-        kept.write(v, seed, row)
+        problem, solution = bounds.of(made[v].control, replace(scene, seed=seed))
+        left, admitted = [row[f"left_{name}"] for name in RESOURCES], row["admitted"] / row["slots"]
+        energy_j = row["power_w"] * problem.control.slot_s
+        row["certificate"] = problem.certificate(row["penalty"], left, solution, admitted, energy_j)
+        row["above_bound_w"] = bounds.above_w(problem, solution, row["power_w"], left, admitted, row["certificate"])
+        kept.write(made[v], v, seed, row)
         rows[run] = row
         if progress is not None:
             progress(len(rows), len(runs))
     import pandas as pd
 
-    table = pd.DataFrame([rows[run] for run in runs], columns=list(COLUMNS))
+    table = pd.DataFrame([rows[run] for run in runs], columns=list(KEPT))
+    limits = []
+    for v, seed in runs:
+        there = made[v].control
+        budget = there.power_budget_w is not None
+        joule = float(bounds.of(there, replace(scene, seed=seed))[1].duals["power"]) if budget else 0.0
+        limits.append(_limits(made[v], rows[v, seed], joule))
     table["carried"] = [
-        carried(*undone_of(row["admitted"], row["refused"], row["unanswered"], control.admits))
+        carried(*undone_of(row["admitted"], row["refused"], row["unanswered"], made[row["V"]].control.admits))
         for row in (rows[run] for run in runs)
     ]
-    return Curve(table, bound, policy(control).name, control.slot_s, case_of(control, scene))
+    table["held"] = [all(x.held for x in some) for some in limits]
+    notes = (*_not_carried(table, made, scene), *_not_held(table, limits))
+    return Curve(table, bound, first.name, case_of(control, scene), notes, any(limits))
+
+
+def _limits(policy: DecidesSlots, row: dict[str, float], joule: float) -> tuple[Limit, ...]:
+    """The limits on means of a run."""
+    seconds = row["slots"] * policy.control.slot_s
+    return limits_of(
+        policy,
+        power_w=row["power_w"],
+        own_latency_s=row["own_latency_s"],
+        admitted_hz=row["admitted"] / seconds,
+        arriving_hz=(row["admitted"] + row["refused"]) / seconds,
+        seconds=seconds,
+        joule=joule,
+    )
+
+
+def _not_carried(table: pd.DataFrame, made: Mapping[float, DecidesSlots], scene: Scenario) -> list[str]:
+    """At which V the load is not carried, and why."""
+    bad = table[~table["carried"]]
+    if bad.empty:
+        return []
+    policies = [made[v] for v in dict.fromkeys(bad["V"])]
+    weights = ", ".join(f"{v:g}" for v in dict.fromkeys(bad["V"]))
+    frames, undone, refused = (float(bad[name].sum()) for name in ("admitted", "unanswered", "refused"))
+    told = f"V = {weights}: the load is not carried: of {frames + refused:.0f} frames of these runs {undone:.0f} were not answered by the end, {refused:.0f} refused"
+    found = [f"{told}. Their power and latencies are of less work"]
+    if (bad["unanswered"] > np.maximum(FEW_LEFT, MANY_LEFT * bad["admitted"])).any():
+        found.append("frames that were not answered: the runs are too short for these V, or queues grow without end")
+    forced = [who for who in policies if not who.control.admits]
+    if refused and forced:
+        whys = dict.fromkeys(why_frames_refused(who, scene.channel.mean_bps) for who in forced)
+        found += [f"frames that were refused: {why}" for why in whys]
+    return found
+
+
+def _not_held(table: pd.DataFrame, limits: Sequence[tuple[Limit, ...]]) -> list[str]:
+    """At which V a limit on a mean does not hold, one sentence a limit; what is said of the run that is furthest beyond it."""
+    broken: dict[str, list[tuple[float, Limit]]] = {}
+    for v, some in zip(table["V"], limits, strict=True):
+        for limit in some:
+            if not limit.held:
+                broken.setdefault(limit.name, []).append((v, limit))
+    found = []
+    for pairs in broken.values():
+        v, worst = max(pairs, key=lambda pair: abs(pair[1].mean - pair[1].limit))
+        weights = ", ".join(f"{v:g}" for v in dict.fromkeys(v for v, _ in pairs))
+        found.append(f"V = {weights}: {worst}" + (f" (of V = {v:g}, the furthest)" if len(pairs) > 1 else ""))
+    return found
 
 
 def _rows(
-    control: SlotControl,
+    made: Mapping[float, DecidesSlots],
     scene: Scenario,
     runs: Sequence[tuple[float, int]],
     physical: bool,
-    policy: Callable[[SlotControl], DecidesSlots],
+    deadline_s: float | None,
     jobs: int,
     backend: str | None,
 ) -> Any:
     """(run, row) of each run, as they are done."""
     if jobs == 1 and backend is None:
-        for run in runs:
-            yield run, one(control, scene, *run, physical, policy)
+        for v, seed in runs:
+            yield (v, seed), one(made[v], scene, v, seed, physical, deadline_s)
         return
     from joblib import Parallel, delayed, parallel_config
 
-    tasks = (delayed(_tagged)(control, scene, *run, physical, policy) for run in runs)
+    tasks = (delayed(_tagged)(made[v], scene, v, seed, physical, deadline_s) for v, seed in runs)
     settings = {} if backend is None else {"backend": backend}
     with parallel_config(n_jobs=jobs, **settings):
         yield from Parallel(return_as="generator_unordered")(tasks)
 
 
 def _tagged(
-    control: SlotControl,
-    scene: Scenario,
-    v: float,
-    seed: int,
-    physical: bool,
-    policy: Callable[[SlotControl], DecidesSlots],
+    policy: DecidesSlots, scene: Scenario, v: float, seed: int, physical: bool, deadline_s: float | None
 ) -> tuple[tuple[float, int], dict[str, float]]:
-    return (v, seed), one(control, scene, v, seed, physical, policy)
+    return (v, seed), one(policy, scene, v, seed, physical, deadline_s)
 
 
 def one(
-    control: SlotControl,
-    scene: Scenario,
-    v: float,
-    seed: int,
-    physical: bool,
-    policy: Callable[[SlotControl], DecidesSlots] = SlotPolicy,
+    policy: DecidesSlots, scene: Scenario, v: float, seed: int, physical: bool, deadline_s: float | None
 ) -> dict[str, float]:
-    """The row of one run; its certificate is for whoever has the bound."""
-    result = simulate(
-        policy(replace(control, V=v)), replace(scene, seed=seed), physical=physical, trace=False, bound=False
-    )
-    return row_of(result, v, seed)
+    """The row of one run, late by a given deadline; its certificate is for whoever has the bound."""
+    result = simulate(policy, replace(scene, seed=seed), physical=physical, trace=False, bound=False)
+    return row_of(result, v, seed, deadline_s)
 
 
-def row_of(result: Result, v: float, seed: int) -> dict[str, float]:
-    """A run's row, see `COLUMNS`; without its certificate."""
+def row_of(result: Result, v: float, seed: int, deadline_s: float | None = None) -> dict[str, float]:
+    """A run's row, see `COLUMNS`, late by its control's deadline unless another is given; without its certificate."""
     n = result.slots
+    late = result.late if deadline_s is None else result.later_than(deadline_s)
     found: dict[str, float] = {"V": v, "seed": seed, "power_w": result.power_w, "frames_hz": result.throughput_hz}
     found |= {"admitted": result.sums["admitted"], "refused": result.sums["refused"], "unanswered": result.unanswered}
-    found |= {"mean_latency_s": result.mean_latency_s}
+    found |= {"late_share": np.nan if late is None else late, "mean_latency_s": result.mean_latency_s}
     found |= {f"p{q}_latency_s": result.latency(q / 100) for q in (50, 95, 99)}
-    found |= {"penalty": result.penalty}
+    found |= {"own_latency_s": result.own_latency_s, "penalty": result.penalty}
     found |= {name: result.sums[name] / n for name in ("device_s", "uplink_bits", "server_s")}
     found |= {f"left_{name}": left for name, left in zip(RESOURCES, result.left, strict=True)}
     return found | {"slots": n}
-
-
-class Kept:
-    """Rows on disk, one file a run; named by what was run, so that another control or scenario never finds them."""
-
-    def __init__(
-        self,
-        folder: str | os.PathLike[str] | None,
-        control: SlotControl,
-        scene: Scenario,
-        physical: bool,
-        policy: Callable[[SlotControl], DecidesSlots],
-    ) -> None:
-        self.folder = None if folder is None else Path(folder)
-        if self.folder is None:
-            return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise DataError(f"cannot be made: {e}", str(folder)) from e
-        made = policy(control)
-        numbers = rule_of(made if isinstance(made, SlotPolicy) else SlotPolicy(control))
-        told = {k: np.asarray(v).tolist() for k, v in numbers._asdict().items() if not k.startswith("v_")}
-        if not follows_the_rule(made):
-            told["policy"] = f"{type(made).__module__}.{type(made).__qualname__}: {made.name}"
-        slots = scene.slotted(control.slot_s)
-        told |= {
-            "queues": 2,  # of the simulator; a run of other queues is another run
-            "weights": control.weights,
-            "physical": physical,
-            "arrivals": repr(scene.arrivals),
-            "seconds": scene.seconds(control.slot_s),
-        }
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-        digest.update(slots.rate_bps.tobytes())
-        self.name = digest.hexdigest()[:16]
-
-    def path(self, v: float, seed: int) -> Path:
-        """The file of a run."""
-        assert self.folder is not None
-        return self.folder / f"{self.name}-V{v!r}-seed{seed}.json"
-
-    def read(self, v: float, seed: int) -> dict[str, float] | None:
-        """A run's row, if it is there and whole."""
-        if self.folder is None or not (path := self.path(v, seed)).exists():
-            return None
-        try:
-            row = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
-            raise DataError(f"cannot be read: {e}; delete it, and it is run again", str(path)) from e
-        if not isinstance(row, dict) or set(row) != set(COLUMNS):
-            raise DataError("is not a run's row; delete it, and it is run again", str(path))
-        return {k: x if x is not None else np.nan for k, x in row.items()}
-
-    def write(self, v: float, seed: int, row: dict[str, float]) -> None:
-        """Keep a run's row, whole or not at all."""
-        if self.folder is not None:
-            write_whole(self.path(v, seed), json.dumps({k: None if np.isnan(x) else x for k, x in row.items()}))

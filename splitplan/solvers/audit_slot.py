@@ -110,7 +110,9 @@ def _place_holders(problem: SlotControl) -> tuple[float, float]:
     second_j = min((device.power_w(f) - device.idle_w) / speeds[f] for f in clocks)
     if problem.device_j is not None:  # a policy that has not all clocks
         second_j = problem.device_j
-    rates = [share * s.rate_bps for share in problem.rate_levels if s.rate_bps > 0]
+    shares = (0.0, *problem.rate_levels)
+    may = range(len(shares)) if problem.bit_levels is None else problem.bit_levels  # a policy that has not all levels
+    rates = [rate for j in may if (rate := shares[j] * s.rate_bps) > 0]
     took = [_radio_w(radio, rate, s.rate_bps) / rate for rate in rates]
     bit_j = min([*took, s.least_bit_j] if s.least_bit_j is not None else took, default=0.0)
     return joule * second_j, joule * bit_j * problem.units["uplink"] ** 2

@@ -49,6 +49,8 @@ class Columns:
     def solve(self, problem: StationaryBound, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
         """Until no policy of the radio pays: some tens of LPs of some tens of columns, so it needs no time limit."""
         start = time.perf_counter()
+        if problem.too_few is not None:
+            return Found(None, Termination.INFEASIBLE, conflicts=(problem.too_few,), solver_version=version())
         master = by_columns(problem, ENDS)
         if master is None:
             # All that can be sent may break a limit on the mean power where less, sent when it is cheap, does not.
@@ -67,6 +69,11 @@ class Columns:
             clock_hz=tuple(c.clock_hz.tolist()),
             capacity_hz=most / problem.control.slot_s if most < np.inf else None,
             binding=binding,
+            radio_bps=tuple(
+                problem.radio(p)[0] / problem.control.slot_s
+                for i, p in enumerate(master.prices)
+                if values[f"x[{i}]"] > 0
+            ),
         )
         return Found(
             plan,
@@ -164,8 +171,11 @@ def most_frames(problem: StationaryBound) -> tuple[float, dict[str, float]]:
     binding : dict of str to float
         Of ``device, uplink, server, power``, those whose dual price is not 0, as parts that add up to 1.
     """
-    master = by_columns(problem, ENDS, capacity=True) if problem.arriving else None
-    if master is None and problem.control.power_budget_w is None:
+    if not problem.arriving:
+        return np.inf, {}
+    budget = problem.control.power_budget_w
+    master = by_columns(problem, ENDS, capacity=True)
+    if master is None and budget is None:
         return np.inf, {}
     if master is None:
         raise SolverError(
@@ -176,7 +186,6 @@ def most_frames(problem: StationaryBound) -> tuple[float, dict[str, float]]:
         np.array([values[f"y[{k}]"] for k in range(len(problem.control.choices.works))]) @ problem.control.choices.works
     )
     parts = {name: duals[name] * float(works[i]) for i, name in enumerate(RESOURCES)}
-    budget = problem.control.power_budget_w
     if budget is not None:
         parts["power"] = duals["power"] * problem.control.slot_s * budget
     whole = sum(parts.values()) or 1.0

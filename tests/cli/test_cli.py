@@ -136,6 +136,17 @@ def test_profile_is_measured(made: Path) -> None:
     assert profile.graph == sp.read_graph(made / "graph.json")
 
 
+def test_the_slowest_layers_are_told_with_their_clock(tmp_path: Path) -> None:
+    nano, server = sp.device("jetson-nano"), sp.device("jetson-agx-xavier")
+    sp.System(device=nano, server=server, link=sp.link("lte-2021", rate_bps=1e7, rtt_s=0.03)).save(tmp_path / "s.toml")
+    shown = good("profile", "zoo:tiny-branch", "--system", tmp_path / "s.toml", "-o", tmp_path / "p.csv").stdout
+    rows = shown.partition("slowest layers")[2].splitlines()[1:]
+    traced = sp.Profile.read(tmp_path / "p.csv")
+    top = max(nano.clock_hz) / 1e6
+    assert len(rows) == min(10, len(traced.graph)) and all(f"{top:g} MHz" in row for row in rows)
+    assert seconds(traced.seconds("device").max()) in rows[0]
+
+
 def test_solve_and_its_json_agree(made: Path, tmp_path: Path) -> None:
     common = ("solve", made / "profile.csv", "--system", made / "system.toml")
     plan, figure = tmp_path / "plan.json", tmp_path / "cuts.svg"

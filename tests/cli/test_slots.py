@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil
@@ -16,8 +18,9 @@ import splitplan as sp
 from benchmarks.instances import Seeded, graph, profile
 from splitplan.cli.app import app
 from splitplan.cli.output import seldom
+from splitplan.cli.slots import what_is_kept
 
-from .test_cli import good, loads, process, refused
+from .test_cli import call, good, loads, process, refused
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,8 @@ def test_the_bound(files: list[object]) -> None:
     shown = good("bound", *files).stdout
     assert "J a slot" in shown and "times this load; what binds then" in shown and "J/bit" in shown
     assert shown.count("capacity  ") == shown.count("prices  ") == 1
+    last = shown.splitlines()[-1]
+    assert last.startswith("  a slot      energy_j ") and "device_used_s 0." in last and "uplink_done_bits " in last
     found = loads("bound", *files)
     assert found["status"] == "optimal" and set(found["duals"]) >= {"device", "uplink", "server"}
     assert found["capacity_hz"] > 1 and f"at most {found['capacity_hz']:.4g} frames/s" in shown and found["binding"]
@@ -74,8 +79,18 @@ def test_arrivals(files: list[object], tmp_path: Path) -> None:
     assert "poisson arrivals need --rate-hz" in refused("simulate", *files[:-2])
     assert "--rate-hz says nothing of recorded arrivals" in refused("simulate", *files, "--times", tmp_path / "t.csv")
     assert "did you mean 'poisson'" in refused("simulate", *files, "--arrivals", "poison")
-    (tmp_path / "bad.csv").write_text("0.5\nsoon\n", encoding="utf-8")
-    assert "line 2: 'soon' is no number" in refused("simulate", *files[:-2], "--times", tmp_path / "bad.csv")
+    for text, says in (
+        ("0.5\nsoon\n", "line 2: 'soon' is no number"),
+        ("arrive_s\n0.5\nnan\n", "line 3: nan is no time from 0 on"),
+        ("-1\n2\n", "line 1: -1 is no time from 0 on"),
+        (
+            "0.5\n3\n2.5\n2.75\n4\n",
+            "2 problems - line 3: 2.5 s is before 3 s of a line above; give ascending times - line 4: 2.75",
+        ),
+        ("arrive_s\n", "holds no times"),
+    ):
+        (tmp_path / "bad.csv").write_text(text, encoding="utf-8")
+        assert says in refused("simulate", *files[:-2], "--times", tmp_path / "bad.csv")
 
 
 def test_weights(files: list[object]) -> None:
@@ -126,8 +141,87 @@ def test_a_sweep_says_where_the_load_is_not_carried(files: list[object]) -> None
     assert "not carried" not in good("sweep", *files[:-1], 40, *run).stdout
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_an_interrupted_sweep_says_what_is_kept_and_goes_on(files: list[object], tmp_path: Path) -> None:
+    kept, weights = tmp_path / "kept", ",".join(f"{0.001 * k:g}" for k in range(1, 400))
+    run = ("sweep", *files, "--repeat", "--seconds", 600, "--v", weights, "--folder", kept)
+    started = process(*run, start_new_session=True)
+    assert started.stderr is not None
+    while not (kept.is_dir() and len(list(kept.glob("*.json"))) > 1):
+        assert started.poll() is None, "it ended before it was interrupted"
+        time.sleep(0.02)
+    os.killpg(started.pid, signal.SIGINT)
+    _, errors = started.communicate(timeout=60)
+    there = len(list(kept.glob("*.json")))
+    assert started.returncode == 130 and 1 < there < 399 and "Traceback" not in errors
+    found = re.search(r"splitplan: interrupted: (\d+) of 399 runs are kept in (.*); the same command goes on", errors)
+    assert found is not None and found[2] == str(kept) and int(found[1]) in (there, there - 1)
+
+
+def test_what_an_interrupt_leaves(files: list[object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def stopped(*_: object, progress: Any, **__: object) -> None:
+        progress(3, 7)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("splitplan.simulator.sweep.sweep", stopped)
+    for more, says in (
+        ((), "3 of 7 runs were done, and none is kept; with --folder"),
+        (("--folder", tmp_path), "3 of 7"),
+    ):
+        done = call("sweep", *files, "--v", "1,2,3,4,5,6,7", *more)
+        assert done.exit_code == 130 and f"interrupted: {says}" in done.stderr
+    assert what_is_kept(None, 7, tmp_path).startswith("nothing was done; what ")
+
+
+def test_knobs_may_be_fixed(files: list[object]) -> None:
+    one = good("simulate", *files, "--policy", "fixed:0,1,8").stdout
+    assert one.startswith("fixed:0,1,8, V 0.1") and "uplink: 100 % of the uplink (100 %)" in one
+    assert "device: on (100 %)" in one and "frames: all on the device (100 %)" in one
+    free = loads("simulate", *files, "--policy", "fixed:free,free,free")
+    joint = loads("simulate", *files)
+    assert free["power_w"] == joint["power_w"] and free["policy"] == "fixed:free,free,free"
+    assert loads("simulate", *files, "--policy", "fixed:1,1,8")["mean_latency_s"] != joint["mean_latency_s"]
+    wrong = refused("simulate", *files, "--policy", "fixed:99,9,9")
+    assert "cut is 99; give 0 to " in wrong and "all on the device" in wrong
+    assert "clock is 9; give 0 to 1: 0 off, 1 on" in wrong and "level is 9; give 0 to 8: 0 silent" in wrong
+    for text in ("fixed:0,1", "fixed:0,1,x", "fixed:0,1,-1"):
+        assert f"'{text}' is no policy; give three of a number or `free`" in refused(
+            "simulate", *files, "--policy", text
+        )
+
+
+def test_a_file_in_anothers_place_is_told_where_it_belongs(files: list[object], tmp_path: Path) -> None:
+    p, _, s, _, c, *rate = files
+    belongs = {p: "as PROFILE", s: "by --system", c: "by --channel"}
+    for given, wanted in ((s, p), (c, p), (p, s), (c, s), (p, c), (s, c)):
+        swapped = [given if x == wanted else x for x in files]
+        said = refused("simulate", *swapped)
+        assert f"{given}: is a " in said and said.index(belongs[given]) < said.index(belongs[wanted]), said
+        assert "System.read" not in said and "TOML:" not in said
+    (tmp_path / "x.txt").write_text("# {" + "x" * 400 + "\n1,2\n", encoding="utf-8")
+    said = refused("simulate", p, "--system", s, "--channel", tmp_path / "x.txt", *rate)
+    assert "begins '# {xxx" in said and "x" * 56 + "…" in said and "x" * 57 not in said and "time_s,rate_bps" in said
+    said = refused("simulate", tmp_path / "x.txt", *files[1:])
+    assert "it begins '# {xxx" in said and "x" * 57 not in said and "char 0" not in said
+
+
+@pytest.mark.parametrize("command", ["bound", "simulate", "sweep", "channel"])
+def test_a_gap_names_the_option(files: list[object], tmp_path: Path, command: str) -> None:
+    gap = tmp_path / "gap.csv"
+    gap.write_text("time_s,rate_bps\n" + "".join(f"{t},1e7\n" for t in (0, 1, 2, 3, 30, 31)), encoding="utf-8")
+    run = (command, gap) if command == "channel" else (command, *files[:4], gap, *files[5:])
+    said = refused(*run)
+    assert "a gap of 27 s after second 3" in said and "give --gaps hold" in said and "gaps='hold'" not in said
+    good(*run, "--gaps", "hold")
+    assert "--gaps: 'hol' is no way to take gaps; give error, hold, dead; did you mean 'hold'" in refused(
+        *run, "--gaps", "hol"
+    )
+
+
 def test_what_is_wrong(files: list[object]) -> None:
-    assert "is no policy; give joint" in refused("simulate", *files, "--policy", "jiont")
+    assert "is no policy; give joint, device-only, server-only, all-or-nothing, greedy-latency or fixed:CUT" in refused(
+        "simulate", *files, "--policy", "jiont"
+    )
     assert "is no kind of arrivals" in refused("simulate", *files, "--arrivals", "bursts")
     assert "no policy can carry this load" in refused("simulate", *files[:-1], 1e6)
 

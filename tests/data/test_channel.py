@@ -142,7 +142,7 @@ def test_gaps_are_told_and_can_be_held_or_dead(tmp_path: Path) -> None:
         ("time_s,rate_bps\n0,1\n2,1\n1,1\n", "runs backwards by 1 s"),
         ("time_s,rate_bps\n0,1\n1,-1\n", "rate of -1"),
         ("time_s,rate_bps\n0,1\n1\n", "line 3: 1 columns"),
-        ("a,b\n1,2\n", r"has the columns a, b; known are time_s,rate_bps"),
+        ("a,b\n1,2\n", r"begins 'a,b'; a channel's file begins with the header time_s,rate_bps"),
         ("5\n4\n", "line 2: time runs backwards"),
         ("5\nx\n", "line 2: 'x' is no whole number"),
         ("0\n0\n", "needs a duration"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import splitplan as sp
+from splitplan.data.channel import constant
 from splitplan.errors import DataError
 
 
@@ -47,5 +48,13 @@ def test_recorded_times_that_are_wrong(tmp_path: Path) -> None:
         sp.recorded(tmp_path / "t.csv")
     assert told.value.problems[1] == "line 3: 'y' is no number of seconds"
     (tmp_path / "t.csv").write_text("2\n1\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"t\.csv: times_s must be finite, ascending"):
+    with pytest.raises(DataError, match=r"t\.csv: line 2: 1 s is before 2 s of a line above"):
         sp.recorded(tmp_path / "t.csv")
+
+
+def test_a_camera_gives_each_slot_its_frame() -> None:
+    """0.3/0.1 is a little less than 3, and 0.3 s is the fourth slot all the same."""
+    for slot_s in (0.1, 0.05, 0.02, 1 / 30):
+        slotted = sp.Scenario(sp.periodic(1 / slot_s), constant(1e6), slots=1000).slotted(slot_s)
+        assert (slotted.frames == 1).all(), slot_s
+        assert (np.floor(slotted.arrive_s / slot_s + 1e-6) == np.arange(1000)).all()

@@ -54,7 +54,9 @@ def test_a_live_run_tells_its_stages_and_draws_its_report(small: Traced, slow: S
     run = report.slots
     assert run is not None
     stages = {s.stage: s for s in run.stages}
-    assert set(stages) == {"device", "rest"} and stages["device"].frames == len(run.answered)
+    assert set(stages) == {"device", "rest"}
+    # What is answered behind the last slot has run, and is not answered in the run.
+    assert 0 < len(run.answered) <= stages["device"].frames <= len(run.latency_s)
     # At whatever clock it ran: seconds at the top clock, which at a slower one are fewer than those that passed.
     passed = np.median([f.times["device_s"] for f in report.frames if f.arrived])
     assert 0 < stages["device"].measured_s <= passed

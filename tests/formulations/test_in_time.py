@@ -13,7 +13,7 @@ from benchmarks.instances import Seeded
 from benchmarks.slot_instances import slot_control
 from splitplan.data.channel import constant
 from splitplan.errors import InfeasibleError
-from splitplan.formulations.in_time import check_deadline, least_own_s, why_refused
+from splitplan.formulations.in_time import check_limits, least_own_s, why_refused
 from splitplan.policies.slot_baselines import device_only, server_only
 from tests.policies.test_result import control
 
@@ -53,6 +53,20 @@ def test_a_deadline_that_nothing_meets_is_an_error_that_names_the_least() -> Non
     assert easy.sums["refused"] == 0 and easy.sums["admitted"] > 10
 
 
+def test_a_cap_that_lets_nothing_be_served_is_an_error_that_names_what_it_takes() -> None:
+    at_rest = sp.Scenario(sp.poisson(3.0), constant(1e7), slots=100, seed=1)
+    slowest = float(control().choices.power_w[1])
+    check_limits(control(power_cap_w=slowest), np.array([1e7]))
+    tight = control(power_cap_w=0.999 * slowest)
+    if not (tight.choices.works[:, 0] > 0).all():  # a cut without a head needs no clock, but a radio
+        link = tight.system.link.but(radio=sp.Radio(1e-7, 0.0, 50.0))
+        system = sp.System(device=tight.system.device, server=tight.system.server, link=link)
+        tight = sp.SlotControl(tight.profile, system, V=0.01, power_cap_w=0.999 * slowest)
+    with pytest.raises(InfeasibleError, match=f"at least {slowest:.4g} W when it computes") as caught:
+        sp.simulate(sp.SlotPolicy(tight), at_rest, bound=False)
+    assert "power_cap_w=" in caught.value.conflicts[0]
+
+
 def quick_server(**options: object) -> sp.SlotControl:
     """One whose server answers sooner than the device where the uplink is quick."""
     given = control()
@@ -65,9 +79,9 @@ def test_one_slot_whose_rate_would_do_is_no_error() -> None:
     rates = np.array([1e4, 1e4, 1e9])
     c = quick_server()
     deadline = (least_own_s(c, 1e9) + least_own_s(c, 1e4)) / 2
-    check_deadline(replace(c, deadline_s=deadline, cuts=None), rates)
+    check_limits(replace(c, deadline_s=deadline, cuts=None), rates)
     with pytest.raises(InfeasibleError, match=r"at the channel's best rate \(0\.01 Mbit/s\)"):
-        check_deadline(replace(c, deadline_s=deadline, cuts=None), rates[:2])
+        check_limits(replace(c, deadline_s=deadline, cuts=None), rates[:2])
 
 
 def test_refused_frames_are_told_aloud_with_what_would_be_possible() -> None:

@@ -129,6 +129,21 @@ def test_costs_of_changes_are_refused() -> None:
         sp.SlotContinuous(control)
 
 
+@pytest.mark.parametrize("solver", ["slot-kkt", "cvxpy"])
+def test_a_radio_that_cannot_be_is_refused_before_its_numbers_overflow(solver: str) -> None:
+    given = slot_control(Seeded(1), 3, limits=False)
+    link = given.system.link.but(radio=sp.Radio(1e-7, 0.0, 0.5, bandwidth_hz=1e3))
+    system = sp.System(device=given.system.device, server=given.system.server, link=link)
+    control = sp.SlotControl(given.profile, system, V=0.1)
+    for rate, fine in ((2.9e5, True), (3.1e5, False)):
+        problem = sp.SlotContinuous(control.at(sp.SlotState(uplink_bits=1e4, device_s=0.1, frames=1, rate_bps=rate)))
+        if fine:
+            assert problem.solve(solver).objective <= problem.control.solve("enumerate").objective * (1 + 1e-6) + 1e-9
+        else:
+            with pytest.raises(DataError, match="310 bit/s per hertz"):
+                problem.solve(solver)
+
+
 def test_clarabel_tries_shorter_steps_before_it_gives_up() -> None:
     """Numbers of a slot on which its own step length ends in an error of numbers at every tolerance (Clarabel 0.11.1)."""
     problem = sp.SlotContinuous(board("tiny-branch", "jetson-tx2", deadline=False))

@@ -7,6 +7,8 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from splitplan.plots.slots import MOST_CUTS, plot_curve, plot_slots
@@ -94,6 +96,11 @@ def curve(latencies: list[float], **columns: object) -> pd.DataFrame:
     return pd.DataFrame({"V": weights, "power_w": powers, "mean_latency_s": latencies} | columns)
 
 
+def extents(ax: Axes) -> list[Bbox]:
+    """Where the names of points are, without lines that lead to them."""
+    return [Text.get_window_extent(t) for t in ax.texts]
+
+
 def apart(boxes: list[Bbox]) -> bool:
     return not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
@@ -106,7 +113,7 @@ def test_points_have_their_weights_and_no_two_texts_touch(latencies: list[float]
     figure = plot_curve(curve(latencies, least_power_w=1.9))
     drawn(figure)
     late, weight = figure.axes
-    assert apart([t.get_window_extent() for t in late.texts])
+    assert apart(extents(late))
     spread = len({round(np.log(x), 1) for x in latencies})
     assert len(late.texts) >= min(spread, 2) and all(t.get_text().startswith("V ") for t in late.texts)
     if spread == len(latencies):
@@ -122,7 +129,42 @@ def test_points_close_to_each_other_have_their_weights_apart() -> None:
     figure = plot_curve(table)
     drawn(figure)
     names = figure.axes[0].texts
-    assert len(names) >= 4 and apart([t.get_window_extent() for t in names])
+    assert len(names) >= 4 and apart(extents(figure.axes[0]))
+
+
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_names_of_eleven_weights_touch_no_mark_and_no_line(seeds: int) -> None:
+    """The bound, points of other seeds, the line through the means: none of them strikes a name through."""
+    rng, latencies = np.random.default_rng(0), [0.173, 0.171, 0.138, 0.122, 0.293, 0.477, 0.489, 0.49, 0.49, 0.49, 0.49]
+    powers = [2.166, 2.160, 2.123, 2.089, 2.045, 2.0305, 2.029, 2.029, 2.029, 2.029, 2.029]
+    one = pd.DataFrame({"V": [1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100], "power_w": powers})
+    noise = (
+        [(rng.normal(0, 0.004, 11), rng.lognormal(0, 0.04, 11)) for _ in range(seeds)] if seeds > 1 else [(0.0, 1.0)]
+    )
+    table = pd.concat(
+        [one.assign(power_w=one["power_w"] + p, mean_latency_s=q * np.array(latencies)) for p, q in noise]
+    )
+    figure = plot_curve(table.assign(least_power_w=2.029))
+    drawn(figure)
+    late = figure.axes[0]
+    named = ",".join(t.get_text().removeprefix("V ") for t in late.texts).replace(" ", "").split(",")
+    assert set(named) >= {"0.001", "0.003", "0.01", "0.03", "0.1"} and len(named) >= 9 and apart(extents(late))
+    for box in extents(late):
+        for line in late.lines:
+            path = line.get_transform().transform_path(line.get_path())
+            assert line.get_linestyle() == "None" or not path.intersects_bbox(box, filled=False), (
+                "a line through a name"
+            )
+            assert not any(box.contains(*at) for at in np.asarray(path.vertices)), "a point on a name"
+
+
+def test_where_no_bound_is_drawn_it_is_said() -> None:
+    assert "no bound is drawn: the least power for these runs' work is not known" in texts(
+        plot_curve(curve([0.1, 1.0]))
+    )
+    none = curve([0.1, 1.0], least_power_w=np.nan, carried=False)
+    assert "no bound is drawn: no run carries the load" in texts(plot_curve(none))
+    assert "no bound is drawn" not in texts(plot_curve(curve([0.1, 1.0], least_power_w=1.9)))
 
 
 def test_a_run_without_a_latency_is_drawn_over_v_alone() -> None:

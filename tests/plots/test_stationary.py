@@ -10,8 +10,8 @@ import pytest
 import splitplan as sp
 from splitplan.data.channel import constant
 from splitplan.errors import DataError
+from splitplan.formulations.stationary import ANY_PRICE, sends_so
 from splitplan.plots.stationary import plot_bound
-from splitplan.plots.style import SERVER
 from tests.policies.test_result import control
 
 from .test_plots import drawn, texts
@@ -34,26 +34,33 @@ def test_parts_are_the_plans(options: dict[str, object]) -> None:
     np.testing.assert_allclose([bar.get_width() for bar in left.patches], powers["power_w"])
     np.testing.assert_allclose([bar.get_width() for bar in right.patches], 100 * loads["used"])
     shown = texts(figure)
-    assert (
-        f"{100 * loads['used'][0]:.0f}%" in shown
-        and "idle" in shown
-        and "of the limit" in shown
-        and "binds where" in shown
-    )
+    assert f"{loads['used'][0]:.0%} used\nmore is worth" in shown and "idle" in shown
+    assert "at the most frames that any policy carries, the limit is made by: " in shown
     assert f"any policy carries at most {solution.plan.capacity_hz:.4g}" in shown.replace("\n", " ")
     assert ("J/bit" in loads["unit"].tolist()) == (solution.unit == "J a slot")
 
 
-def test_what_binds_stands_out() -> None:
+def test_what_binds_at_the_most_frames_is_no_mark_of_this_load() -> None:
+    """A device that is nearly idle now may be the limit of what could be carried: said in words, apart from its bar."""
     problem = sp.StationaryBound(control(), SCENE)
     solution = problem.solve()
-    loads = problem.loads(solution.plan, solution.duals).assign(binding=[0.0, 1.0, 0.0], price=[0.0, 2e-7, 0.0])
+    loads = problem.loads(solution.plan, solution.duals).assign(
+        used=[0.05, 0.2, 0.0], binding=[0.7, 0.3, 0.0], price=[0.0, 2e-7, 0.0]
+    )
     figure = plot_bound(problem.powers(solution.plan), loads)
     drawn(figure)
-    from matplotlib.colors import to_hex
-
-    assert [to_hex(bar.get_facecolor()) == SERVER.lower() for bar in figure.axes[1].patches] == [False, True, False]
-    assert texts(figure).count("; nothing") == 2 and "2e-07 J/bit\n100% of the limit" in texts(figure)
+    right = figure.axes[1]
+    assert len({bar.get_facecolor() for bar in right.patches}) == 1
+    assert [t.get_text() for t in right.texts] == [
+        "5% used\nmore is worth nothing",
+        "20% used\nmore is worth 2e-07 J/bit",
+        "0% used\nmore is worth nothing",
+    ]
+    full = right.transData.transform((100, 0))[0]
+    assert all(full < t.get_window_extent().x0 for t in right.texts), "beside the bars, however full"
+    told = "Not at this load, but at the most frames that any policy carries, the limit is made by: device (70%), uplink (30%)"
+    assert told in texts(figure)
+    assert "the limit is made by" not in texts(plot_bound(problem.powers(solution.plan), loads.assign(binding=0.0)))
 
 
 def test_texts_stay_within_the_figure() -> None:
@@ -74,3 +81,18 @@ def test_without_rows() -> None:
     plan = solution.solve()
     with pytest.raises(DataError, match="has no rows"):
         plot_bound(solution.powers(plan.plan).iloc[:0], solution.loads(plan.plan, plan.duals))
+
+
+def test_what_the_uplink_sends_has_its_rate() -> None:
+    channel = sp.markov_channel(1e7, 2e6, 5.0, duration_s=60.0)
+    solution = sp.StationaryBound(control(), sp.Scenario(sp.poisson(8.0), channel, slots=600, seed=1)).solve()
+    plan = solution.plan
+    mean = sum(share * bps for (share, _), bps in zip(plan.radio, plan.radio_bps, strict=True))
+    assert mean > 0 and mean * 0.1 == pytest.approx(solution.terms["uplink_done_bits"])
+    (some,) = [bps for (_, price), bps in zip(plan.radio, plan.radio_bps, strict=True) if 0 < bps < channel.mean_bps]
+    assert f" J, {some / 1e6:.3g} Mbit/s on average (" in str(plan) and "J/bit" not in str(plan)
+    assert sends_so(ANY_PRICE, 1.25e7) == "all that it can carry, 12.5 Mbit/s on average"
+    assert (
+        sends_so(0.0, None) == sends_so(1e-9, 0.0) == "silent"
+        and sends_so(1e-9, None) == "when a bit costs at most 1e-09 J"
+    )

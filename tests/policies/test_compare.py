@@ -47,7 +47,7 @@ def test_how_far_above_the_least_power_also_of_one_that_weighs_latency(results: 
     assert table["above_bound_w"][0] == pytest.approx(joint.certificate / 0.1)
     assert joint.stationary is not None
     energy = joint.stationary.certificate(
-        greedy.sums["energy_j"] / 300, greedy.left, joint.bound, greedy.sums["admitted"] / 300
+        greedy.sums["energy_j"] / 300, greedy.left, joint.bound, greedy.sums["admitted"] / 300, greedy.power_w * 0.1
     )
     assert table["above_bound_w"][3] == pytest.approx(energy / 0.1, rel=1e-6)
     least = table["power_w"] - table["above_bound_w"]

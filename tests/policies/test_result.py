@@ -14,6 +14,7 @@ import splitplan as sp
 from benchmarks.instances import Seeded, graph
 from splitplan.data.channel import constant
 from splitplan.policies.result import Result
+from splitplan.policies.slot_baselines import greedy_latency
 from splitplan.policies.stages import Stage
 from splitplan.solvers.columns import capacity
 
@@ -110,6 +111,11 @@ def test_a_weight_that_decides_nothing_is_noted(v: float, says: str, place_holde
     assert says in str(run(V=v, place_holders=place_holders, **DEAR))
 
 
+def test_no_backlog_is_foretold_where_a_deadline_decides() -> None:
+    """It forces dearer clocks on whatever waits, so that V alone says nothing of when one is taken."""
+    assert "no dearer clock" not in str(run(V=1e4, deadline_s=10.0, **DEAR))
+
+
 @pytest.mark.parametrize("v", [0.0, 1e-3, 1e-2, 1.0])
 def test_a_weight_that_can_be_meant_is_not(v: float) -> None:
     assert run(V=v).doubts == []
@@ -168,3 +174,123 @@ def test_stages_are_shown_beside_the_profile() -> None:
         and pd.isna(frame["ratio"][1])
     )
     assert list(run(20).stages_to_frame().columns) == list(frame.columns)
+
+
+class Refuses:
+    """It admits nothing at all."""
+
+    name = "refuses"
+
+    def __init__(self, control: sp.SlotControl) -> None:
+        self.control = control
+
+    def choose(self, state: sp.SlotState) -> sp.SlotPlan:
+        return self.control.at(replace(state, frames=0)).plan_for(cut=0, frames=0, clock=0, level=0)
+
+
+def refusing(**options: Any) -> Result:
+    scene = sp.Scenario(sp.poisson(8.0), constant(1e7), slots=200, seed=1)
+    return sp.simulate(Refuses(control(**options)), scene)
+
+
+def test_one_that_refuses_all_is_told_to_and_not_praised() -> None:
+    result = refusing()
+    shown, refused = str(result), round(result.sums["refused"])
+    (told,) = result.doubts
+    assert told == "EVERY frame was refused: the policy refused them; its control has no limit that asks for that"
+    assert not result.carried and told in shown
+    (line,) = [x for x in shown.splitlines() if "certificate" in x]
+    assert f"that admits as few frames ({refused} that were to be served were refused)" in line
+    assert line.endswith("it is of the work that was done, and the load is not carried")
+    (note, _) = sp.compare([result]).notes
+    assert (
+        note
+        == f"'refuses' does not carry the load: {refused} of {refused} frames were not answered, {refused} of them refused"
+    )
+    (_, why) = sp.sweep(result.policy.control, result.scene, [0.1], policy=Refuses).notes
+    assert why == "frames that were refused: " + told.removeprefix("EVERY frame was refused: ")
+
+
+def test_limits_are_named_where_they_say_why_frames_were_refused() -> None:
+    (easy,) = refusing(deadline_s=10.0).doubts
+    assert "the policy refused them; at the channel's mean rate" in easy and "within its control's limits" in easy
+    (hard,) = refusing(deadline_s=0.35, power_cap_w=2.1).doubts  # the slow clock takes 0.4 s, and the radio 2.3 W
+    assert "the policy refused them; no choice" in hard and "deadline_s = 0.35 and power_cap_w = 2.1" in hard
+    slow = sp.Scenario(
+        sp.poisson(8.0), sp.Channel(np.array([0.0, 19.0, 20.0]), np.array([1.0, 1e7])), slots=200, seed=1
+    )
+    c = control(deadline_s=0.2)
+    server = int(np.argmin(c.choices.works[:, 0]))
+    (told,) = sp.simulate(sp.SlotPolicy(c, cuts=[server]), slow, bound=False).doubts
+    assert "no choice of cut, clock and rate met deadline_s = 0.2" in told and "the policy" not in told
+
+
+def test_a_run_that_carries_the_load_is_told_so_by_its_certificate_alone() -> None:
+    (line,) = [x for x in str(run()).splitlines() if "certificate" in x]
+    assert "refused" not in line and "not carried" not in line and line.endswith("%")
+
+
+@pytest.mark.parametrize("place_holders", [True, False])
+def test_a_budget_says_whether_it_held_and_how_large_its_debt_gets(place_holders: bool) -> None:
+    """The debt that was paid for at the end is about what the bound's price of a joule says."""
+    options: dict[str, Any] = {"mode": "max-throughput", "power_budget_w": 1.6, "place_holders": place_holders}
+    broken = run(20_000, 8.0, V=10.0, **options)
+    (limit,) = broken.limits
+    assert (limit.name, limit.limit, limit.mean, limit.held) == ("power_budget_w", 1.6, broken.power_w, False)
+    debt_j = (broken.power_w - 1.6) * broken.seconds
+    said = float(limit.why.split("some ")[1].split()[0])
+    assert said == pytest.approx(debt_j, rel=0.3) and f"it is {debt_j:.3g} J now" in limit.why
+    assert f"limit       power_budget_w 1.6: {broken.power_w:.4g} W, NOT held: " in str(broken)
+    table = dict(broken.to_frame().to_numpy())
+    assert (table["power_budget_w"], table["power_budget_w_mean"], table["power_budget_w_held"]) == (
+        1.6,
+        broken.power_w,
+        False,
+    )
+    fine = run(20_000, 8.0, V=1e-4, **options)
+    assert fine.limits[0].held and "W, held\n" in str(fine)
+    both = sp.compare({"fine": fine, "broken": broken})
+    assert list(both.to_frame()["held"]) == [True, False] and "held" in str(both)
+    assert [text for text in both.notes if "budget" in text] == [f"'broken': {limit}"]
+    assert "held" not in str(sp.compare([run()]))
+
+
+def test_limits_on_latency_and_frames_say_whether_they_held() -> None:
+    late = run(2000, latency_limit_s=0.11, power_budget_w=2.3)
+    _, limit = late.limits
+    assert limit.mean == pytest.approx(late.sums["own_latency_s"] / late.sums["admitted"])
+    assert limit.held == (limit.mean <= 0.11 * 1.001)
+    few = run(300, 6.0, mode="max-throughput", V=0.01, throughput_min_hz=5.5)
+    (limit,) = few.limits
+    assert limit.mean == pytest.approx(few.sums["admitted"] / 30.0) and "frames/s" in str(limit)
+    none = sp.simulate(Refuses(control(throughput_min_hz=5.5)), few.scene)
+    assert none.limits[0].why == "the policy decides for itself, not by the debt" and none.limits[0].mean == 0
+    scarce = sp.simulate(
+        sp.SlotPolicy(control(throughput_min_hz=5.5)), replace(few.scene, arrivals=sp.poisson(2.0)), bound=False
+    )
+    assert not scarce.limits[0].held and scarce.limits[0].why.startswith("only ")
+    (empty,) = sp.simulate(Refuses(control(latency_limit_s=1.0)), few.scene).limits
+    assert empty.held and str(empty) == "latency_limit_s 1: no frame was admitted, held"
+
+
+def test_a_live_run_says_what_its_bound_is_of() -> None:
+    result = run()
+    assert result.certificate is not None
+    live = replace(result, live=True)
+    assert any("the bound is of the profile's seconds" in text for text in live.doubts) and not result.doubts
+    quick = replace(live, sums=live.sums | {"energy_j": 0.9 * live.sums["energy_j"]})
+    assert quick.certificate < 0 and "the certificate is negative: what was done took less" in str(quick)
+    both = sp.compare([result, quick])
+    assert [text for text in both.notes if "profile's seconds" in text] and not sp.compare([result]).notes
+
+
+def test_a_v_that_nobody_chose_is_not_shown() -> None:
+    greedy = sp.simulate(greedy_latency(control(V=0.1)), run().scene)
+    assert str(greedy).startswith("greedy latency: 300 slots") and "e+12" not in str(greedy) + str(
+        greedy.plot().axes[0].get_title("left")
+    )
+    both = sp.compare([run(), greedy])
+    assert np.isnan(both.to_frame()["V"][1]) and "e+12" not in str(both) and "NaN" not in str(both).splitlines()[3]
+    assert str(run()).startswith("joint, V 0.01: 300 slots")
+    many = sp.simulate_many([greedy.policy, run().policy], [greedy.scene] * 2, bound=False)
+    assert np.isnan(many["V"][0]) and many["V"][1] == 0.01

@@ -159,7 +159,10 @@ class Counts:
         ({"clock": 99}, r"clock is 99; give 0 to \d+: 0 off, 1 "),
         ({"level": 9}, r"level is 9; give 0 to 8: 0 silent, 1 12.5 % of the uplink"),
         ({"level": 0.5}, "level is 0.5; give 0 to 8"),
-        ({"frames": 99}, r"frames is 99; \d arrive in this slot, all must be admitted"),
+        (
+            {"frames": 99},
+            r"frames is 99; (?P<n>\d) arrive in this slot, and this control admits all of them: give (?P=n); only one with throughput_min_hz or mode='max-throughput'",
+        ),
         ({"cut": 99, "clock": 99, "level": 99, "frames": 99}, "4 problems"),
     ],
 )

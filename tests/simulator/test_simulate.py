@@ -18,9 +18,12 @@ import splitplan as sp
 from benchmarks.instances import Seeded
 from benchmarks.slot_instances import slot_control, slot_state
 from splitplan.data.channel import constant
+from splitplan.data.slot import Thermal
 from splitplan.errors import DataError, InfeasibleError
+from splitplan.formulations.costs import sending_w
 from splitplan.formulations.in_time import least_own_s
-from splitplan.policies.slot import SlotPolicy
+from splitplan.policies.slot import SlotPolicy, left_to_choose
+from splitplan.policies.slot_baselines import device_only
 from splitplan.simulator.numbers import first_state, loose, rooms_for, rule_of
 from splitplan.simulator.rule import COMPILED, SOURCES, decide, digest, radio_w
 from splitplan.simulator.simulate import simulate
@@ -64,20 +67,41 @@ def test_the_rule_is_the_optimum_of_what_is_left_free(seed: int) -> None:
     some = [
         rng.permutation(n)[: rng.integers(1, n + 1)].tolist() for n in (len(c.works), len(c.clock_hz), len(c.levels))
     ]
-    some[1] = [*some[1], 0] if 0 not in some[1] else some[1]  # off and silent are always within the power limits
-    some[2] = [*some[2], 0] if 0 not in some[2] else some[2]
     policy = SlotPolicy(control, *some)
     numbers, rooms = rule_of(policy), rooms_for(policy)
     for _ in range(25):
         state = slot_state(choose, control)
-        problem = control.at(state, device_j=policy.device_j)
-        best = cheapest(problem, *some)
+        problem = policy.problem(state)
+        clocks, levels = left_to_choose(problem, some[1], some[2])
+        best = cheapest(problem, some[0], clocks, levels)
         k, n, f, j = decide(numbers, loose(first_state(policy, state)), state.frames, state.rate_bps, rooms)
+        assert k in some[0] and f in clocks and j in levels
+        assert not problem.hot[f] and problem.within_power[f, j]
+        plan = policy.choose(state)
         if best is None:
-            assert n == -1
+            assert n == -1 and plan.frames == 0
             continue
-        assert k in some[0] and f in some[1] and j in some[2] and n >= 0
+        assert n >= 0
         assert problem.score(k, n, f, j)["objective"] == pytest.approx(best[1], rel=1e-9, abs=1e-12)
+        assert problem.evaluate(plan)["objective"] == pytest.approx(best[1], rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("levels", [(8,), (0, 8)])
+def test_a_fixed_clock_that_is_too_hot_is_off(levels: tuple[int, ...]) -> None:
+    """The temperature by a recursion of its own, all on the device; frames wait meanwhile, and the printed run names what was chosen."""
+    plain = replace(slot_control(Seeded(3), 4, limits=False), mode="min-energy", cuts=None)
+    watts, top = plain.choices.power_w, len(plain.choices.clock_hz) - 1
+    limit_c = 25.0 + 10.0 * float(watts[0] + 0.5 * (watts[top] - watts[0]))
+    made = replace(plain, thermal=Thermal(10.0, 1.0, ambient_c=25.0, limit_c=limit_c))
+    policy = SlotPolicy(made, cuts=device_only(made).cuts, clocks=[top], levels=levels)
+    run = sp.simulate(policy, scene(3, 0.7 / float(made.choices.works[policy.cuts[0], 0]), 60.0), bound=False)  # type: ignore[index]
+    assert {0, top} == set(run.trace[:, 5].astype(int).tolist())
+    kept, hot_c = math.exp(-made.slot_s / 10.0), 25.0
+    for energy_j in run.trace[:, 3]:
+        final = 25.0 + 10.0 * float(energy_j) / made.slot_s
+        hot_c = final + (hot_c - final) * kept
+        assert hot_c <= limit_c * (1 + 1e-9)
+    assert "off" in str(run)
 
 
 def carried(seed: int, load: float, seconds: float, **options: object) -> tuple[sp.SlotControl, sp.Scenario]:
@@ -155,9 +179,11 @@ def lindley(result: sp.Result) -> tuple[np.ndarray, list[np.ndarray], np.ndarray
         free = 0.0
         came[stage] = ready
         for i in np.argsort(ready, kind="stable"):
-            work = c.works[cuts[i], stage] if stage == 0 or c.works[cuts[i], 1] > 0 else 0.0
+            work = c.works[cuts[i], stage]
             if work > 0 and math.isfinite(ready[i]):
                 ready[i] = free = finish(stage, max(ready[i], free), work)
+            elif stage == 1 and c.works[cuts[i], 2] > 0:  # a message of no bits waits its turn
+                ready[i] = max(ready[i], free)
         done[stage] = ready
     return edges, offered, came, done
 
@@ -174,6 +200,39 @@ def test_the_tandem_is_lindleys_recursion(seed: int) -> None:
     inside = ready < edges[-1] * (1 - 1e-9)
     assert inside.sum() > 5
     assert result.latency_s[inside] == pytest.approx(expected[inside], rel=1e-6, abs=1e-7)
+
+
+@pytest.mark.parametrize("head_s", [0.0, 0.002])
+def test_a_frame_that_sends_no_bits_is_still_served(head_s: float) -> None:
+    """Lindley's recursion in three lines; the channel is dead at first, which nobody waits for."""
+    plain = replace(slot_control(Seeded(5), 4, limits=False), mode="min-energy", cuts=None, V=1e-6)
+    works = plain.choices.works.copy()
+    works[:] = head_s, 0.0, 0.03
+    made = replace(plain)
+    object.__setattr__(made, "choices", replace(plain.choices, works=works, fixed_s=0.0 * plain.choices.fixed_s))
+    top = len(made.choices.clock_hz) - 1
+    channel = sp.Channel(np.array([0.0, 5.0, 10.0]), np.array([0.0, 1e7]), "late")
+    given = sp.Scenario(sp.poisson(25.0), channel, 10.0, seed=2)
+    run = sp.simulate(SlotPolicy(made, cuts=[0], clocks=[top], levels=[0]), given, bound=False)
+    device = free = 0.0
+    for at, latency in zip(run.arrive_s, run.latency_s, strict=True):
+        device = max(at, device) + head_s / float(made.choices.speed[top])
+        free = max(device, free) + 0.03
+        assert latency == pytest.approx(free - at, abs=1e-9) or free >= run.seconds - 1e-9
+    assert np.isfinite(run.latency_s).mean() > 0.9
+
+
+def test_a_fixed_share_holds_back_what_a_bit_takes_at_that_share() -> None:
+    """At others it may take less, which is nothing to a policy that may not choose them: frames must not wait for it."""
+    made = replace(slot_control(Seeded(5), 4, limits=False), mode="min-energy", cuts=None, V=0.5)
+    c = made.choices
+    rates = c.levels[1:] * 1e7
+    each = sending_w(c.radio, rates, np.full(len(rates), 1e7)) / rates
+    dear = 1 + int(np.argmax(each))
+    state = sp.SlotState(rate_bps=1e7)
+    assert each[dear - 1] > each.min()
+    assert SlotPolicy(made, levels=[0, dear]).problem(state).place_held(state)[1] == pytest.approx(0.5 * each[dear - 1])
+    assert SlotPolicy(made).problem(state).place_held(state)[1] == pytest.approx(0.5 * each.min())
 
 
 class Noting(SlotPolicy):

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import splitplan as sp
+from splitplan.data.channel import constant
 from splitplan.errors import DataError, InfeasibleError
+from splitplan.policies.slot_baselines import greedy_latency, server_only
 from splitplan.simulator import sweep as module
 from tests.plots.test_plots import drawn, texts
+from tests.policies import test_result as own
 from tests.simulator.test_simulate import carried
 
 WEIGHTS = [1e-4, 1e-2, 1.0]
@@ -73,6 +77,91 @@ def test_what_was_run_is_not_run_again(
         sp.sweep(control, scenario, WEIGHTS, folder=tmp_path)
 
 
+def test_what_another_control_left_is_not_taken_and_what_is_the_same_run_is(tmp_path: Path) -> None:
+    """With V = 0 at first nothing tells a control with place-holders from one without, and V itself is what is swept."""
+    control, scene = carried(3, 0.8, 60.0)
+
+    def power(folder: Path | None, **options: object) -> float:
+        base = replace(control, **options)  # type: ignore[arg-type]
+        return float(sp.sweep(base, scene, [1.0], folder=folder).to_frame()["power_w"][0])
+
+    here = [power(tmp_path, V=0.0, place_holders=held) for held in (True, False)]
+    assert here == [power(None, V=0.0, place_holders=held) for held in (True, False)] and here[0] != here[1]
+    assert len(list(tmp_path.glob("*.json"))) == 2
+    power(tmp_path, V=0.01)
+    power(tmp_path, V=3.0, most_frames=5)
+    assert len(list(tmp_path.glob("*.json"))) == 2, "the base control's V is in the name"
+    power(tmp_path, persistence=0.5)
+    assert len(list(tmp_path.glob("*.json"))) == 3
+    next(tmp_path.glob("*.json")).write_text('{"V": 1.0}', encoding="utf-8")
+    with pytest.raises(DataError, match="is not a run's row; delete it"):
+        [power(tmp_path, **o) for o in ({}, {"place_holders": False}, {"persistence": 0.5})]
+
+
+@pytest.fixture(scope="module")
+def still() -> sp.Scenario:
+    return sp.Scenario(sp.poisson(3.0), constant(1e7), slots=500, seed=1)
+
+
+def test_runs_are_held_against_the_bound_of_their_own_control(still: sp.Scenario) -> None:
+    """Greedy latency weighs seconds, whatever the control that it is made of weighs."""
+    curve = sp.sweep(own.control(), still, [0.01, 0.1], seeds=[1, 2], policy=greedy_latency)
+    table = curve.to_frame()
+    assert curve.bound.unit == "penalty a slot" and (table["certificate"] >= -1e-9).all()
+    for row in table.to_dict("records"):
+        there = replace(still, seed=int(row["seed"]))
+        alone = sp.simulate(greedy_latency(own.control(V=row["V"])), there)
+        joint = sp.simulate(sp.SlotPolicy(own.control()), there)
+        assert row["certificate"] == pytest.approx(alone.certificate, abs=1e-12)
+        beside = sp.compare({"greedy": alone, "joint": joint}).to_frame()
+        assert row["above_bound_w"] == pytest.approx(beside["above_bound_w"][0]) and row["above_bound_w"] > 0.05
+
+
+@pytest.mark.parametrize("options", [{"mode": "min-latency"}, {"power_budget_w": 2.4}, {"mode": {"energy": 3.0}}])
+def test_the_line_in_its_figure_is_of_power_and_below_the_runs(still: sp.Scenario, options: dict[str, Any]) -> None:
+    curve = sp.sweep(own.control(**options), still, [1e-3, 1e-1])
+    table = curve.to_frame()
+    assert (table["above_bound_w"] > -1e-9).all()
+    plain = sp.simulate(sp.SlotPolicy(own.control()), still)
+    assert plain.bound is not None and plain.bound.bound is not None
+    least = table["power_w"] - table["above_bound_w"]
+    np.testing.assert_allclose(least, plain.bound.bound / 0.1, rtol=0.02)  # but for what was left at the end
+    (line, *_) = [x for x in curve.plot().axes[0].lines if "no policy is below" in str(x.get_label())]
+    assert sorted(line.get_ydata()) == sorted(least)
+
+
+def test_a_policy_of_ones_own_that_is_none_is_named(still: sp.Scenario) -> None:
+    with pytest.raises(DataError, match="^sweep: policy is a int; give a splitplan.SlotPolicy"):
+        sp.sweep(own.control(), still, [1.0], policy=lambda control: 3)  # type: ignore[arg-type,return-value]
+
+
+def test_late_frames_and_why_frames_were_refused_are_told(still: sp.Scenario) -> None:
+    hard = own.control(deadline_s=0.12)
+    moving = sp.Channel(np.array([0.0, 28.0, 30.0]), np.array([1e3, 1e9]))
+    curve = sp.sweep(hard, replace(still, slots=300, channel=moving), [0.01, 1.0], policy=server_only)
+    told = " ".join(curve.notes)
+    assert not curve.to_frame()["carried"].any() and "deadline_s = 0.12 in their slots" in told
+    assert "refused" in told and "too short" not in told
+    some = sp.sweep(hard, replace(still, arrivals=sp.poisson(9.0)), [0.01])
+    alone = sp.simulate(sp.SlotPolicy(replace(hard, V=0.01)), replace(still, arrivals=sp.poisson(9.0)))
+    assert some.to_frame()["late_share"][0] == alone.late and alone.late
+    assert "late_%" in str(some) and "late_%" not in str(sp.sweep(own.control(), still, [0.01]))
+    blind = sp.sweep(hard, still, [0.01], policy=greedy_latency)
+    assert np.isfinite(blind.to_frame()["late_share"][0])  # its control has no deadline; the one that was swept has
+
+
+def test_limits_on_means_are_told_and_whether_they_held(still: sp.Scenario) -> None:
+    tight = own.control(mode="max-throughput", power_budget_w=1.6)
+    curve = sp.sweep(tight, replace(still, arrivals=sp.poisson(8.0), slots=20_000), [1e-4, 10.0, 100.0])
+    table = curve.to_frame()
+    assert list(table["held"]) == [True, False, False] and str(curve).count(" NO ") >= 2
+    (note,) = [text for text in curve.notes if "power_budget_w" in text]
+    worst = table["power_w"].max()
+    assert note.startswith(f"V = 10, 100: power_budget_w 1.6: {worst:.4g} W, NOT held") and "smaller V" in note
+    free = sp.sweep(own.control(), still, [0.01])
+    assert free.to_frame()["held"].all() and "held" not in str(free).splitlines()[1]
+
+
 def test_its_figure_holds_the_bound(case: tuple[sp.SlotControl, sp.Scenario], tmp_path: Path) -> None:
     curve = sp.sweep(*case, WEIGHTS)
     figure = curve.plot()
@@ -106,8 +195,9 @@ def test_a_weight_that_does_not_carry_the_load_is_told(swept: module.Curve) -> N
     assert list(table["carried"]) == [True, False, False]
     assert (table["unanswered"] > 0.05 * table["admitted"])[1:].all()
     assert np.isfinite(table["mean_latency_s"][1]) and np.isnan(table["mean_latency_s"][2])
-    (note,) = swept.notes
+    note, why = swept.notes
     assert note.startswith("V = 10, 1e+06: the load is not carried")
+    assert "queues grow without end" in why and "refused" not in why
     assert f"{table['unanswered'][1:].sum()} were not answered" in note
     assert f"note: {note}" in str(swept) and str(swept).count(" NO ") == 2
 
@@ -124,7 +214,7 @@ def test_in_the_figure_it_is_hollow_and_no_line_goes_through_it(swept: module.Cu
 
 def test_a_curve_that_carries_the_load_says_nothing_of_that(case: tuple[sp.SlotControl, sp.Scenario]) -> None:
     curve = sp.sweep(*case, WEIGHTS)
-    assert curve.to_frame()["carried"].all() and curve.notes == []
+    assert curve.to_frame()["carried"].all() and curve.notes == ()
     assert "not carried" not in str(curve) and "not carry" not in texts(curve.plot())
 
 
