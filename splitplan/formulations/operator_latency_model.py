@@ -9,12 +9,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyomo.environ as pyo
 
+from splitplan.errors import InfeasibleError
+
 if TYPE_CHECKING:
     from splitplan.formulations.operator_latency import OperatorLatency
 
 
 def build(problem: OperatorLatency, known_s: float | None = None) -> pyo.ConcreteModel:
-    """The whole problem as a list of its parts; ``known_s`` is a known schedule's latency (all in a row unless given)."""
+    """The whole problem as a list of its parts; ``known_s`` is a known schedule's latency (all in a row unless given).
+
+    Raises
+    ------
+    InfeasibleError
+        Some operator can run nowhere, so that there is nothing to state of it.
+    """
+    nowhere = np.flatnonzero(~problem.can.any(axis=1)[problem.groups.of])
+    if len(nowhere):
+        name = problem.graph.operators[nowhere[0]].name
+        raise InfeasibleError(f"operator {name!r} can run on no device of {problem.describe()}")
     m = pyo.ConcreteModel(name="operator latency")
     m.H = (horizon(problem) if known_s is None else known_s) * problem.scale * (1 + 1e-9)
     variables(m, problem)
@@ -24,14 +36,19 @@ def build(problem: OperatorLatency, known_s: float | None = None) -> pyo.Concret
     constraint_after(m, problem)
     constraint_one_at_a_time(m, problem)
     constraint_end(m, problem)
+    constraint_implied(m, problem)
     objective(m)
     return m
 
 
 def horizon(problem: OperatorLatency) -> float:
-    """A latency that some schedule keeps if memory allows any: each operator after the other, where it is slowest, all data moved."""
-    slowest = np.where(np.isfinite(problem.seconds), problem.seconds, 0.0).max(axis=1)
-    return float(slowest.sum() + 2 * sum(o.output_s for o in problem.graph.operators))
+    """A latency that some schedule keeps if there is any: each operator after the other, where it is slowest, all data moved."""
+    slowest = np.where(np.isfinite(problem.table.seconds), problem.table.seconds, 0.0).max(axis=1)
+    moved = np.zeros(len(slowest))
+    for v, w in problem.table.payload:
+        seconds = problem.table.moving(v, w)
+        moved[v] = max(moved[v], float(seconds[np.isfinite(seconds)].max(initial=0.0)))
+    return float(slowest.sum() + moved.sum())
 
 
 def unrelated(problem: OperatorLatency) -> list[tuple[int, int]]:
@@ -45,21 +62,36 @@ def unrelated(problem: OperatorLatency) -> list[tuple[int, int]]:
 
 
 def variables(m: pyo.ConcreteModel, problem: OperatorLatency) -> None:
-    """x_{g,d}, s_v, m_{vw,d}, o_{vw} and T; seconds scaled."""
-    places = [
-        (g, d)
-        for g in range(len(problem.groups))
-        for d in range(len(problem.devices))
-        if problem.place.can[g, int(d >= problem.accelerators)]
-    ]
-    m.x = pyo.Var(places, domain=pyo.Binary, doc="group runs on device")
-    m.s = pyo.Var(range(len(problem.graph)), bounds=lambda m, v: (problem.heads[v] * problem.scale, m.H), doc="operator begins")  # fmt: skip
-    edges = [(v, w) for v, readers in enumerate(problem.graph.consumers) for w in readers]
-    m.m = pyo.Var(
-        edges, range(problem.accelerators), domain=pyo.UnitInterval, doc="one of two ends is on the accelerator"
-    )
+    """x_{g,d}, s_v, y_{vw,de}, o_{vw}, z_{q,d}, W_d and T; seconds scaled, W in parts of the device's memory.
+
+    Devices and moves are left out through which no path from first to last is within H: they are in no better schedule.
+    """
+    h, p, t = problem.heads, problem.table.seconds, problem.tails
+    limit = m.H / problem.scale
+    through = np.zeros(problem.can.shape)
+    np.maximum.at(through, problem.groups.of, h + p + t)
+    quick = problem.can & (through <= np.maximum(limit, through.min(axis=1))[:, None])
+    m.x = pyo.Var([(int(g), int(d)) for g, d in np.argwhere(quick)], domain=pyo.Binary, doc="group runs on device")
+    m.s = pyo.Var(range(len(problem.graph)), bounds=lambda m, v: (min(float(h[v].min()) * problem.scale, m.H), m.H), doc="operator begins")
+    pairs = []
+    for v, w in problem.table.payload:
+        here, there = quick[problem.groups.of[[v, w]]]
+        after = np.where(there, p[w] + t[w], np.inf)
+        least = np.where(here, h[v] + p[v], np.inf)[:, None] + problem.table.moving(v, w) + after
+        pairs += [(v, w, int(d), int(e)) for d, e in np.argwhere(least <= max(limit, float(least.min())))]
+    m.y = pyo.Var(pairs, domain=pyo.UnitInterval, doc="the first runs on the one device, what reads it on the other")
     m.o = pyo.Var(unrelated(problem), domain=pyo.Binary, doc="the first comes before the second")
-    m.T = pyo.Var(bounds=(problem.bound * problem.scale, m.H), doc="scaled latency")
+    tight, common = crowded(problem), range(len(problem.table.common))
+    m.z = pyo.Var(common, tight, domain=pyo.UnitInterval, doc="device has some that keep this together")
+    m.W = pyo.Var(tight, bounds=(0, 1), doc="largest working set")
+    m.T = pyo.Var(bounds=(min(problem.bound * problem.scale, m.H), m.H), doc="scaled latency")
+
+
+def crowded(problem: OperatorLatency) -> list[int]:
+    """The devices that have not room for all operators."""
+    t = problem.table
+    whole = t.held(range(len(problem.graph)))
+    return [d for d in range(len(problem.devices)) if whole > t.room[d]]
 
 
 def at(m: pyo.ConcreteModel, problem: OperatorLatency, v: int, d: int) -> Any:
@@ -69,14 +101,15 @@ def at(m: pyo.ConcreteModel, problem: OperatorLatency, v: int, d: int) -> Any:
     return m.x[g, d] if there else 0
 
 
+def weighed(m: pyo.ConcreteModel, problem: OperatorLatency, v: int, seconds: np.ndarray) -> Any:
+    """Those of a row of seconds, one a device, that are v's where it runs; scaled."""
+    g = int(problem.groups.of[v])
+    return sum(float(seconds[d] * problem.scale) * m.x[g, d] for d in range(len(seconds)) if (g, d) in m.x)
+
+
 def own(m: pyo.ConcreteModel, problem: OperatorLatency, v: int) -> Any:
     """p_v, scaled."""
-    return sum(
-        float(problem.seconds[v, int(d >= problem.accelerators)] * problem.scale) * m.x[g, d]
-        for g in [int(problem.groups.of[v])]
-        for d in range(len(problem.devices))
-        if (g, d) in m.x
-    )
+    return weighed(m, problem, v, problem.table.seconds[v])
 
 
 def constraint_somewhere(m: pyo.ConcreteModel, problem: OperatorLatency) -> None:
@@ -87,34 +120,50 @@ def constraint_somewhere(m: pyo.ConcreteModel, problem: OperatorLatency) -> None
 
 
 def constraint_memory(m: pyo.ConcreteModel, problem: OperatorLatency) -> None:
-    """(2) memory of an accelerator, in parts of it; left out where all fits on one."""
-    m.memory = pyo.ConstraintList(doc="an accelerator's memory")
-    sizes, room = problem.groups.memory_bytes, problem.place.room
-    if sizes.sum() > room:
-        for d in range(problem.accelerators):
-            taken = [float(sizes[g] / room) * m.x[g, e] for g, e in m.x if e == d and sizes[g] > 0]
-            if taken:
-                m.memory.add(sum(taken) <= 1)
+    """(2) memory, in parts of the device's; left out where it has room for all."""
+    m.memory = pyo.ConstraintList(doc="what operators keep, what they keep together, the largest working set")
+    t = problem.table
+    for d in crowded(problem):
+        room = float(t.room[d])
+        here = [(g, np.flatnonzero(problem.groups.of == g)) for g, e in m.x if e == d]
+        taken = [float(t.own_bytes[those].sum() / room) * m.x[g, d] for g, those in here]
+        taken += [float(size / room) * m.z[q, d] for q, (size, _) in enumerate(t.common)]
+        m.memory.add(sum(taken) + m.W[d] <= 1)
+        for g, those in here:
+            if largest := float(t.working_bytes[those].max()):
+                m.memory.add(m.W[d] >= float(largest / room) * m.x[g, d])
+        for q, (_, who) in enumerate(t.common):
+            for g in sorted({int(problem.groups.of[v]) for v in who}):
+                if (g, d) in m.x:
+                    m.memory.add(m.z[q, d] >= m.x[g, d])
 
 
 def constraint_moves(m: pyo.ConcreteModel, problem: OperatorLatency) -> None:
-    """(3) m_{vw,d} ≥ ±(x_{g(v),d} − x_{g(w),d})."""
-    m.moves = pyo.ConstraintList(doc="an output leaves or enters an accelerator")
-    for v, w, d in m.m:
-        here, there = at(m, problem, v, d), at(m, problem, w, d)
-        if here is not there:
-            m.moves.add(m.m[v, w, d] >= here - there)
-            m.moves.add(m.m[v, w, d] >= there - here)
+    """(3) Σ_e y_{vw,de} = x_{g(v),d}, Σ_d y_{vw,de} = x_{g(w),e}."""
+    m.moves = pyo.ConstraintList(doc="an output goes from where it is made to where it is read")
+    leaving: dict[tuple[int, int, int], list[Any]] = {}
+    entering: dict[tuple[int, int, int], list[Any]] = {}
+    for v, w, d, e in m.y:
+        leaving.setdefault((v, w, d), []).append(m.y[v, w, d, e])
+        entering.setdefault((v, w, e), []).append(m.y[v, w, d, e])
+    for v, w in problem.table.payload:
+        for d in range(len(problem.devices)):
+            for end, found in ((v, leaving), (w, entering)):
+                here = at(m, problem, end, d)
+                if not isinstance(here, int):
+                    m.moves.add(sum(found.get((v, w, d), [])) == here)
 
 
 def constraint_after(m: pyo.ConcreteModel, problem: OperatorLatency) -> None:
-    """(4) what reads an output begins when it is there."""
+    """(4) s_w ≥ s_v + p_v + Σ_{d,e} c_{vw,de} y_{vw,de}."""
     m.after = pyo.ConstraintList(doc="an operator begins when its inputs are there")
-    for v, readers in enumerate(problem.graph.consumers):
-        cost = problem.graph.operators[v].output_s * problem.scale
-        for w in readers:
-            moving = sum(cost * m.m[v, w, d] for d in range(problem.accelerators))
-            m.after.add(m.s[w] >= m.s[v] + own(m, problem, v) + moving)
+    moving: dict[tuple[int, int], list[Any]] = {edge: [] for edge in problem.table.payload}
+    for v, w, d, e in m.y:
+        if d != e:
+            seconds = problem.table.fixed_s[d, e] + problem.table.payload[v, w] * problem.table.each_s[d, e]
+            moving[v, w].append(float(seconds * problem.scale) * m.y[v, w, d, e])
+    for (v, w), terms in moving.items():
+        m.after.add(m.s[w] >= m.s[v] + own(m, problem, v) + sum(terms))
 
 
 def constraint_one_at_a_time(m: pyo.ConcreteModel, problem: OperatorLatency) -> None:
@@ -136,6 +185,18 @@ def constraint_end(m: pyo.ConcreteModel, problem: OperatorLatency) -> None:
         m.end.add(m.T >= m.s[v] + own(m, problem, v))
 
 
+def constraint_implied(m: pyo.ConcreteModel, problem: OperatorLatency) -> None:
+    """(7) what must pass before v and after it, where it runs; the work of each device."""
+    m.implied = pyo.ConstraintList(doc="what follows from the other constraints")
+    for v in range(len(problem.graph)):
+        m.implied.add(m.s[v] >= weighed(m, problem, v, problem.heads[v]))
+        m.implied.add(m.T >= m.s[v] + own(m, problem, v) + weighed(m, problem, v, problem.tails[v]))
+    work = np.zeros((len(problem.groups), len(problem.devices)))
+    np.add.at(work, problem.groups.of, problem.table.seconds * problem.scale)
+    for d in range(len(problem.devices)):
+        m.implied.add(m.T >= sum(float(work[g, e]) * m.x[g, e] for g, e in m.x if e == d))
+
+
 def objective(m: pyo.ConcreteModel) -> None:
     """Least T, times `OperatorLatency.scale`."""
     m.cost = pyo.Objective(expr=m.T, sense=pyo.minimize)
@@ -145,12 +206,8 @@ def read(problem: OperatorLatency, values: Mapping[str, float]) -> tuple[np.ndar
     """The device of each operator, and the operators in the order in which they begin, from a solver's values by name."""
     device = np.zeros(len(problem.graph), int)
     for v, g in enumerate(problem.groups.of.tolist()):
-        options = [
-            (values[f"x[{g},{d}]"], d)
-            for d in range(len(problem.devices))
-            if problem.place.can[g, int(d >= problem.accelerators)]
-        ]
-        device[v] = max(options)[1]
+        options = range(len(problem.devices))
+        device[v] = max((values[name], d) for d in options if (name := f"x[{g},{d}]") in values)[1]
     rank = {v: i for i, v in enumerate(problem.order)}
     begin = sorted(range(len(device)), key=lambda v: (round(values[f"s[{v}]"], 6), rank[v]))
     return device, np.array(_topological(problem, begin))

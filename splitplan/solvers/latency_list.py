@@ -12,9 +12,10 @@ from splitplan.formulations.base import ROUNDING, TOLERANCE
 from splitplan.formulations.registry import Ladder
 from splitplan.formulations.solution import Found, Termination
 from splitplan.solvers.clock import Clock
-from splitplan.solvers.placement_dp import too_tight
+from splitplan.solvers.latency_why import why_none
 
 if TYPE_CHECKING:
+    from splitplan.data.operators import OperatorSchedule
     from splitplan.formulations.operator_latency import OperatorLatency
 
 
@@ -56,26 +57,19 @@ class LatencyList:
     def solve(self, problem: OperatorLatency, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
         """Schedules until the rounds or the seconds are over, or nothing better can exist."""
         clock = Clock(self.seconds if time_limit_s is None else time_limit_s)
+        if np.isinf(problem.bound):
+            return Found(None, Termination.INFEASIBLE, conflicts=why_none(problem), solve_s=clock.passed_s)
         search = ListSearch(problem, self.seed)
         aim = problem.bound * (1 + max(gap, TOLERANCE))
         done = 0
-        while done < self.rounds and (done <= len(search.alone) or clock.left_s) and search.value > aim:
+        while done < self.rounds and (done < len(search.first) or clock.left_s) and search.value > aim:
             search.turn(done)
             done += 1
         log = f"{done} schedules"
         if not np.isfinite(search.value):
-            return Found(
-                None, Termination.FINISHED, log=log, conflicts=too_tight(problem.place), solve_s=clock.passed_s
-            )
-        return Found(
-            problem.plan_for(search.device, problem.begun(search.device, search.sequence)),
-            Termination.CONVERGED if search.value <= aim else Termination.FINISHED,
-            bound=min(problem.bound, search.value),
-            bound_by="longest path, and work between heads and tails shared out evenly",
-            solver_version="splitplan",
-            solve_s=clock.passed_s,
-            log=log,
-        )
+            log = "; ".join([f"{log}, none within memory and ways", *why_none(problem)])
+            return Found(None, Termination.FINISHED, log=log, solve_s=clock.passed_s)
+        return search.found(clock.passed_s, log, gap)
 
 
 class ListSearch:
@@ -90,29 +84,47 @@ class ListSearch:
     """
 
     def __init__(self, problem: OperatorLatency, seed: int) -> None:
-        self.problem = problem
+        self.problem, t = problem, problem.table
         self.draw = np.random.default_rng(seed)
-        finite = np.where(np.isfinite(problem.seconds), problem.seconds, np.nan)
+        self.seconds = np.where(problem.can[problem.groups.of], t.seconds, np.inf)
+        finite = np.where(np.isfinite(self.seconds), self.seconds, np.nan)
         mean, n = np.nanmean(finite, axis=1), len(problem.graph)
         self.urgency = np.zeros(n)
         for v in reversed(problem.order):
-            ops = problem.graph.operators
-            after = max((self.urgency[w] + ops[v].output_s for w in problem.graph.consumers[v]), default=0.0)
-            self.urgency[v] = mean[v] + after
+            moved = [(w, t.usual_s[0] + t.usual_s[1] * t.payload[v, w]) for w in problem.graph.consumers[v]]
+            self.urgency[v] = mean[v] + max((self.urgency[w] + s for w, s in moved), default=0.0)
         self.unit = float(self.urgency.max()) or 1.0
         self.forced: dict[int, int] = {}
-        # One of each kind: accelerators are alike, and so are CPUs.
-        self.alone = sorted({0, problem.accelerators} & set(range(len(problem.devices))))
+        whole = [dict.fromkeys(range(len(problem.groups)), d) for d in t.kinds]
+        self.first: list[tuple[dict[int, int], bool]] = [({}, False), *((f, False) for f in whole), ({}, True)]
+        """What is tried before anything at random: groups where they must be, and whether to look ahead."""
         self.device, self.sequence, self.value = np.zeros(n, int), np.array(problem.order), np.inf
 
+    @property
+    def plan(self) -> OperatorSchedule:
+        """The best schedule as a plan."""
+        return self.problem.plan_for(self.device, self.problem.begun(self.device, self.sequence))
+
+    def found(self, seconds: float, log: str, gap: float = 0.0) -> Found:
+        """The best schedule with the problem's bound."""
+        bound = self.problem.bound
+        return Found(
+            self.plan,
+            Termination.CONVERGED if self.value <= bound * (1 + max(gap, TOLERANCE)) else Termination.FINISHED,
+            bound=min(bound, self.value),
+            bound_by="longest path, and work between heads and tails shared out",
+            solver_version="splitplan",
+            solve_s=seconds,
+            log=log,
+        )
+
     def turn(self, number: int) -> None:
-        """One more schedule; the first without any change, the next ones all on one device, as far as it has room."""
+        """One more schedule: those of `first`, then with changes at random, every other one looking ahead."""
         p = self.problem
-        urgency, forced = self.urgency, dict(self.forced)
-        if 0 < number <= len(self.alone):
-            # Where moving is dear, each operator where it is done first pays for moves that no later one makes up for.
-            forced = dict.fromkeys(range(len(p.groups)), self.alone[number - 1])
-        elif number:
+        urgency, forced, ahead = self.urgency, dict(self.forced), number % 2 == 0
+        if number < len(self.first):
+            forced, ahead = self.first[number]
+        else:
             spread = self.unit * float(self.draw.choice([0.02, 0.1, 0.4]))
             changed = self.draw.random(len(urgency)) < self.draw.choice([0.05, 0.3, 1.0])
             urgency = urgency + changed * self.draw.normal(0.0, spread, len(urgency))
@@ -123,23 +135,29 @@ class ListSearch:
                     forced[g] = int(self.draw.integers(len(p.devices)))
             if number % 50 == 0:
                 forced = {}
-        device, sequence, value = self.scheduled(urgency, forced)
+        device, sequence, value = self.scheduled(urgency, forced, ahead)
         if value <= self.value and np.isfinite(value):
             if number and value < self.value:
                 self.urgency = urgency
             self.forced = forced
             self.device, self.sequence, self.value = device, sequence, value
 
-    def scheduled(self, urgency: np.ndarray, forced: dict[int, int]) -> tuple[np.ndarray, np.ndarray, float]:
-        """Operators that may begin, the most urgent first, each where it is done first (or where it is forced to)."""
-        p = self.problem
-        n, count, k = len(p.graph), len(p.devices), p.accelerators
-        of, memory = p.groups.of.tolist(), p.groups.memory_bytes.tolist()
-        ops = p.graph.operators
-        left = [p.place.room * (1 + ROUNDING)] * k + [np.inf] * (count - k)
+    def scheduled(
+        self, urgency: np.ndarray, forced: dict[int, int], ahead: bool
+    ) -> tuple[np.ndarray, np.ndarray, float]:
+        """Operators that may begin, the most urgent first, each where it is done first (or where it is forced to).
+
+        ``ahead``: where it is done first counting the least seconds from then until all is.
+        """
+        p, t = self.problem, self.problem.table
+        n, count = len(p.graph), len(p.devices)
+        of = p.groups.of.tolist()
+        room = Room(p)
         home: dict[int, int] = {}
         free, done, at, sequence = [0.0] * count, [0.0] * n, [0] * n, list[int]()
-        seconds, rank = p.seconds.tolist(), urgency.tolist()
+        seconds, rank = self.seconds.tolist(), urgency.tolist()
+        after = p.tails.tolist() if ahead else np.zeros((n, count)).tolist()
+        fixed, each = t.fixed_s.tolist(), t.each_s.tolist()
         waits = [len(b) for b in p.before]
         ready = [v for v in range(n) if not waits[v]]
         while ready:
@@ -147,25 +165,25 @@ class ListSearch:
             ready.remove(v)
             g = of[v]
             wanted = [home[g]] if g in home else [d for d in [forced.get(g, -1)] if d >= 0] or list(range(count))
-            best, best_end = -1, np.inf
+            read = [(done[u], fixed[at[u]], t.payload[u, v], each[at[u]]) for u in p.before[v]]
+            best, best_end, least = -1, np.inf, np.inf
             for options in (wanted, range(count)):
                 for d in options:
-                    own = seconds[v][int(d >= k)]
-                    if own == np.inf or (g not in home and memory[g] > left[d]):
+                    own = seconds[v][d]
+                    if own == np.inf or (g not in home and not room.fits(g, d)):
                         continue
                     start = free[d]
-                    for u in p.before[v]:
-                        there = done[u] if at[u] == d else done[u] + ops[u].output_s * ((at[u] < k) + (d < k))
-                        start = max(start, there)
-                    if start + own < best_end:
-                        best, best_end = d, start + own
+                    for made, hop, payload, slope in read:
+                        start = max(start, made + (hop[d] + payload * slope[d]))
+                    if start + own + after[v][d] < least:
+                        best, best_end, least = d, start + own, start + own + after[v][d]
                 if best >= 0 or g in home:
                     break
             if best < 0:
                 return self.device, self.sequence, np.inf
             if g not in home:
                 home[g] = best
-                left[best] -= memory[g]
+                room.take(g, best)
             at[v], done[v], free[best] = best, best_end, best_end
             sequence.append(v)
             for w in p.graph.consumers[v]:
@@ -173,3 +191,38 @@ class ListSearch:
                 if not waits[w]:
                     ready.append(w)
         return np.array(at), np.array(sequence), max(done)
+
+
+class Room:
+    """What devices hold as groups come to them, one by one: `LatencyTable.held`, without adding all up anew."""
+
+    def __init__(self, problem: OperatorLatency) -> None:
+        t, of = problem.table, problem.groups.of
+        self.limit = (t.room * (1 + ROUNDING)).tolist()
+        self.own = np.bincount(of, t.own_bytes).tolist()
+        working = np.zeros(len(problem.groups))
+        np.maximum.at(working, of, t.working_bytes)
+        self.working = working.tolist()
+        self.common: list[list[int]] = [[] for _ in self.own]
+        for q, (_, who) in enumerate(t.common):
+            for g in sorted({int(of[v]) for v in who}):
+                self.common[g].append(q)
+        self.size = [size for size, _ in t.common]
+        self.kept = [0.0] * len(self.limit)
+        self.largest = [0.0] * len(self.limit)
+        self.there: list[set[int]] = [set() for _ in self.limit]
+
+    def _more(self, g: int, d: int) -> float:
+        return float(self.own[g] + sum(self.size[q] for q in self.common[g] if q not in self.there[d]))
+
+    def fits(self, g: int, d: int) -> bool:
+        """Whether a device has room for a group beside what it holds."""
+        if self.limit[d] == np.inf:
+            return True
+        return bool(self.kept[d] + self._more(g, d) + max(self.largest[d], self.working[g]) <= self.limit[d])
+
+    def take(self, g: int, d: int) -> None:
+        """Put a group on a device."""
+        self.kept[d] += self._more(g, d)
+        self.largest[d] = max(self.largest[d], self.working[g])
+        self.there[d].update(self.common[g])

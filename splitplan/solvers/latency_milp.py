@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from splitplan.formulations import operator_latency_model
+from splitplan.formulations.base import TOLERANCE
 from splitplan.formulations.registry import Ladder
 from splitplan.formulations.solution import Found, Termination
 from splitplan.solvers.arrays import to_arrays
 from splitplan.solvers.clock import Clock
 from splitplan.solvers.highs_run import Engine, version
 from splitplan.solvers.latency_list import ListSearch
-from splitplan.solvers.placement_dp import too_tight
+from splitplan.solvers.latency_why import why_none
 
 if TYPE_CHECKING:
     from splitplan.formulations.operator_latency import OperatorLatency
 
 PAIRS = 120
 """Most unrelated pairs times devices for which it is part of ``auto``'s ladder."""
+MOVES = 20_000
+"""Most edges times pairs of devices, likewise."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,12 @@ class LatencyMilp:
     ----------
     pairs : int
         Most unrelated pairs of operators, times devices, that it takes.
+    moves : int
+        Most edges, times pairs of devices, that it takes.
     """
 
     pairs: int = PAIRS
+    moves: int = MOVES
 
     name: ClassVar[str] = "latency-milp"
     solves: ClassVar[tuple[str, ...]] = ("operator-latency",)
@@ -43,15 +49,22 @@ class LatencyMilp:
     def why_not(self, problem: OperatorLatency) -> str | None:
         """Its size."""
         many = len(operator_latency_model.unrelated(problem)) * len(problem.devices)
-        return f"{many} choices of which of two operators comes first on a device" if many > self.pairs else None
+        if many > self.pairs:
+            return f"{many} choices of which of two operators comes first on a device"
+        moves = len(problem.graph.edges) * len(problem.devices) ** 2
+        return f"{moves} moves of outputs from device to device" if moves > self.moves else None
 
     def solve(self, problem: OperatorLatency, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
         """A list schedule first, then HiGHS for something shorter."""
         clock = Clock(time_limit_s)
+        if np.isinf(problem.bound):
+            return Found(None, Termination.INFEASIBLE, conflicts=why_none(problem))
         search = ListSearch(problem, 0)
         for number in range(100):
             search.turn(number)
         known = search.value if np.isfinite(search.value) else None
+        if known is not None and known <= problem.bound * (1 + max(gap, TOLERANCE)):
+            return search.found(clock.passed_s, "a list schedule meets the lower bound")
         model = operator_latency_model.build(problem, known)
         engine = Engine(to_arrays(model), gap=gap, verbose=verbose)
         built = clock.passed_s
@@ -63,11 +76,11 @@ class LatencyMilp:
             begun = problem.begun(device, sequence)
             plan = problem.plan_for(device, begun)
             if known is not None and problem.evaluate(plan)["objective"] > known:
-                plan = problem.plan_for(search.device, problem.begun(search.device, search.sequence))
+                plan = search.plan
         elif known is not None:
-            plan = problem.plan_for(search.device, problem.begun(search.device, search.sequence))
+            plan = search.plan
         else:
-            return Found(None, outcome.termination, conflicts=too_tight(problem.place) if none else (), log=outcome.log, build_s=built)  # fmt: skip
+            return Found(None, outcome.termination, conflicts=why_none(problem) if none else (), log=outcome.log, build_s=built)  # fmt: skip
         if outcome.values is None and none:  # nothing is as short as the list schedule, to rounding
             bound = known
         return Found(
