@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PROFILES = (".csv", ".parquet")
 OF_PIPELINES = ("--rows", "--max-group", "--no-overlap", "--max-stages", "--wire", "--source", "--sink")
+OF_FRAMES = ("--rows", "--max-group", "--no-overlap", "--max-stages", "--contiguous")
 OF_OPERATORS = ("--accelerators", "--cpus", "--memory-bytes", "--contiguous", "--latency")
 OF_FOLDERS = ("--model", "--batch", "--devices")
 """Options by what they say something of; ``--system`` goes with a profile, ``--rate`` with PipeDream's text."""
@@ -50,16 +51,18 @@ def place(
     ] = False,
     max_stages: Annotated[int | None, typer.Option(help="Of a pipeline: most stages.")] = None,
     wire: Annotated[
-        str | None, typer.Option(help="Of a pipeline: precision on the links: fp32, fp16, int8.", show_default="fp32")
+        str | None, typer.Option(help="Of a profile: precision on the links: fp32, fp16, int8.", show_default="fp32")
     ] = None,
     source_place: Annotated[
         str | None,
-        typer.Option("--source", metavar="PLACE", help="Of a pipeline: where inputs are; else at its first stage."),
+        typer.Option(
+            "--source", metavar="PLACE", help="Of a profile: where inputs are; else at a pipeline's first stage."
+        ),
     ] = None,
     sink_place: Annotated[
         str | None,
         typer.Option(
-            "--sink", metavar="PLACE", help="Of a pipeline: where results must go; else they stay where they are made."
+            "--sink", metavar="PLACE", help="Of a profile: where results must go; else they stay where they are made."
         ),
     ] = None,
     accelerators: Annotated[
@@ -78,7 +81,7 @@ def place(
         bool,
         typer.Option(
             "--latency",
-            help="Of operators: soonest end of one sample, instead of the least time of the busiest device.",
+            help="Soonest end of one sample, operator by operator or layer by layer, instead of the most frames a second.",
         ),
     ] = False,
     rate: Annotated[
@@ -104,7 +107,8 @@ def place(
 ) -> None:
     """Place a profiled network on the places of a system as a pipeline, or a graph of operators on accelerators.
 
-    The most frames a second: the plan with its bound, and whose word that is. `splitplan run` runs a pipeline's plan.
+    The most frames a second, or with --latency the soonest end of one sample: the plan with its bound, and whose word that is.
+    `splitplan run` runs a pipeline's plan.
     """
     check_figure(figure)
     given: dict[str, Any] = {
@@ -164,17 +168,17 @@ def read_problem(source: Path, given: dict[str, Any]) -> PipelinePlacement | Ope
     return of_graph(source, given)
 
 
-def of_profile(path: Path, given: dict[str, Any]) -> PipelinePlacement:
-    """A pipeline of what was profiled."""
-    only(given, ("--system", *OF_PIPELINES), f"a profile, which {path.name} is by its name")
+def of_profile(path: Path, given: dict[str, Any]) -> PipelinePlacement | OperatorLatency:
+    """A pipeline of what was profiled, or one sample's schedule."""
+    only(given, ("--system", "--latency", *OF_PIPELINES), f"a profile, which {path.name} is by its name")
     if "--system" not in given:
         raise DataError("a profile is placed on the places of a system; give --system FILE.toml", "place")
     return pipeline(read_profile(path), read_system(given["--system"]), given)
 
 
-def of_folder(path: Path, given: dict[str, Any]) -> PipelinePlacement:
-    """A pipeline of PipeEdge's files."""
-    only(given, (*OF_FOLDERS, *OF_PIPELINES), "a folder with PipeEdge's files")
+def of_folder(path: Path, given: dict[str, Any]) -> PipelinePlacement | OperatorLatency:
+    """A pipeline of PipeEdge's files, or one sample's schedule."""
+    only(given, (*OF_FOLDERS, "--latency", *OF_PIPELINES), "a folder with PipeEdge's files")
     found: PipeEdgeProblem = read_folder(path, given)
     return pipeline(found.profile, found.system, given)
 
@@ -220,10 +224,15 @@ def of_graph(path: Path, given: dict[str, Any]) -> OperatorPlacement | OperatorL
     return operators(graph, given)
 
 
-def pipeline(profile: Any, system: Any, given: dict[str, Any]) -> PipelinePlacement:
-    """The pipeline of a profile on a system."""
+def pipeline(profile: Any, system: Any, given: dict[str, Any]) -> PipelinePlacement | OperatorLatency:
+    """The pipeline of a profile on a system, or the schedule of one sample."""
+    from splitplan.formulations.operator_latency import OperatorLatency
     from splitplan.formulations.pipeline import PipelinePlacement
 
+    if "--latency" in given:
+        refuse_frames(given)
+        options = {name: given[f"--{name}"] for name in ("wire", "source", "sink") if f"--{name}" in given}
+        return OperatorLatency.of_profile(profile, system, **options)
     names = {"--rows": "rows", "--max-group": "max_group", "--max-stages": "max_stages"}
     names |= {"--wire": "wire", "--source": "source", "--sink": "sink"}
     if "--max-group" in given and "--rows" not in given:
@@ -243,12 +252,20 @@ def operators(graph: OperatorGraph, given: dict[str, Any]) -> OperatorPlacement 
         raise DataError("the graph does not say how many accelerators there are; give --accelerators N", "place")
     if "--latency" not in given:
         return OperatorPlacement(graph, contiguous="--contiguous" in given, **options)
-    if "--contiguous" in given:
-        raise DataError(
-            "--contiguous is of frame after frame; one sample is scheduled freely: leave one of the two out",
-            "--latency",
-        )
+    refuse_frames(given)
     return OperatorLatency(graph, **options)
+
+
+def refuse_frames(given: dict[str, Any]) -> None:
+    """Refuse what says something of frame after frame only."""
+    raise_all(
+        [
+            f"{name} is of frame after frame; one sample is scheduled freely: leave one of the two out"
+            for name in given
+            if name in OF_FRAMES
+        ],
+        "--latency",
+    )
 
 
 def only(given: dict[str, Any], known: tuple[str, ...], what: str) -> None:

@@ -100,13 +100,16 @@ def shares(stage: Stage, k: int) -> str:
 
 def show_operators(problem: OperatorPlacement | OperatorLatency, solution: Solution) -> None:
     """How many operators each device has, how long it works, what they hold."""
-    plan = solution.plan
-    held = {o.name: o.memory_bytes for o in problem.graph.operators}
+    plan, graph = solution.plan, problem.graph
+    if problem.kind == "operator-latency":
+        held = problem.held_bytes(plan)  # type: ignore[union-attr]  # of that kind
+    else:
+        held = {d: sum(o.memory_bytes for o in graph.operators if plan.placement[o.name] == d) for d in plan.devices}
     rows = []
     for device in plan.devices:
         mine, busy = plan.operators_on(device), solution.terms.get(f"{device}_s")
         share = "" if busy is None or not solution.objective else f"{busy / solution.objective:.0%}"
-        rows.append((device, str(len(mine)), seconds(busy), share, amount(sum(held[v] for v in mine), "B")))
+        rows.append((device, str(len(mine)), seconds(busy), share, amount(held[device], "B")))
     out().print(
         table(
             solution.problem,

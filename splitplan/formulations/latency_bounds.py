@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -104,11 +104,11 @@ def evened(seconds: np.ndarray, counts: tuple[int, ...]) -> np.ndarray:
     v, k = np.nonzero(np.isfinite(seconds))
     n, kinds, many = len(seconds), len(counts), len(v)
     unit = float(seconds[v, k].max()) or 1.0
-    work = coo_array(
+    work: Any = coo_array(
         (np.r_[seconds[v, k] / unit, -np.array(counts, float)], (np.r_[k, np.arange(kinds)], np.r_[np.arange(many), np.full(kinds, many)])),
         shape=(kinds, many + 1),
     )  # fmt: skip
-    whole = coo_array((np.ones(many), (v, np.arange(many))), shape=(n, many + 1))
+    whole: Any = coo_array((np.ones(many), (v, np.arange(many))), shape=(n, many + 1))
     cost = np.r_[np.zeros(many), 1.0]
     solved = linprog(cost, work.tocsr(), np.zeros(kinds), whole.tocsr(), np.ones(n), method="highs")
     found = np.ones(kinds) if solved.ineqlin.marginals is None else np.maximum(-solved.ineqlin.marginals, 0.0)

@@ -23,9 +23,12 @@ def build(problem: OperatorLatency, known_s: float | None = None) -> pyo.Concret
     InfeasibleError
         Some operator can run nowhere, so that there is nothing to state of it.
     """
-    nowhere = np.flatnonzero(~problem.can.any(axis=1)[problem.groups.of])
-    if len(nowhere):
-        name = problem.graph.operators[nowhere[0]].name
+    nowhere = np.isinf(problem.table.seconds).all(
+        axis=1
+    )  # beside those that have nowhere to read or write because of these
+    stuck = nowhere if nowhere.any() else ~problem.can[problem.groups.of].any(axis=1)
+    if stuck.any():
+        name = problem.graph.operators[int(stuck.argmax())].name
         raise InfeasibleError(f"operator {name!r} can run on no device of {problem.describe()}")
     m = pyo.ConcreteModel(name="operator latency")
     m.H = (horizon(problem) if known_s is None else known_s) * problem.scale * (1 + 1e-9)
@@ -72,13 +75,19 @@ def variables(m: pyo.ConcreteModel, problem: OperatorLatency) -> None:
     np.maximum.at(through, problem.groups.of, h + p + t)
     quick = problem.can & (through <= np.maximum(limit, through.min(axis=1))[:, None])
     m.x = pyo.Var([(int(g), int(d)) for g, d in np.argwhere(quick)], domain=pyo.Binary, doc="group runs on device")
-    m.s = pyo.Var(range(len(problem.graph)), bounds=lambda m, v: (min(float(h[v].min()) * problem.scale, m.H), m.H), doc="operator begins")
+    m.s = pyo.Var(
+        range(len(problem.graph)),
+        bounds=lambda m, v: (min(float(h[v].min()) * problem.scale, m.H), m.H),
+        doc="operator begins",
+    )
     pairs = []
     for v, w in problem.table.payload:
         here, there = quick[problem.groups.of[[v, w]]]
         after = np.where(there, p[w] + t[w], np.inf)
-        least = np.where(here, h[v] + p[v], np.inf)[:, None] + problem.table.moving(v, w) + after
-        pairs += [(v, w, int(d), int(e)) for d, e in np.argwhere(least <= max(limit, float(least.min())))]
+        path = np.where(here, h[v] + p[v], np.inf)[:, None] + problem.table.moving(v, w) + after
+        pairs += [
+            (v, w, int(d), int(e)) for d, e in np.argwhere(np.isfinite(path) & (path <= max(limit, float(path.min()))))
+        ]
     m.y = pyo.Var(pairs, domain=pyo.UnitInterval, doc="the first runs on the one device, what reads it on the other")
     m.o = pyo.Var(unrelated(problem), domain=pyo.Binary, doc="the first comes before the second")
     tight, common = crowded(problem), range(len(problem.table.common))

@@ -32,7 +32,7 @@ def why_none(problem: OperatorLatency) -> tuple[str, ...]:
         for e, b in enumerate(problem.devices)
         if np.isinf(t.fixed_s[d, e])
     ]
-    apart = np.flatnonzero(~problem.can.any(axis=1)[problem.groups.of] & ~nowhere).tolist()
+    apart = np.flatnonzero(~problem.can[problem.groups.of].any(axis=1) & ~nowhere).tolist()
     if apart and missing and not lines:
         name = ops[apart[0]].name
         lines.append(f"links: on no device can {name!r} have all that it reads and hand on what it makes, as nothing leads from {listed(missing, 4)}")  # fmt: skip

@@ -202,6 +202,22 @@ def test_operators_are_placed(tmp_path: Path) -> None:
     assert loads("place", graph, "--latency")["plan"]["kind"] == "splitplan.OperatorSchedule"
 
 
+def test_one_sample_of_a_profile(made: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "schedule.json"
+    common = ("place", made / "profile.csv", "--system", made / "cluster.toml", "--latency")
+    shown = " ".join(good(*common, "--source", "camera", "--sink", "hall", "-o", plan).stdout.split())
+    for word in ("least latency of one sample", "3 places", "all on camera", "bound by", "audited by", "memory"):
+        assert word in shown
+    schedule = sp.OperatorSchedule.read(plan)
+    assert schedule.placement["input"] == "camera" and schedule.placement["output"] == "hall"
+    assert set(schedule.devices) == {"camera", "box", "hall"}
+    data = loads(*common, "--wire", "int8", "--time-limit-s", 5)
+    assert data["plan"]["kind"] == "splitplan.OperatorSchedule" and data["bound"] <= data["objective"]
+    message = refused(*common, "--rows", "--max-stages", 2)
+    assert "--rows is of frame after frame" in message and "--max-stages is of frame after frame" in message
+    assert "source" in refused(*common, "--source", "attic")
+
+
 def test_importers_by_what_the_input_holds(tmp_path: Path) -> None:
     text = tmp_path / "net.txt"
     text.write_text(PIPEDREAM, encoding="utf-8")

@@ -5,19 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 
-from benchmarks.instances import RANGES, Seeded, chance
+from benchmarks.instances import Choices, Ranges, chance
 from benchmarks.pipeline_instances import pipeline_problem
 from splitplan.formulations.operator_latency import OperatorLatency
 from tests.formulations.brute_force import on_the_wire
 from tests.formulations.pipeline_brute_force import way
 
 
-def random_layers(seed: int, most: int = 4) -> OperatorLatency:
+def random_layers(choose: Choices, ranges: Ranges, most: int = 4) -> OperatorLatency:
     """A small network on two to four unlike places, joined by pairs (some missing), a star or a medium."""
-    choose = Seeded(seed)
     layers = choose.whole(2, most)
     places = choose.whole(2, 4 if layers < 4 else 3)
-    ranges = list(RANGES.values())[seed % len(RANGES)]
     p = pipeline_problem(choose, layers, places, ranges, limits=chance(choose, 0.7))
     return OperatorLatency.of_profile(p.profile, p.system, p.wire, p.source, p.sink)
 
