@@ -67,8 +67,10 @@ def row_problem(
     given = {p: dict(zip(layer_names, s.tolist(), strict=True)) for p, s in seconds.items()}
     share = 0.2 * choose.whole(0, 2)
     fixed = {p: {v: share * s for v, s in of.items()} for p, of in given.items()}
+    # Every other place also spends something on each block, so that it counts how many blocks there are.
+    beside = {p: share * float(np.mean(list(of.values()))) for p, of in list(given.items())[1::2]}
     return PipelinePlacement(
-        sp.Profile.given(net, given, fixed),
+        sp.Profile.given(net, given, fixed, beside),
         system,
         overlap=chance(choose, 0.6),
         rows=True,

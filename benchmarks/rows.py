@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 import splitplan as sp
+from benchmarks.pipelines_live import refuse_broken
 from benchmarks.registry import Study, register
 from benchmarks.results import markdown
 from benchmarks.row_runs import Task
@@ -83,7 +84,14 @@ class Known:
         seconds, fixed = (
             {p: x("a") / s for p, s in places.items()} for x in (self.profile.seconds, self.profile.fixed_s)
         )
-        return RowCosts(self.model, seconds, ways, fixed_s=fixed)
+        beside = {p: self.profile.block_s("a") / s for p, s in places.items()}
+        return RowCosts(self.model, seconds, ways, fixed_s=fixed, block_s=beside)
+
+
+def network() -> sp.System:
+    """Two workers of one thread each on this machine, nothing slowed."""
+    here = sp.device("this-cpu")
+    return sp.System(a=here, b=here, links={("a", "b"): sp.link("loopback", rate_bps=1e9)})
 
 
 def know(name: str, folder: Path, setting: Setting) -> Known:
@@ -91,9 +99,7 @@ def know(name: str, folder: Path, setting: Setting) -> Known:
     traced = sp.trace(sp.zoo(name), sp.zoo_example(name), name=name)
     path = folder / f"{name}.pt2"
     traced.save(path)
-    here = sp.device("this-cpu")
-    system = sp.System(a=here, b=here, links={("a", "b"): sp.link("loopback", rate_bps=1e9)})
-    profile = sp.profile(traced, system, budget_s=setting.budget_s, rest_s=0.0, rows=True)
+    profile = sp.profile(traced, network(), budget_s=setting.budget_s, rest_s=0.0, rows=True)
     return Known(name, path, RowModel(traced.graph), profile)
 
 
@@ -151,12 +157,34 @@ def run_plan(known: Known, start: int, blocks: Sequence[RowBlock], setting: Sett
         at += len(b.layers)
     with shared_folder() as folder:
         found = ask(asdict(Task(str(folder), str(known.path), spans, setting.rounds)))
-    alone = found["seconds"].pop("alone")
+    alone, beside = found["seconds"].pop("alone"), found["seconds"].pop("beside")
     gains = {
         way: statistics.median(a / s for a, s in zip(alone, taken, strict=True))
         for way, taken in found["seconds"].items()
     }
-    return {"alone_ms": 1e3 * statistics.median(alone), "gains": gains, "gap": max(found["gap"].values())}
+    company = statistics.median(b / a for a, b in zip(alone, beside, strict=True))
+    return {
+        "alone_ms": 1e3 * statistics.median(alone),
+        "company": company,
+        "gains": gains,
+        "gap": max(found["gap"].values()),
+    }
+
+
+def by_executor(known: Known, blocks: Sequence[RowBlock], setting: Setting) -> float:
+    """Frames one by one through the executor's own workers: seconds of a stage of one place over those of one of both."""
+    traced, graph = sp.load_traced(known.path), known.model.graph
+    layers, inputs = tuple(x.name for x in graph.layers), tuple(traced.example_inputs().values())
+    taken = []
+    for stage in (sp.Stage(layers, ("a",)), sp.Stage(layers, ("a", "b"), tuple(blocks))):
+        plan = sp.PipelinePlan(graph.name, graph.fingerprint, (stage,))
+        with sp.deploy(traced, plan, network(), emulate=False) as app:
+            for _ in range(setting.rounds + 2):
+                app(*inputs)
+            report = app.report()
+        refuse_broken(report)
+        taken.append(statistics.median(f.latency_s for f in report.frames[2:]))
+    return taken[0] / taken[1]
 
 
 def run(setting: Setting, progress: Callable[[str], None] = lambda _: None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -189,9 +217,15 @@ def run(setting: Setting, progress: Callable[[str], None] = lambda _: None) -> t
                         "predicted_x": predicted,
                         "measured_x": found["gains"]["shared memory"],
                         "error_%": 100 * (predicted / found["gains"]["shared memory"] - 1),
+                        "company_x": found["company"],
+                        "in company, error_%": 100
+                        * (predicted / found["company"] / found["gains"]["shared memory"] - 1),
                         "compute_predicted_x": seconds / sum(b.seconds for b in free),
                         "compute_x": found["gains"]["compute"],
                         "socket_x": found["gains"]["socket"],
+                        "executor_x": by_executor(known, stage.blocks, setting)
+                        if what == "whole" and shared
+                        else np.nan,
                         "gap": found["gap"],
                     }
                 )
@@ -257,13 +291,16 @@ def shares(height: int, weights: Sequence[float]) -> list[int]:
 
 def summary(gains: pd.DataFrame) -> str:
     """What was asked for, in a few sentences."""
-    error = gains["error_%"].abs()
+    error, together = gains["error_%"].abs(), gains["in company, error_%"].abs()
     text = (
         "Two processes of one thread each; measured_x: gain over one process with rows copied out of and into shared memory, "
         "compute_x with the rows already there, socket_x with rows as bytes over a local socket; medians of the ratios round by round. "
         "predicted_x: from the profile taken before (seconds of each layer, and of those what fewer rows do not save) and the speed "
         "of copying. fixed_%: of the layers' seconds, what fewer rows do not save; noise_%: the profile's, see Profile.noise. "
-        f"|predicted/measured − 1|: median {error.median():.1f} %, worst {error.max():.1f} %. "
+        f"|predicted/measured − 1|: median {error.median():.1f} %, worst {error.max():.1f} %. company_x: how much longer the unsplit model takes while the other "
+        "process computes it too, for itself; two machines do not do this to each other. The prediction divided by it: "
+        f"median {together.median():.1f} %, worst {together.max():.1f} % off. executor_x: frames alone through the executor's workers, a stage of both "
+        "places over one of one; what a message costs there is in no prediction. "
         f"Greatest difference of an output from the unsplit model's: {gains['gap'].max():.2g} of its scale."
     )
     for name, (what, _) in EARLY.items():

@@ -16,6 +16,7 @@ import pandas as pd
 import splitplan as sp
 from benchmarks.pipelines_live import refuse_broken
 from benchmarks.registry import Progress, Study, register
+from benchmarks.rows import network
 from splitplan.executor.environment import worker_environment
 from splitplan.formulations.pipeline import PipelinePlacement
 
@@ -42,12 +43,6 @@ class Setting:
 
 SMOKE = Setting(models=("tiny-branch",), frames=4, rounds=1, budget_s=0.2)
 SCHEDULES = {"torch, GPipe": "ScheduleGPipe", "torch, 1F1B": "Schedule1F1B"}
-
-
-def network() -> sp.System:
-    """Two workers of one thread each on this machine, nothing slowed."""
-    here = sp.device("this-cpu")
-    return sp.System(a=here, b=here, links={("a", "b"): sp.link("loopback", rate_bps=10e9)})
 
 
 def ours(traced: sp.Traced, plan: sp.PipelinePlan, setting: Setting) -> float:

@@ -22,7 +22,7 @@ from splitplan.data.profile_table import FIXED, checked, first_lines, from_csv
 from splitplan.data.system import System
 from splitplan.errors import DataError, MissingPackageError, raise_all
 from splitplan.models.files import check_schema, is_instead, table_format, write_whole
-from splitplan.models.graph import INPUT, LayerGraph
+from splitplan.models.graph import INPUT, LayerGraph, number_problem
 from splitplan.models.rows import in_rows
 
 SCHEMA = 1
@@ -50,6 +50,8 @@ class Origin:
     measured_at : str
         ISO time; empty when modelled or given.
     note : str
+    block_s : float
+        Seconds, times included, that the place spends on its rows of a block beside the layers; 0 where that is not known.
     """
 
     device: str
@@ -59,6 +61,10 @@ class Origin:
     versions: dict[str, str] = field(default_factory=dict)
     measured_at: str = ""
     note: str = ""
+    block_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        raise_all([p for p in [number_problem("block_s", self.block_s)] if p], f"origin {self.device!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +123,10 @@ class Profile:
         0 where they are not known, so that all seconds are taken to follow the rows: see `rows_guessed`.
         """
         return self._column(place, clock_hz, FIXED)
+
+    def block_s(self, place: str) -> float:
+        """Seconds that a place spends on its rows of a block beside its layers, whatever the block; 0 where they are not known."""
+        return self.origins[place].block_s if place in self.origins else 0.0
 
     @property
     def rows_guessed(self) -> tuple[str, ...]:
@@ -299,11 +309,24 @@ class Profile:
         graph: LayerGraph,
         seconds: Mapping[str, Mapping[str, float]],
         fixed_s: Mapping[str, Mapping[str, float]] | None = None,
+        block_s: Mapping[str, float] | None = None,
     ) -> Profile:
-        """A profile of numbers that the user brings: place → layer → seconds; and of these what fewer rows do not save, where known."""
+        """A profile of numbers that the user brings: place → layer → seconds.
+
+        Parameters
+        ----------
+        graph : LayerGraph
+        seconds : dict of str to dict of str to float
+        fixed_s : dict of str to dict of str to float, optional
+            Of these what fewer rows do not save, where known.
+        block_s : dict of str to float, optional
+            What a place spends on its rows of a block beside the layers, where known.
+        """
         known = {place: dict(layers) for place, layers in (fixed_s or {}).items()}
+        beside = dict(block_s or {})
         raise_all(
-            [
+            [f"block_s of place {place!r}: seconds has no such place" for place in beside if place not in seconds]
+            + [
                 f"fixed_s of layer {layer!r} at place {place!r}: seconds has no such layer there; give both, or leave it out"
                 for place, layers in known.items()
                 for layer in layers
@@ -316,7 +339,7 @@ class Profile:
             for place, times in seconds.items()
             for layer, s in times.items()
         ]
-        origins = {place: Origin(device="given by the user") for place in seconds}
+        origins = {place: Origin(device="given by the user", block_s=beside.get(place, 0.0)) for place in seconds}
         return cls(graph, pd.DataFrame(rows, columns=[*COLUMNS, FIXED]), origins)
 
     @classmethod

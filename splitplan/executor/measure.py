@@ -114,7 +114,7 @@ def measure(
     -------
     dict
         ``layers``: name → (typical_s, interquartile range); ``whole_s``: (median, interquartile range); ``rounds``; ``fixed_s``:
-        name → seconds, of the layers that were measured at half their rows.
+        name → seconds, of the layers that were measured at half their rows; ``block_s``: what a part of rows takes beside its layers.
     """
     import torch
 
@@ -136,7 +136,7 @@ def measure(
         stamped(inputs, symbols)
         one = min(run_whole() for _ in range(3))
         shares = half.shares if half is not None else {}
-        halves, extra_s = [], 0.0
+        halves, besides, extra_s = list[dict[str, float]](), list[float](), 0.0
         if half is not None and shares:
             start = time.perf_counter()
             half()
@@ -148,7 +148,9 @@ def measure(
             layers.append(stamped(inputs, symbols)[1])
             if half is not None and shares:
                 time.sleep(task.rest_s)
-                halves.append(half())
+                at_half, beside = half()
+                halves.append(at_half)
+                besides += beside
             whole.append(run_whole())
             if (i + 1) % max(1, rounds // 10) == 0:
                 say({"done": i + 1, "of": rounds})
@@ -161,13 +163,15 @@ def measure(
     # Stamps cost time too: as the layers' times, their spread is brought down to the run without.
     spread = (three - quarter) * middle / max(float(np.median(seconds.sum(axis=1))), 1e-12)
     scaled = dict(zip(part.layers, (typical * factor).tolist(), strict=True))
-    fixed = {}
+    fixed, block_s = {}, 0.0
     if halves:
+        block_s = max(float(np.median(besides)), 0.0)
         few = np.array([[run[name] for name in shares] for run in halves])
         typical_half = middle_mean(few / around[:, None]) * factor
         fixed = fixed_seconds(scaled, dict(zip(shares, typical_half.tolist(), strict=True)), shares)
     return {
         "fixed_s": fixed,
+        "block_s": block_s,
         "layers": {n: (scaled[n], float(s)) for n, s in zip(part.layers, spread, strict=True)},
         "whole_s": (float(middle), float(high - low)),
         "rounds": rounds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -66,14 +67,18 @@ class HalfRows:
         """The part of each measured layer's work that is done."""
         return {k: s for piece in self._pieces for k, s in piece.shares.items() if 0 < s <= KNOWN_SHARE}
 
-    def __call__(self) -> dict[str, float]:
-        """Seconds of each layer whose share says something."""
+    def __call__(self) -> tuple[dict[str, float], list[float]]:
+        """Seconds of each layer whose share says something; and those that each part took beside its layers."""
         seconds: dict[str, float] = {}
+        beside: list[float] = []
         for piece in self._pieces:
             fresh = {k: v.clone() for k, v in piece.takes.items()}
-            seconds |= piece.run(fresh, self._symbols)[1]
+            start = time.perf_counter()
+            _, taken = piece.run(fresh, self._symbols)
+            beside.append(time.perf_counter() - start - math.fsum(taken.values()))
+            seconds |= taken
         known = self.shares
-        return {k: s for k, s in seconds.items() if k in known}
+        return {k: s for k, s in seconds.items() if k in known}, beside
 
 
 def pieces(model: RowModel) -> list[tuple[int, int]]:

@@ -133,6 +133,7 @@ def _origin(device: Device, result: dict[str, Any]) -> Origin:
         result["versions"],
         datetime.now(UTC).isoformat(timespec="seconds"),
         "; ".join(notes),
+        device.slowdown * result["block_s"],
     )
 
 

@@ -65,7 +65,8 @@ class GroupCosts:
         seconds = {p: c.seconds[e] for e, p in enumerate(c.places)}
         ways = {(c.places[d], c.places[e]): way for (d, e), way in c.ways.items()}
         fixed = {p: c.profile.fixed_s(p) for p in c.places}
-        return RowCosts(RowModel(c.profile.graph), seconds, ways, c.wire, fixed)
+        beside = {p: c.profile.block_s(p) for p in c.places}
+        return RowCosts(RowModel(c.profile.graph), seconds, ways, c.wire, fixed, beside)
 
     @cached_property
     def largest(self) -> int:

@@ -50,7 +50,7 @@ class RowCosts:
     needs, and gets its rows back: nothing is exchanged inside a block. Place k computes the share φ_{vk} of layer v, halos
     included, out of its a_{vk} seconds at full height:
 
-    (1) C_k = Σ_v φ_{vk} a_{vk} + Σ_{v: φ_{vk} > 0} (1 − φ_{vk}) f_{vk}                                                      [s]
+    (1) C_k = b_k + Σ_v φ_{vk} a_{vk} + Σ_{v: φ_{vk} > 0} (1 − φ_{vk}) f_{vk}, 0 without rows                                  [s]
     (2) σ_k = 8 (overhead · bytes_in(k) + header)/R over the way from the first place to k, ρ_k likewise back; 0 without rows  [s]
     (3) S_k = σ_k, or Σ_j σ_j when two ways from the first place use one resource; R_k likewise from ρ and the ways back       [s]
     (4) block = max( C_1, max_{k>1, rows_k > 0} S_k + delay_{1k} + C_k + delay_{k1} + R_k )                                    [s]
@@ -71,6 +71,9 @@ class RowCosts:
     fixed_s : dict of str to array
         f: of the seconds of each layer those that fewer rows do not make less (dispatch, weights to read), by place, shape
         (layers,); 0 unless given.
+    block_s : dict of str to float
+        b: seconds that a place spends on its rows of a block beside the layers (calling the part, checking and cutting what it
+        takes), by place; 0 unless given.
     """
 
     model: RowModel
@@ -78,6 +81,7 @@ class RowCosts:
     ways: Mapping[tuple[str, str], Way]
     wire: Wire = "fp32"
     fixed_s: Mapping[str, np.ndarray] = field(default_factory=dict)
+    block_s: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, profile: Profile, system: System, wire: Wire = "fp32", places: Iterable[str] | None = None) -> RowCosts:
@@ -100,7 +104,7 @@ class RowCosts:
         some = tuple(dict.fromkeys(system.places if places is None else places))
         ways = {(a, b): way for a, b in permutations(some, 2) if (way := system.way(a, b)) is not None}
         seconds, fixed = ({p: x(p) for p in some} for x in (profile.seconds, profile.fixed_s))
-        return cls(RowModel(profile.graph), seconds, ways, wire, fixed)
+        return cls(RowModel(profile.graph), seconds, ways, wire, fixed, {p: profile.block_s(p) for p in some})
 
     # -- coefficients --------------------------------------------------------------------------------
 
@@ -163,11 +167,12 @@ class RowCosts:
         return BlockCosts(max([computing[0], *far]), tuple(computing), tuple(getting), tuple(returning), busy)
 
     def _computing(self, place: str, start: int, need: PlaceNeed) -> float:
+        if not need.gives:
+            return 0.0
         share = np.asarray(need.shares)
         at = slice(start, start + len(share))
-        return float(
-            share @ self.seconds[place][at] + ((share > 0) * (1 - np.minimum(share, 1))) @ self.fixed(place)[at]
-        )
+        less = (share > 0) * (1 - np.minimum(share, 1))
+        return float(self.block_s.get(place, 0.0) + share @ self.seconds[place][at] + less @ self.fixed(place)[at])
 
     def stage(self, start: int, stop: int, blocks: Sequence[RowBlock], places: Sequence[str]) -> list[BlockCosts]:
         """The costs of each block of a stage that computes layers ``start:stop``; its seconds are their sum, (5).

@@ -252,7 +252,7 @@ class _Making:
         spread = {p: self.profile.spread(p) for p in places}
         # A layer's seconds vary by the same part of them however many of its rows are computed.
         part = {p: costs.fixed(p) / np.where(costs.seconds[p] > 0, costs.seconds[p], 1.0) for p in places}
-        return costs, replace(costs, seconds=spread, fixed_s={p: part[p] * spread[p] for p in places})
+        return costs, replace(costs, seconds=spread, fixed_s={p: part[p] * spread[p] for p in places}, block_s={})
 
     def _rows(self, stage: Stage, number: int, at: int) -> int:
         """Block by block: rows are handed out, computed side by side, and handed back."""

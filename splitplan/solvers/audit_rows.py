@@ -68,6 +68,7 @@ class RowAudit:
         self.mixes = {o.layer for o in self.graph.rows if o.barrier} | {v for v, o in self.of_layer.items() if not o}
         self.height = {t.name: t.shape[2] if len(t.shape) > 3 else 1 for t in self.graph.tensors}
         self.height |= {o.name: o.rows for o in self.graph.rows}
+        self.beside = {p: problem.profile.block_s(p) for p in seconds}
         self.fixed = {p: dict(zip(self.names, problem.profile.fixed_s(p).tolist(), strict=True)) for p in seconds}
 
     # -- a stage -------------------------------------------------------------------------------------------
@@ -116,7 +117,7 @@ class RowAudit:
             if not rows:
                 continue
             shares, taken = self._needs(start, stop, span, lead, leaving)
-            seconds = math.fsum(
+            seconds = self.beside[place] + math.fsum(
                 s * self.seconds[place][v] + (1 - min(s, 1.0)) * min(self.fixed[place][v], self.seconds[place][v])
                 for v, s in shares.items()
                 if s > 0

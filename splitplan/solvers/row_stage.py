@@ -195,7 +195,8 @@ class RowStages:
         if (stop, place) not in self._computing:
             seconds, fixed = self.costs.seconds[place], self.costs.fixed(place)
             cuts = self.cuts(stop)
-            total = np.where(cuts[None, :] >= cuts[:, None], 0.0, np.inf)
+            beside = (cuts[None, :] > cuts[:, None]) * self.costs.block_s.get(place, 0.0)
+            total = beside + np.where(cuts[None, :] >= cuts[:, None], 0.0, np.inf)
             found = []
             for k, table in enumerate(self.tables(stop)):
                 v = stop - 1 - k

@@ -188,6 +188,7 @@ def test_fixed_seconds_are_measured_where_several_places_may_share_rows(traced: 
     )
     assert (known["fixed_s"] >= 0).all() and (known["fixed_s"] <= known["time_s"]).all()
     np.testing.assert_allclose(p.fixed_s("b"), 3 * p.fixed_s("a"), rtol=1e-12)
+    assert 0 < p.block_s("a") < 0.1 and p.block_s("b") == 3 * p.block_s("a") and p.block_s("c") == 0
 
 
 def test_rows_are_measured_when_asked_for_and_not_for_a_device_and_a_server(
@@ -231,7 +232,8 @@ def test_pieces_cover_the_model_at_about_half_of_the_rows(name: str) -> None:
     inputs = traced.example_inputs()
     half = HalfRows(traced, inputs, traced.symbols(inputs))
     with torch.inference_mode():
-        took = half()
+        took, beside = half()
+    assert len(beside) == sum(a not in model.barriers for a, _ in found) and all(s > 0 for s in beside)
     assert took.keys() == half.shares.keys() and all(s > 0 for s in took.values())
     assert all(0 < s <= 0.9 for s in half.shares.values())
     assert bool(took) == (name != "tiny-transformer")

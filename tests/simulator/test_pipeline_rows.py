@@ -55,13 +55,14 @@ def drawn(choose: Choices, medium: str, places: int, tail: bool) -> Drawing:
     system = linked("abcd", rate, 1e-3 * choose.whole(0, 2), medium)
     ways = {(x, y): way for x, y in permutations("abcd", 2) if (way := system.way(x, y)) is not None}
     fixed = {p: s * np.array([choose.unit() for _ in s]) for p, s in seconds.items()}
-    costs = RowCosts(model, seconds, ways, fixed_s=fixed)
+    beside = {p: 0.3 * float(s.mean()) for p, s in list(seconds.items())[1:]}
+    costs = RowCosts(model, seconds, ways, fixed_s=fixed, block_s=beside)
     profile = profiled(graph, {p: list(s) for p, s in seconds.items()}, 0.1)
     known = pd.concat([pd.Series(f, [(x.name, p) for x in graph.layers]) for p, f in fixed.items()])
     table = profile.table.assign(
         fixed_s=[known[x] for x in zip(profile.table["layer"], profile.table["place"], strict=True)]
     )
-    return plan, sp.Profile(graph, table), system, costs
+    return plan, sp.Profile(graph, table, {p: sp.Origin("x", block_s=b) for p, b in beside.items()}), system, costs
 
 
 @st.composite

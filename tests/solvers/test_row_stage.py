@@ -59,7 +59,8 @@ def instance(choose: object, layers: int, places: int, most_rows: int = 6) -> tu
     seconds = row_seconds(choose, graph, places, kind)  # type: ignore[arg-type]
     ways = row_ways(choose, list(seconds), MEDIA[choose.whole(0, 2)], kind)  # type: ignore[attr-defined, arg-type]
     fixed = {p: s * 0.2 * choose.whole(0, 2) for p, s in seconds.items()}  # type: ignore[attr-defined]
-    return RowCosts(RowModel(graph), seconds, ways, fixed_s=fixed), tuple(seconds)
+    beside = {p: float(s.mean()) * 0.2 for p, s in list(seconds.items())[::2]}
+    return RowCosts(RowModel(graph), seconds, ways, fixed_s=fixed, block_s=beside), tuple(seconds)
 
 
 @settings(max_examples=150)
