@@ -134,6 +134,8 @@ def copying() -> Way:
     return Way(8 * source.nbytes / statistics.median(taken), 5e-6, 1.0, 0.0, ("a→b",))
 
 
+MESSAGES = {e: Way(1e10, 3e-4, 1.0, 0.0, ("→".join(e),)) for e in (("a", "b"), ("b", "a"))}
+"""About what a message of the executor takes from worker to worker in one machine, packed and unpacked: see docs/results/overhead.md."""
 FREE = {e: Way(1e15, 0.0, 1.0, 0.0, ("→".join(e),)) for e in (("a", "b"), ("b", "a"))}
 
 
@@ -169,6 +171,16 @@ def run_plan(known: Known, start: int, blocks: Sequence[RowBlock], setting: Sett
         "gains": gains,
         "gap": max(found["gap"].values()),
     }
+
+
+def executed(known: Known, setting: Setting) -> dict[str, float]:
+    """The whole model by the executor, its blocks and shares those that are best for messages: gain predicted and measured."""
+    costs, n = known.costs(MESSAGES), len(known.model.graph)
+    stage = RowStages(costs).stage(0, n, ("a", "b"))
+    if not any(r for b in stage.blocks for r in b.rows[1:]):
+        return {"executor_predicted_x": 1.0}
+    found = by_executor(known, stage.blocks, setting)
+    return {"executor_predicted_x": known.seconds.sum() / stage.seconds, "executor_x": found}
 
 
 def by_executor(known: Known, blocks: Sequence[RowBlock], setting: Setting) -> float:
@@ -223,9 +235,7 @@ def run(setting: Setting, progress: Callable[[str], None] = lambda _: None) -> t
                         "compute_predicted_x": seconds / sum(b.seconds for b in free),
                         "compute_x": found["gains"]["compute"],
                         "socket_x": found["gains"]["socket"],
-                        "executor_x": by_executor(known, stage.blocks, setting)
-                        if what == "whole" and shared
-                        else np.nan,
+                        **(executed(known, setting) if what == "whole" else {}),
                         "gap": found["gap"],
                     }
                 )
@@ -299,8 +309,8 @@ def summary(gains: pd.DataFrame) -> str:
         "of copying. fixed_%: of the layers' seconds, what fewer rows do not save; noise_%: the profile's, see Profile.noise. "
         f"|predicted/measured − 1|: median {error.median():.1f} %, worst {error.max():.1f} %. company_x: how much longer the unsplit model takes while the other "
         "process computes it too, for itself; two machines do not do this to each other. The prediction divided by it: "
-        f"median {together.median():.1f} %, worst {together.max():.1f} % off. executor_x: frames alone through the executor's workers, a stage of both "
-        "places over one of one; what a message costs there is in no prediction. "
+        f"median {together.median():.1f} %, worst {together.max():.1f} % off. executor_x: frames alone through the executor's own workers, a stage of both "
+        f"places over one of one, with blocks and shares that are best for a link of {MESSAGES['a', 'b'].rate_bps / 1e9:g} Gbit/s and {1e3 * MESSAGES['a', 'b'].delay_s:g} ms, about what its messages take here. "
         f"Greatest difference of an output from the unsplit model's: {gains['gap'].max():.2g} of its scale."
     )
     for name, (what, _) in EARLY.items():
