@@ -259,7 +259,7 @@ class OperatorSchedule(Stored):
     model, fingerprint : str
         The graph's; a schedule belongs to one graph.
     devices : tuple of str
-        ``acc0, acc1, …, cpu0, …``
+        ``acc0, acc1, …, cpu0, …``, or the places of a system.
     placement : dict of str to str
         Operator → device.
     begin_s : dict of str to float

@@ -218,8 +218,10 @@ def read(problem: OperatorLatency, values: Mapping[str, float]) -> tuple[np.ndar
         options = range(len(problem.devices))
         device[v] = max((values[name], d) for d in options if (name := f"x[{g},{d}]") in values)[1]
     rank = {v: i for i, v in enumerate(problem.order)}
-    begin = sorted(range(len(device)), key=lambda v: (round(values[f"s[{v}]"], 6), rank[v]))
-    return device, np.array(_topological(problem, begin))
+    # By the middle of each: an operator of no seconds begins with the next one, and comes before it.
+    half = problem.table.seconds[np.arange(len(device)), device] * problem.scale / 2
+    sequence = sorted(range(len(device)), key=lambda v: (round(values[f"s[{v}]"] + half[v], 6), rank[v]))
+    return device, np.array(_topological(problem, sequence))
 
 
 def _topological(problem: OperatorLatency, wanted: list[int]) -> list[int]:

@@ -24,9 +24,10 @@ class LatencyList:
     """List scheduling (HEFT: Topcuoglu et al., 2002), repeated with urgencies and devices that change at random.
 
     An operator's urgency is the longest path from it to the end, in mean seconds over devices and with its outputs moved. Each
-    operator goes to the device where it is done first; operators of one colour follow the first of them. All on one device comes
-    next, for each kind of device. Then changes of urgency, and of the device of some groups, are kept when the schedule gets no
-    longer.
+    operator goes to the device where it is done first; operators of one colour follow the first of them. Next come all on one
+    device, for each kind of device, and each operator where it is done first counting the least seconds from there to the end (as
+    in PEFT: Arabnejad and Barbosa, 2014), which is the optimum of a chain. Then changes of urgency, and of the device of some
+    groups, are kept when the schedule gets no longer; every other one looks ahead to the end.
 
     Parameters
     ----------
@@ -86,14 +87,16 @@ class ListSearch:
     def __init__(self, problem: OperatorLatency, seed: int) -> None:
         self.problem, t = problem, problem.table
         self.draw = np.random.default_rng(seed)
-        self.seconds = np.where(problem.can[problem.groups.of], t.seconds, np.inf)
-        finite = np.where(np.isfinite(self.seconds), self.seconds, np.nan)
+        seconds = np.where(problem.can[problem.groups.of], t.seconds, np.inf)
+        finite = np.where(np.isfinite(seconds), seconds, np.nan)
         mean, n = np.nanmean(finite, axis=1), len(problem.graph)
         self.urgency = np.zeros(n)
         for v in reversed(problem.order):
             moved = [(w, t.usual_s[0] + t.usual_s[1] * t.payload[v, w]) for w in problem.graph.consumers[v]]
             self.urgency[v] = mean[v] + max((self.urgency[w] + s for w, s in moved), default=0.0)
         self.unit = float(self.urgency.max()) or 1.0
+        self.own_s, self.after_s = seconds.tolist(), problem.tails.tolist()
+        self.fixed_s, self.each_s = t.fixed_s.tolist(), t.each_s.tolist()
         self.forced: dict[int, int] = {}
         whole = [dict.fromkeys(range(len(problem.groups)), d) for d in t.kinds]
         self.first: list[tuple[dict[int, int], bool]] = [({}, False), *((f, False) for f in whole), ({}, True)]
@@ -149,15 +152,13 @@ class ListSearch:
 
         ``ahead``: where it is done first counting the least seconds from then until all is.
         """
-        p, t = self.problem, self.problem.table
+        p, payload = self.problem, self.problem.table.payload
         n, count = len(p.graph), len(p.devices)
         of = p.groups.of.tolist()
         room = Room(p)
         home: dict[int, int] = {}
         free, done, at, sequence = [0.0] * count, [0.0] * n, [0] * n, list[int]()
-        seconds, rank = self.seconds.tolist(), urgency.tolist()
-        after = p.tails.tolist() if ahead else np.zeros((n, count)).tolist()
-        fixed, each = t.fixed_s.tolist(), t.each_s.tolist()
+        seconds, rank, nothing = self.own_s, urgency.tolist(), [0.0] * count
         waits = [len(b) for b in p.before]
         ready = [v for v in range(n) if not waits[v]]
         while ready:
@@ -165,7 +166,8 @@ class ListSearch:
             ready.remove(v)
             g = of[v]
             wanted = [home[g]] if g in home else [d for d in [forced.get(g, -1)] if d >= 0] or list(range(count))
-            read = [(done[u], fixed[at[u]], t.payload[u, v], each[at[u]]) for u in p.before[v]]
+            read = [(done[u], self.fixed_s[at[u]], payload[u, v], self.each_s[at[u]]) for u in p.before[v]]
+            after = self.after_s[v] if ahead else nothing
             best, best_end, least = -1, np.inf, np.inf
             for options in (wanted, range(count)):
                 for d in options:
@@ -173,10 +175,10 @@ class ListSearch:
                     if own == np.inf or (g not in home and not room.fits(g, d)):
                         continue
                     start = free[d]
-                    for made, hop, payload, slope in read:
-                        start = max(start, made + (hop[d] + payload * slope[d]))
-                    if start + own + after[v][d] < least:
-                        best, best_end, least = d, start + own, start + own + after[v][d]
+                    for made, hop, much, slope in read:
+                        start = max(start, made + (hop[d] + much * slope[d]))
+                    if start + own + after[d] < least:
+                        best, best_end, least = d, start + own, start + own + after[d]
                 if best >= 0 or g in home:
                     break
             if best < 0:

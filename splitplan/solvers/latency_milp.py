@@ -24,6 +24,8 @@ PAIRS = 120
 """Most unrelated pairs times devices for which it is part of ``auto``'s ladder."""
 MOVES = 20_000
 """Most edges times pairs of devices, likewise."""
+FIRST = 100
+"""List schedules that are made before."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,12 @@ class LatencyMilp:
         clock = Clock(time_limit_s)
         if np.isinf(problem.bound):
             return Found(None, Termination.INFEASIBLE, conflicts=why_none(problem))
-        search = ListSearch(problem, 0)
-        for number in range(100):
-            search.turn(number)
+        search, aim = ListSearch(problem, 0), problem.bound * (1 + max(gap, TOLERANCE))
+        for number in range(FIRST):
+            if search.value > aim and (number < len(search.first) or clock.left_s != 0):
+                search.turn(number)
         known = search.value if np.isfinite(search.value) else None
-        if known is not None and known <= problem.bound * (1 + max(gap, TOLERANCE)):
+        if known is not None and known <= aim:
             return search.found(clock.passed_s, "a list schedule meets the lower bound")
         model = operator_latency_model.build(problem, known)
         engine = Engine(to_arrays(model), gap=gap, verbose=verbose)

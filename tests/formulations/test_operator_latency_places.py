@@ -14,12 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import splitplan as sp
-from benchmarks.instances import RANGES, REAL, Seeded
+from benchmarks.instances import RANGES, REAL, TIES, Seeded
 from splitplan.data.operators import OperatorGraph, OperatorSchedule
 from splitplan.errors import DataError, InfeasibleError, NoSolutionError
 from splitplan.formulations import latency_bounds, operator_latency_model
 from splitplan.formulations.operator_latency import OperatorLatency
+from splitplan.solvers.arrays import to_arrays
 from splitplan.solvers.audit_latency import audit_latency
+from splitplan.solvers.highs_run import Engine
 from splitplan.solvers.latency_list import LatencyList
 from splitplan.solvers.latency_milp import LatencyMilp
 from tests.formulations.latency_brute_force import least, random_layers
@@ -53,6 +55,32 @@ def test_brute_force_and_milp(block: int) -> None:
         assert listed.objective >= expected - near, seed
         assert listed.bound is not None and listed.bound <= expected + near, seed
     assert solved >= 40
+
+
+def test_the_model_alone_and_what_is_read_from_its_values() -> None:
+    """No list schedule: the model's own horizon, and the schedule as it stands in HiGHS's values. Some operators take no time."""
+    solved = 0
+    for seed in range(1000, 1060):
+        p = random_layers(Seeded(seed), TIES if seed % 2 else REAL)
+        expected = least(p)
+        if math.isinf(expected):
+            continue
+        values = Engine(to_arrays(p.build()), gap=0.0, verbose=False).run(None).values
+        assert values is not None
+        near = 1e-6 * max(expected, p.smallest)
+        assert p.evaluate(p.read(values))["objective"] == pytest.approx(expected, abs=near), seed
+        solved += 1
+    assert solved >= 50
+
+
+def test_an_operator_of_no_seconds_is_read_before_the_one_that_begins_with_it() -> None:
+    quick = sp.Profile.given(FORK, SECONDS | {"box": SECONDS["box"] | {"c": 0.0}})
+    p = OperatorLatency.of_profile(quick, cluster(), source="cam", sink="cam")
+    device = {"input": 0, "a": 0, "b": 1, "c": 1, "d": 0, "output": 0}
+    values = {f"x[{v},{e}]": float(e == d) for v, d in enumerate(device.values()) for e in range(3)}
+    begin = {"input": 0.0, "a": 0.0, "b": 1.6, "c": 1.6, "d": 3.45, "output": 4.45}
+    plan = p.read(values | {f"s[{v}]": s * p.scale for v, s in enumerate(begin.values())})
+    assert plan.begin_s == pytest.approx(begin)
 
 
 @given(st.data())
@@ -290,6 +318,16 @@ def test_a_chain_is_solved_by_looking_ahead(seed: int) -> None:
     solution = OperatorLatency.of_profile(profile, system, source="p0", sink="p0").solve("latency-list", rounds=10)
     assert solution.status == sp.Status.OPTIMAL
     assert len(set(solution.plan.placement.values())) > 1
+
+
+def test_what_is_too_large_for_the_milp_goes_to_the_list() -> None:
+    p = fork()
+    assert LatencyMilp().why_not(p) is None
+    assert "3 choices" in (LatencyMilp(pairs=2).why_not(p) or "")
+    assert "54 moves" in (LatencyMilp(moves=53).why_not(p) or "")
+    listed = p.solve("latency-list", rounds=20)
+    assert listed.bound == pytest.approx(4.45) and listed.status == sp.Status.OPTIMAL
+    assert "longest path" in listed.bound_by
 
 
 def test_a_traced_network() -> None:
