@@ -179,19 +179,25 @@ class RowAudit:
                 need[t] = (first, last)
         shares: dict[str, float] = {}
         for v in reversed(self.names[start:stop]):
-            total = math.fsum(o.work for o in self.of_layer[v])
+            weights = self._weights(v)
             parts = []
             for o in reversed(self.of_layer[v]):
                 if o.name not in need:
                     continue
                 first, last = need.pop(o.name)
-                parts.append(o.work / total * ((last - first + 1) / o.rows) if total else 0.0)
+                parts.append(weights[o.name] * ((last - first + 1) / o.rows))
                 for value, how in o.reads:
                     a, b = _read(how, first, last, self.height[value])
                     had = need.get(value, (a, b))
                     need[value] = (min(a, had[0]), max(b, had[1]))
             shares[v] = math.fsum(parts)
         return shares, need
+
+    def _weights(self, layer: str) -> dict[str, float]:
+        """By operator, its part of the layer's seconds; a layer without work is shared equally by them."""
+        operators = self.of_layer[layer]
+        whole = math.fsum(o.work for o in operators)
+        return {o.name: o.work / whole if whole > 0 else 1.0 / len(operators) for o in operators}
 
     # -- the bounds ----------------------------------------------------------------------------------------
 
@@ -206,14 +212,13 @@ class RowAudit:
             name = self.names[v]
             if name in self.mixes:
                 continue
-            total = math.fsum(o.work for o in self.of_layer[name])
             for o in reversed(self.of_layer[name]):
                 for value, how in o.reads:
                     rows = self.height[value]
                     for row in wanted[o.name]:
                         wanted[value] |= _touched(how, row, rows)
-            if total:
-                found[v] = math.fsum(o.work / total * len(wanted[o.name]) / o.rows for o in self.of_layer[name])
+            weights = self._weights(name)
+            found[v] = math.fsum(weights[o.name] * len(wanted[o.name]) / o.rows for o in self.of_layer[name])
         return found
 
     def bound(self, weights: Sequence[float] | None, able: np.ndarray, slack: float) -> float | None:

@@ -113,7 +113,7 @@ class PipelineDP:
         others = list(branches(problem, base))
         prices = tuned(race.units, race.best, prices, self.walks, race.time_left)
         while race.best > 0 and race.best - low > max(gap, LEAST_STEP) * race.best:
-            between = np.sqrt(low * race.best) if low > 0 else 0.5 * race.best
+            between = np.sqrt(low) * np.sqrt(race.best) if low > 0 else 0.5 * race.best
             period = race.best * (1 - LEAST_STEP) if below else float(between)
             try:
                 plan, count = self._exists(race, others, period, prices)

@@ -175,7 +175,7 @@ def _ask(
         return value <= period * (1 + 1e-12)
 
     while answer.best > 0 and answer.best - floor > max(gap, LEAST_STEP) * answer.best:
-        between = np.sqrt(floor * answer.best) if floor > 0 else 0.5 * answer.best
+        between = np.sqrt(floor) * np.sqrt(answer.best) if floor > 0 else 0.5 * answer.best
         period = answer.best * (1 - LEAST_STEP) if below else float(between)
         below = not below
         answer.asked += 1
@@ -194,7 +194,7 @@ def _ask(
     # How far the free terms exclude everything, when the strict ones have taken over.
     high = min(unknown, answer.best)
     while columns.all_shares and answer.low < high * (1 - 1e-6) and np.isfinite(unknown):
-        middle = float(np.sqrt(answer.low * high)) if answer.low > 0 else 0.5 * high
+        middle = float(np.sqrt(answer.low) * np.sqrt(high)) if answer.low > 0 else 0.5 * high
         answer.asked += 1
         if free.exists(middle) is None:
             answer.low = middle

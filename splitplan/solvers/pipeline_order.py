@@ -235,7 +235,7 @@ class Orders:
             return found
         least, most = np.full(len(some), max(low, 1e-12 * float(high[some].min()))), high[some].astype(float)
         for _ in range(rounds):
-            middle = np.sqrt(least * most)
+            middle = np.sqrt(least) * np.sqrt(most)
             ok = self.feasible(orders[some], middle)
             most, least = np.where(ok, middle, most), np.where(ok, least, middle)
         found[some] = most

@@ -14,7 +14,7 @@ from splitplan.solvers.clock import Clock
 from splitplan.solvers.pipeline_bounds import LEAST_STEP, Bound, Prices, lower_bound, tuned
 from splitplan.solvers.pipeline_order import Orders
 from splitplan.solvers.pipeline_states import OutOfTime, Search, TooMany
-from splitplan.solvers.pipeline_units import Units, root, units_of
+from splitplan.solvers.pipeline_units import Units, branches, root, units_of
 from splitplan.solvers.pipeline_why import ceiling, hopeless, settle
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ MOST_PLACES = 62
 """Of single places, whose sets are the bits of a number."""
 WINDOW_BYTES = 128 << 20
 """For the states of a look around."""
+MOST_PRICED = 8
+"""Orders of an iteration whose best plan is priced where values may be too low."""
 NEIGHBOURS = 512
 """Most orders of a neighbourhood that are tried in a round of local search."""
 
@@ -44,6 +46,9 @@ class ParticleSwarm:
     shaken by four random swaps. A particle's period is searched for only when it beats its own best, which one test tells. The best
     order then is improved by moving one place or swapping two until nothing helps, then by the exact states (`pipeline_states`)
     among all orders in which places move past fewer than ``window`` others; its cuts are exact. Deterministic for a seed.
+
+    Where a source or sink may have a stage in the middle, what it carries beside it depends on who has the first or last, and values
+    leave out what does not always come: the most promising orders of each iteration are priced truly, but the search may miss more.
 
     With rows (`pipeline_groups_swarm`) a stage may be a run of neighbours in the order, the first of them its first place: which runs
     are groups is found by the same dynamic program, among the groups of most promise. The last search is left out; rows are shared
@@ -196,6 +201,8 @@ class Race:
 
     def __post_init__(self) -> None:
         self.search = Orders(self.units)
+        others = next(branches(self.problem, self.units), None)
+        self.priced = MOST_PRICED if others is not None else 1
         self.kinds = np.repeat(np.arange(len(self.units.count)), self.units.count)
         self.top = self.best_order = np.arange(len(self.kinds))
         self.ceiling = ceiling(self.units)
@@ -231,8 +238,9 @@ class Race:
         rounds = ROUNDS if below is not None else ROUNDS + 8
         found = self.search.periods(kinds, low, high, rounds)
         self.tests += len(orders) + rounds * int(np.isfinite(found).sum())
-        if len(found) and found.min() < self.best:
-            self.keep(orders[int(found.argmin())], low, float(found.min()))
+        for k in np.argsort(found, kind="stable")[: self.priced].tolist():
+            if found[k] < self.best:
+                self.keep(orders[k], low, float(found[k]))
         return found
 
     def keep(self, order: np.ndarray, low: float, reached: float) -> None:
@@ -287,7 +295,7 @@ class Race:
                 least = period
             else:
                 return
-            period = float(np.sqrt(least * reached)) if least > 0 else 0.5 * reached
+            period = float(np.sqrt(least) * np.sqrt(reached)) if least > 0 else 0.5 * reached
         self.keep(orders[0], low, reached)
 
     def widen(self, low: float, prices: Prices, window: int) -> None:

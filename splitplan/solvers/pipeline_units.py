@@ -192,14 +192,19 @@ def root(problem: PipelinePlacement, units: Units) -> Units:
 
 
 def branches(problem: PipelinePlacement, units: Units) -> Iterator[Units]:
-    """For each type of the first and of the last stage: units by which its plans cost exactly what they do; none when `root` is exact.
+    """For types of the first and of the last stage: units by which their plans cost exactly what they do; none when `root` is exact.
 
-    With links of their own and overlapped communication nothing is carried twice over the same way; on a shared medium
-    everything is, but by whom does not matter.
+    On a shared medium everything is carried over the same way, but by whom does not matter. With links of their own and
+    overlapped communication one thing only meets another: inputs and results, where the sink has the first stage and the source
+    the last.
     """
     s, t = _type(problem, units, problem.source), _type(problem, units, problem.sink)
     star = problem.system.medium == "star"
-    if units.shared or (s is None and t is None) or (problem.overlap and not star):
+    if units.shared or (s is None and t is None):
+        return
+    if problem.overlap and not star:
+        if s is not None and t is not None and s != t:
+            yield from _crossed(units, s, t)
         return
     types = range(len(units.members))
     for f in types if s is not None else (None,):
@@ -221,6 +226,8 @@ def branches(problem: PipelinePlacement, units: Units) -> Iterator[Units]:
                 if t is not None and results:
                     hop[:, t] += results
                     enter[t] += results if s != t else 0.0
+                if inputs and results and s != t:  # up from the source and down to the sink are two ways
+                    hop[s, t] -= min(inputs, results)
             else:
                 if s is not None:
                     span[s] += inputs
@@ -228,3 +235,12 @@ def branches(problem: PipelinePlacement, units: Units) -> Iterator[Units]:
                     span[t] += results
                 floor = inputs + results if s == t else 0.0
             yield replace(units, enter=enter, leave=leave, hop=hop, span=span, floor=floor)
+
+
+def _crossed(units: Units, s: int, t: int) -> Iterator[Units]:
+    """The sink first and the source last, so that inputs and results go over one way; another one first; another one last."""
+    both = units.enter[t] + units.leave[s]
+    others = np.arange(len(units.members))
+    yield replace(units, enter=np.where(others == t, both, np.inf), leave=np.where(others == s, both, np.inf))
+    yield replace(units, enter=np.where(others == t, np.inf, units.enter))
+    yield replace(units, leave=np.where(others == s, np.inf, units.leave))

@@ -205,3 +205,61 @@ def test_the_swarm_is_the_same_twice_and_its_convergence_is_told() -> None:
     assert "recomputed by solvers.audit_pipeline" in one.bound_by
     exact = p.solve("pipeline-dp")
     assert one.bound <= exact.objective <= one.objective <= 1.02 * exact.objective
+
+
+# -- a source or sink with a stage in the middle ------------------------------------------------------------
+
+
+def ends(seconds: dict[str, list[float]], sizes: list[float], medium: str, overlap: bool = True) -> PipelinePlacement:
+    """A chain from s to t, 1 byte a second over every way."""
+    n = len(sizes) - 1
+    layers = tuple(sp.Layer(f"l{v}") for v in range(n))
+    tensors = tuple(
+        sp.Tensor(f"t{i}", f"l{i - 1}" if i else "input", (f"l{i}",) if i < n else (), b, is_output=i == n)
+        for i, b in enumerate(sizes)
+    )
+    net = sp.LayerGraph("chain", layers, tensors, fingerprint="f" * 64)
+    wire, devices = sp.Link("wire", 8.0, 8.0, 0.0), {e: sp.Device(e) for e in seconds}
+    joined = {"star": dict.fromkeys(seconds, wire)} if medium == "star" else {"links": dict.fromkeys(itertools.combinations(seconds, 2), wire)}  # fmt: skip
+    times = {e: {f"l{v}": float(x) for v, x in enumerate(row)} for e, row in seconds.items()}
+    given = sp.Profile.given(net, times)
+    return PipelinePlacement(given, sp.System(**joined, **devices), source="s", sink="t", overlap=overlap)  # type: ignore[arg-type]
+
+
+def test_inputs_and_results_over_one_way() -> None:
+    """The sink first and the source last is the least, if only one of inputs and results were counted."""
+    p = ends({"s": [9, 1], "t": [1, 9], "x": [7, 7]}, [6, 1, 6], "pairs")
+    assert least(p) == 7
+    for solver in ("pipeline-dp", "pipeline-milp"):
+        agree(p, solver, 7.0)
+    assert p.solve("particle-swarm").bound <= 7
+
+
+def test_the_source_hands_over_to_the_sink_in_the_middle_of_a_star() -> None:
+    """Its way up carries the inputs too, the sink's way down the results: two ways."""
+    far = 100.0
+    seconds = {"f": [4, far, far, far], "a": [3, far, far, far], "s": [far, 1.5, 1.5, far], "t": [far, far, 4, far], "g": [far, far, far, 4], "b": [far, far, far, 3]}  # fmt: skip
+    p = ends(seconds, [3, 3, 1, 3, 3], "star")
+    assert least(p) == 4
+    for solver in ("pipeline-dp", "pipeline-milp"):
+        agree(p, solver, 4.0)
+
+
+@pytest.mark.parametrize("medium", ["pairs", "star"])
+@pytest.mark.parametrize("overlap", [True, False])
+def test_ends_that_are_tempted_to_work_the_other_way_round(medium: str, overlap: bool) -> None:
+    """The sink is quick at the first layers and the source at the last ones."""
+    draw = np.random.default_rng(7)
+    for _ in range(40):
+        n, others = int(draw.integers(2, 5)), int(draw.integers(1, 4))
+        seconds = {"s": draw.integers(1, 4, n) * np.linspace(3, 1, n), "t": draw.integers(1, 4, n) * np.linspace(1, 3, n)}  # fmt: skip
+        seconds |= {f"x{k}": draw.integers(2, 8, n) for k in range(others)}
+        sizes = draw.integers(1, 7, n + 1).astype(float)
+        p = ends({e: list(map(float, x)) for e, x in seconds.items()}, sizes.tolist(), medium, overlap)
+        agree(p, "pipeline-dp", least(p))
+
+
+def test_seconds_that_cannot_be_multiplied() -> None:
+    """The geometric mean of a bound and a plan of 1e160 s each."""
+    p = ends({"s": [9e159, 1e159], "t": [1e159, 9e159], "x": [7e159, 7e159]}, [6, 1, 6], "pairs")
+    agree(p, "pipeline-dp", least(p))
