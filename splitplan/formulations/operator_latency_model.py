@@ -219,7 +219,7 @@ def read(problem: OperatorLatency, values: Mapping[str, float]) -> tuple[np.ndar
         device[v] = max((values[name], d) for d in options if (name := f"x[{g},{d}]") in values)[1]
     rank = {v: i for i, v in enumerate(problem.order)}
     # By the middle of each: an operator of no seconds begins with the next one, and comes before it.
-    half = problem.table.seconds[np.arange(len(device)), device] * problem.scale / 2
+    half = (problem.table.seconds[np.arange(len(device)), device] * problem.scale / 2).tolist()
     sequence = sorted(range(len(device)), key=lambda v: (round(values[f"s[{v}]"] + half[v], 6), rank[v]))
     return device, np.array(_topological(problem, sequence))
 
