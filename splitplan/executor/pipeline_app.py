@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -148,15 +149,14 @@ class PipelineApp:
         with self._lock:
             frames, notes = tuple(self._frames), [*self._notes]
             counts = {"frames": float(len(frames)), **self._counts}
-        told = facts(crew.plans[0], crew.legs_at(0), self.system, crew.abouts, crew.settings.hosts, crew.emulate)
+        plans, abouts = crew.plans.copy(), crew.abouts.copy()  # the keeper changes them
+        legs = [crew.legs_at(k) for k in range(len(plans))]
+        told = facts(plans[0], legs[0], self.system, abouts, crew.settings.hosts, crew.emulate)
         if self._profile is not None:
             told.append("profile: " + ", ".join(f"{p} {m}" for p, m in self._profile.methods.items()))
-            told += guessed(crew.plans[0], self._profile)
-        legs = [crew.legs_at(k) for k in range(len(crew.plans))]
+            told += guessed(plans[0], self._profile)
         said = tuple(dict.fromkeys([*told, *notes]))
-        return make_report(
-            crew.plans, legs, self.system, frames, counts, said, abouts=crew.abouts, emulate=crew.emulate
-        )
+        return make_report(plans, legs, self.system, frames, counts, said, abouts=abouts, emulate=crew.emulate)
 
     @property
     def plan(self) -> PipelinePlan:
@@ -166,7 +166,8 @@ class PipelineApp:
     @property
     def pids(self) -> dict[str, int]:
         """Process ids of the local workers, by place."""
-        return {k: pid for k, w in self._crew.workers.items() if w.running and (pid := w.pid) is not None}
+        workers = self._crew.workers.copy()  # the keeper starts more
+        return {k: pid for k, w in workers.items() if w.running and (pid := w.pid) is not None}
 
     def close(self, wait: bool = True) -> None:
         """Stop the workers and remove what was made.
@@ -271,12 +272,12 @@ class PipelineApp:
             go = pack_all({n: entry.inputs[n] for n in leg.crossing}, leg.wire)
             extra = {n: entry.inputs[n] for n in leg.beside}
             beside = pack_all(extra | ({WHOLE + k: v for k, v in entry.inputs.items()} if entry.check else {}))
-        except SplitplanError as e:  # values that do not fit the wire: no arrangement can take it
+            symbols = self.traced.symbols(entry.inputs)
+        except Exception as e:  # noqa: BLE001  as values that do not fit the wire: no arrangement can take it
             self._pending.pop(frame_id)
             self._settle(entry, error=e)
             return
         packed = Packed([*go.heads, *beside.heads], [*go.data, *beside.data])
-        symbols = self.traced.symbols(entry.inputs)
         entry.handed_over_s = ready
         clock = self._crew.sessions[self._crew.plan.stages[0].place].clock
         delay_s = leg.way.delay_s if leg.way is not None and self._crew.emulate else 0.0
@@ -322,37 +323,39 @@ class PipelineApp:
                 self._counts["surplus_answers_dropped"] += 1
                 return
             self._fruitless = self._fruitless if entry.check else 0
+        self._answer(entry, lambda: self._answer_of(message, entry, now))
+
+    def _answer_of(self, message: Message, entry: _Entry, now_s: float) -> Any:
+        """What a stage answered a frame with; an error is raised."""
+        body = message.body
         if message.kind == "error":
-            self._settle(entry, error=error_of(body, "a stage"))
-        elif entry.check:
-            self._judge(entry, body)
-        else:
-            self._answer(body["frame_id"], entry, message.tensors, self._times(body, entry, now), body["plan_id"])
+            raise error_of(body, "a stage")
+        if entry.check:
+            self._judge(body)
+            return None
+        times = self._times(body, entry, now_s)
+        return self._value(body["frame_id"], entry, message.tensors, times, body["plan_id"])
 
     def _times(self, body: dict[str, Any], entry: _Entry, now_s: float) -> dict[str, float]:
         """A frame's times, with the last way's."""
         times, number = dict(body["times"]), self._crew.numbers.get(body["plan_id"], 0)
         sent_s, legs = times.pop("sent_s", math.nan), self._crew.legs_at(number)
-        offsets_s = {p: s.clock.offset_s for p, s in self._crew.sessions.items()}
+        # Of a copy: the keeper changes the crew's sessions meanwhile.
+        offsets_s = {p: s.clock.offset_s for p, s in self._crew.sessions.copy().items()}
         offset_s = offsets_s.get(legs[-1].sender, math.nan)
         if legs[-1].way is not None and math.isfinite(took_s := now_s - (sent_s - offset_s)):
             times[f"{legs[-1].name}_s"] = took_s
         return on_the_apps_clock(times, legs, offsets_s, entry.submitted_s)
 
-    def _judge(self, entry: _Entry, body: dict[str, Any]) -> None:
+    def _judge(self, body: dict[str, Any]) -> None:
         plan = self._crew.plans[self._crew.numbers[body["plan_id"]]]
         threads = self._crew.abouts[plan.stages[-1].place]["threads"]
-        try:
-            counts, note = judge(body["alone"], body["compared"], plan.wire, threads, "the last stage's")
-        except SplitplanError as e:
-            self._settle(entry, error=e)
-            return
+        counts, note = judge(body["alone"], body["compared"], plan.wire, threads, "the last stage's")
         with self._lock:
             self._counts |= {k: max(v, self._counts.get(k, 0.0)) for k, v in counts.items()}
         self._note(note)
-        self._settle(entry, value=None)
 
-    def _answer(
+    def _value(
         self,
         frame_id: int,
         entry: _Entry,
@@ -360,13 +363,10 @@ class PipelineApp:
         times: dict[str, float],
         plan_id: str,
         alone: str = "",
-    ) -> None:
+    ) -> Any:
+        """The model's own output structure of a frame, which is put on record."""
         done = time.monotonic()
-        try:
-            value = self.traced.unflatten(outputs, self.traced.symbols(entry.inputs))
-        except Exception as e:  # noqa: BLE001  the frame was taken away: nobody else can answer it
-            self._settle(entry, error=e)
-            return
+        value = self.traced.unflatten(outputs, self.traced.symbols(entry.inputs))
         number = self._crew.numbers.get(plan_id, 0)
         if entry.replays:
             times["replays"] = float(entry.replays)
@@ -375,7 +375,16 @@ class PipelineApp:
         )
         with self._lock:
             self._frames.append(record)
-        self._settle(entry, value=value)
+        return value
+
+    def _answer(self, entry: _Entry, find: Callable[[], Any]) -> None:
+        """Answer a frame that was taken away: whatever goes wrong in that is its answer, since nobody else can give one."""
+        try:
+            value = find()
+        except Exception as e:  # noqa: BLE001  see above
+            self._settle(entry, error=e)
+        else:
+            self._settle(entry, value=value)
 
     def _settle(self, entry: _Entry, value: Any = None, error: BaseException | None = None) -> None:
         if not entry.check:
@@ -470,14 +479,13 @@ class PipelineApp:
             if entry.check:
                 self._settle(entry, error=ExecutorError("the example could not be run through the pipeline"))
                 continue
-            begin = time.monotonic()
-            try:
-                outputs = run_whole(self.traced, entry.inputs)
-            except Exception as e:  # noqa: BLE001  whatever the model raises is the user's to see
-                self._settle(entry, error=e)
-                continue
-            times = {"here_s": time.monotonic() - begin}
-            self._answer(frame_id, entry, outputs, times, "", "computed by the whole model in the app's process")
+            self._answer(entry, partial(self._computed, frame_id, entry))
+
+    def _computed(self, frame_id: int, entry: _Entry) -> Any:
+        begin = time.monotonic()
+        outputs = run_whole(self.traced, entry.inputs)
+        times = {"here_s": time.monotonic() - begin}
+        return self._value(frame_id, entry, outputs, times, "", "computed by the whole model in the app's process")
 
     # -- reporting -------------------------------------------------------------------------------
 

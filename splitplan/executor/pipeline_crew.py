@@ -240,8 +240,8 @@ class PipelineCrew:
             name="leg 0",
         )
         if self.plans[-1] is not plan:
-            self.plans.append(plan)
             self._all_legs.append(legs)
+            self.plans.append(plan)  # last: whoever sees the plan finds its legs
         self.plan_id, self.legs = plan_id, legs
         self.numbers[plan_id] = len(self.plans) - 1
         return hop
