@@ -138,7 +138,8 @@ class RowOperator:
     reads : tuple of (str, Window | Table | Whole)
         The values that depend on the input's data, and which of their rows. A value may be read twice.
     work : float
-        Its part of its layer's seconds, in any unit: FLOPs, or bytes made where the layer computes none.
+        Its part of its layer's seconds, in any unit: FLOPs, or bytes made where the layer computes none. Where those of a layer are
+        all 0 its operators take equal parts.
     barrier : str
         Why its rows cannot be made apart from each other; empty when they can.
     """

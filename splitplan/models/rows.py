@@ -76,6 +76,15 @@ class RowModel:
         return tuple(map(tuple, found))
 
     @cached_property
+    def parts(self) -> dict[str, float]:
+        """What part of its layer's seconds each operator takes: its part of their work; equal parts where none has any."""
+        found = {}
+        for operators in self.operators:
+            total = sum(o.work for o in operators)
+            found |= {o.name: o.work / total if total else 1 / len(operators) for o in operators}
+        return found
+
+    @cached_property
     def rows(self) -> dict[str, int]:
         """Rows of every value: 1 where it has none."""
         found = {t.name: rows_of(t) for t in self.graph.inputs}
@@ -151,7 +160,6 @@ class RowModel:
         for at in range(stop - 1, start - 1, -1):
             if at in self.barriers:
                 return
-            total = sum(o.work for o in self.operators[at])
             share: Any = 0.0
             for operator in reversed(self.operators[at]):
                 if operator.name in leaving:
@@ -160,8 +168,8 @@ class RowModel:
                 made = need.pop(operator.name, None)
                 if made is None:
                     continue
-                if operator.work:
-                    share = share + operator.work / total * (made.count / operator.rows)
+                if part := self.parts[operator.name]:
+                    share = share + part * (made.count / operator.rows)
                 for value, how in operator.reads:
                     _widen(need, value, required_rows(how, made.first, made.last, self.rows[value]))
             yield Swept(at, stop, share, dict(need))
@@ -210,12 +218,10 @@ class RowModel:
         for v in reversed(range(len(self.graph))):
             if v in self.barriers:
                 continue
-            total = sum(o.work for o in self.operators[v])
             for o in reversed(self.operators[v]):
                 for value, how in o.reads:
                     _touch(touched[value], how, np.flatnonzero(touched[o.name]))
-            if total:
-                found[v] = sum(o.work / total * touched[o.name].mean() for o in self.operators[v])
+            found[v] = sum(self.parts[o.name] * touched[o.name].mean() for o in self.operators[v])
         return found
 
     # -- what a split costs ----------------------------------------------------------------------
@@ -291,8 +297,10 @@ def row_problems(graph: LayerGraph) -> list[str]:
         if graph.index[o.layer] < after:
             problems.append(f"{where}: stands behind operators of later layers; give them in execution order")
         after = max(after, graph.index[o.layer])
-        if o.rows < 1 or o.work < 0:
-            problems.append(f"{where}: has {o.rows} rows and work {o.work}; rows are 1 or more, work is not negative")
+        if o.rows < 1 or not 0 <= o.work < np.inf:
+            problems.append(
+                f"{where}: has {o.rows} rows and work {o.work}; rows are 1 or more, work is a number from 0"
+            )
         problems += [f"{where}: reads {v!r}, which nobody makes before it" for v, _ in o.reads if v not in known]
         known[o.name] = o.rows
     made = {o.layer for o in graph.rows}

@@ -19,7 +19,7 @@ from splitplan.errors import AuditError, DataError, InfeasibleError, NotApplicab
 from splitplan.formulations import pipeline_model, pipeline_rows_model
 from splitplan.formulations.base import conclude
 from splitplan.formulations.pipeline import PipelinePlacement
-from splitplan.formulations.pipeline_schedule import schedule
+from splitplan.formulations.pipeline_schedule import schedule, tasks
 from splitplan.formulations.registry import resolve
 from splitplan.formulations.solution import Found, Termination
 from splitplan.models.row_maps import RowOperator, Window
@@ -218,6 +218,18 @@ def test_memory_leaves_a_mate_fewer_layers() -> None:
         problem(FAST, {"p": 2500.0, "q": 2500.0}, net=net).solve()
 
 
+@pytest.mark.parametrize("solver", [*EXACT, "particle-swarm"])
+def test_a_layer_without_work_takes_its_seconds_all_the_same(solver: str) -> None:
+    """Rows of it are not free, and what bounds say of it is no more than what plans cost: as if its operators worked alike."""
+    idle, even = graph(), graph()
+    idle = replace(idle, rows=tuple(replace(o, work=0.0) for o in idle.rows))
+    free, worked = (problem(FAST, net=g, max_stages=1).solve(solver) for g in (idle, even))
+    assert free.plan.stages[0].blocks, "rows are shared here"
+    assert free.objective == pytest.approx(worked.objective) and free.objective > 0.9
+    assert free.bound is not None and free.bound == pytest.approx(worked.bound)
+    assert rows_bound(problem(FAST, net=idle, max_stages=1)).period <= free.objective * (1 + 1e-12)
+
+
 def test_no_way_back_from_a_member() -> None:
     """q reaches nobody: it gets no rows; a plan that gives it some takes for ever, and says why it may not."""
     times = dict.fromkeys("pqr", TIMES["p"])
@@ -351,6 +363,32 @@ def test_great_heights_are_shared_coarsely_and_then_anew() -> None:
 # -- words and files ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("medium", ["pairs", "star", "shared"])
+def test_the_bars_of_a_stage_are_its_seconds(medium: str) -> None:
+    """What is drawn of a block begins when it can and ends within what (4) says it takes; one of its bars ends there."""
+    shared = 0
+    for p in small_row_ones(12, layers=4, seed=40, medium=medium, most_rows=5):
+        try:
+            solution = p.solve()
+        except InfeasibleError:
+            continue
+        for task, stage in [
+            (t, s) for t in tasks(p, solution.plan) for s in solution.plan.stages if t.held == s.places
+        ]:
+            if len(stage.places) > 1:
+                shared += 1
+                ends = [begin + seconds for _, _, begin, seconds, _ in task.bars]
+                assert max(ends) <= task.seconds * (1 + 1e-9)
+                at = {lane: 0.0 for lane, *_ in task.bars}
+                for lane, _, begin, seconds, _ in sorted(task.bars, key=lambda b: b[2]):
+                    assert begin >= at[lane] - 1e-9 * task.seconds, "one bar at a time"
+                    at[lane] = begin + seconds
+        plan = solution.plan
+        alone = schedule(p, plan, frames=1)["end_s"].max()
+        assert alone <= p.evaluate(plan)["latency_s"] * (1 + 1e-9)
+    assert shared
+
+
 def test_words() -> None:
     p = problem(FAST, max_stages=1)
     assert "rows shared by up to 3 places" in p.describe()
@@ -358,8 +396,10 @@ def test_words() -> None:
     text = str(solution)
     for word in ("the same stages, no rows shared", "p + q", "stage_p+q_s"):
         assert word in text
-    lanes = schedule(p, solution.plan)["lane"]
-    assert "p + q" in set(lanes)
+    table = schedule(p, solution.plan, frames=1)
+    assert {"p", "q", "p → q", "q → p"} <= set(table["lane"])
+    assert {f"{n} rows" for b in solution.plan.stages[0].blocks if b.rows[1] for n in b.rows} <= set(table["label"])
+    assert table["end_s"].max() <= p.evaluate(solution.plan)["latency_s"] * (1 + 1e-12)
     assert solution.plan == PipelinePlan.from_dict(solution.plan.to_dict())
 
 

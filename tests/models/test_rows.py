@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -172,6 +174,38 @@ def test_rows_that_nobody_reads_need_not_be_made() -> None:
     assert [n.shares for n in model.block(0, 2, (2, 2))] == [(3 / 8, 0.5), (3 / 8, 0.5)]
     assert [n.shares for n in model.block(0, 2, (1, 3))] == [(1 / 8, 0.25), (5 / 8, 0.75)]
     assert RowModel(halves()).least_shares.tolist() == [1.0, 1.0, 1.0]
+
+
+def skips(works: tuple[float, float, float]) -> sp.LayerGraph:
+    """input (8 rows) → a: two windows → b: every second row of what a made."""
+    rows = (
+        RowOperator("pre", "a", 8, (("x", Window(3, 1, 1)),), works[0]),
+        RowOperator("ta", "a", 8, (("pre", Window(3, 1, 1)),), works[1]),
+        RowOperator("tb", "b", 4, (("ta", Window(1, 2)),), works[2]),
+    )
+    tensors = (
+        sp.Tensor("x", "input", ("a",), 800.0, (1, 1, 8, 1)),
+        sp.Tensor("ta", "a", ("b",), 800.0, (1, 1, 8, 1)),
+        sp.Tensor("tb", "b", (), 400.0, (1, 1, 4, 1), is_output=True),
+    )
+    return sp.LayerGraph("skips", (sp.Layer("a"), sp.Layer("b")), tensors, fingerprint="f" * 64, rows=rows)
+
+
+def test_operators_of_a_layer_without_work_take_equal_parts_of_its_seconds() -> None:
+    """A layer takes its time whatever its FLOPs: fewer rows of it are part of that time, never nothing."""
+    none, even = RowModel(skips((0.0, 0.0, 0.0))), RowModel(skips((2.0, 2.0, 1.0)))
+    assert none.least_shares.tolist() == even.least_shares.tolist() == [(8 / 8 + 4 / 8) / 2, 1.0]
+    for rows in ((2, 2), (1, 3), (4, 0)):
+        assert [n.shares for n in none.block(0, 2, rows)] == [n.shares for n in even.block(0, 2, rows)]
+    assert none.block(0, 2, (4, 0))[0].shares == ((8 / 8 + 7 / 8) / 2, 1.0)
+    only_one = RowModel(skips((2.0, 0.0, 0.0)))
+    assert only_one.least_shares.tolist() == [1.0, 1.0], "the other one is known to be nothing beside it"
+
+
+@pytest.mark.parametrize("work", [math.nan, math.inf, -1.0])
+def test_work_is_a_number_from_0(work: float) -> None:
+    with pytest.raises(DataError, match="work is a number from 0"):
+        skips((1.0, work, 1.0))
 
 
 def test_rows_are_kept_in_files() -> None:
