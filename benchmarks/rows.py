@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -187,16 +187,18 @@ def by_executor(known: Known, blocks: Sequence[RowBlock], setting: Setting) -> f
     """Frames one by one through the executor's own workers: seconds of a stage of one place over those of one of both."""
     traced, graph = sp.load_traced(known.path), known.model.graph
     layers, inputs = tuple(x.name for x in graph.layers), tuple(traced.example_inputs().values())
-    taken = []
-    for stage in (sp.Stage(layers, ("a",)), sp.Stage(layers, ("a", "b"), tuple(blocks))):
-        plan = sp.PipelinePlan(graph.name, graph.fingerprint, (stage,))
-        with sp.deploy(traced, plan, network(), emulate=False) as app:
-            for _ in range(setting.rounds + 2):
+    stages = sp.Stage(layers, ("a",)), sp.Stage(layers, ("a", "b"), tuple(blocks))
+    plans = [sp.PipelinePlan(graph.name, graph.fingerprint, (stage,)) for stage in stages]
+    with ExitStack() as open_:
+        apps = [open_.enter_context(sp.deploy(traced, plan, network(), emulate=False)) for plan in plans]
+        for _ in range(setting.rounds + 2):
+            for app in apps:  # by turns: a machine whose speed drifts treats both alike
                 app(*inputs)
-            report = app.report()
+        reports = [app.report() for app in apps]
+    for report in reports:
         refuse_broken(report)
-        taken.append(statistics.median(f.latency_s for f in report.frames[2:]))
-    return taken[0] / taken[1]
+    alone, both = ([f.latency_s for f in report.frames[2:]] for report in reports)
+    return statistics.median(a / b for a, b in zip(alone, both, strict=True))
 
 
 def run(setting: Setting, progress: Callable[[str], None] = lambda _: None) -> tuple[pd.DataFrame, pd.DataFrame]:
