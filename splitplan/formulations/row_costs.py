@@ -56,8 +56,10 @@ class RowCosts:
     (4) block = max( C_1, max_{k>1, rows_k > 0} S_k + delay_{1k} + C_k + delay_{k1} + R_k )                                    [s]
     (5) stage = Σ over its blocks; a block on the first place alone costs Σ_v a_{v1} and moves nothing                         [s]
 
-    So transfers that use one resource go one after the other, all of them before a place computes and all of them behind it:
-    what is predicted for three and more places on a star or a shared medium is never less than what orderly service takes.
+    So transfers that use one resource go one after the other, all of them before a place computes and all of them behind it. Served in
+    the order in which they ask, they take no longer, where nothing else asks for the resource; of three places and more on a star or a
+    shared medium they may take less, as a place that has its rows computes while others are given theirs. So a simulated or a true
+    pipeline may be quicker than predicted there. Where other transfers of the plan use the resource too, rows also wait for them.
 
     Parameters
     ----------

@@ -126,15 +126,24 @@ class PipelineResult:
 
     @property
     def throughput_hz(self) -> float:
-        """Frames answered a second, first to last answer; NaN of a single frame."""
-        return _rate(self.frames - 1, float(self.done_s[-1] - self.done_s[0]))
+        """Frames answered a second, first to last answer, as many as can be kept up (`period_s`); NaN of a single frame."""
+        return _rate(self.frames - 1, self._passed_s(0))
 
     @property
     def period_s(self) -> float:
-        """Mean seconds between two answers over the second half of the frames, when the pipeline has filled; NaN of fewer than two."""
+        """Mean seconds between two answers over the second half of the frames, when the pipeline has filled; NaN of fewer than two.
+
+        Or for how long those frames kept the busiest resource busy, where that is longer: where there is room for any number of
+        frames, work for the last ones may have been done before, and their answers come at a pace that nothing can keep up.
+        """
         first = (self.frames - 1) // 2
         count = self.frames - 1 - first
-        return float(self.done_s[-1] - self.done_s[first]) / count if count else math.nan
+        return self._passed_s(first) / count if count else math.nan
+
+    def _passed_s(self, first: int) -> float:
+        """From the first of some frames' answer to the last one's; no less than the later ones of them kept any resource busy."""
+        busy = self._busy(first + 1)
+        return max(float(self.done_s[-1] - self.done_s[first]), *busy.values(), 0.0)
 
     def latency(self, quantile: float = 0.5) -> float:
         """A quantile of the frames' latency."""
@@ -148,7 +157,11 @@ class PipelineResult:
     @cached_property
     def busy_s(self) -> dict[str, float]:
         """Seconds for which all frames together kept each resource (a place, a way, a medium) busy."""
-        spent = (self.end_s - self.start_s).sum(axis=0)
+        return self._busy(0)
+
+    def _busy(self, first: int) -> dict[str, float]:
+        """The same, of the frames from one on."""
+        spent = (self.end_s - self.start_s)[first:].sum(axis=0)
         found: dict[str, float] = {}
         for task, seconds in zip(self.tasks, spent.tolist(), strict=True):
             for r in task.holds:

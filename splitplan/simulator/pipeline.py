@@ -59,9 +59,13 @@ def simulate_pipeline(
     Links carry at their stated rates.
 
     Without jitter, with frames always there and ``buffers=None`` the period is what `PipelinePlacement` states wherever every resource
-    has one task a frame, and never less anywhere. Where transfers share a resource, as on a medium, frames that are far behind take
-    their turns too with ``turns="first"``: what is sent for them is lost to the oldest, and the period is longer unless buffers are
-    bounded; and a quicker place can cost throughput in rare cases, as in any such schedule.
+    has one task a frame. Where transfers share a resource, as on a medium, it is no less, and may be longer: frames that are far behind
+    take their turns too with ``turns="first"``, and what is sent for them is lost to the oldest, unless buffers are bounded; and a
+    quicker place can cost throughput in rare cases, as in any such schedule. Answers may then come faster than that for a while, once
+    work for them has been done: the period and throughput of the result are never those of a pace that some resource cannot keep up.
+
+    Where three places or more share rows over a star or a shared medium, it may be less than what is stated: `RowCosts` lets all rows
+    be handed out before any of these places computes, and all be computed before any is handed back, and a run does not wait for that.
 
     Parameters
     ----------

@@ -24,7 +24,7 @@ from splitplan.models.graph import INPUT
 from splitplan.policies.pipeline_result import PipelineResult, beside
 from splitplan.simulator.pipeline import seconds_of, simulate_pipeline
 from splitplan.simulator.pipeline_line import Line, line_of
-from splitplan.simulator.pipeline_times import by_events, by_frames, by_servers, start_times
+from splitplan.simulator.pipeline_times import Turns, by_events, by_frames, by_servers, start_times
 from tests.generators import Drawn
 
 Drawing = tuple[PipelinePlan, sp.Profile, sp.System]
@@ -165,6 +165,32 @@ def test_no_plan_is_quicker_than_its_formula(drawing: Drawing, buffers: int) -> 
         assert (result.start_s >= result.ready_s - slack * frames).all()
         assert result.waiting_s.min() >= -slack * frames
         no_overlap(result, slack * frames)
+
+
+@settings(max_examples=100)
+@given(plans(), st.sampled_from([None, 1, 2]), st.sampled_from(["first", "oldest"]), st.integers(1, 40))
+def test_no_pace_is_told_that_cannot_be_kept_up(
+    drawing: Drawing, buffers: int | None, turns: Turns, frames: int
+) -> None:
+    least = evaluated(drawing)["objective"]
+    result = simulate_pipeline(*drawing, frames=frames, buffers=buffers, turns=turns, jitter=0.0)
+    if frames < 2:
+        assert math.isnan(result.period_s) and math.isnan(result.throughput_hz)
+        return
+    assert result.period_s >= least * (1 - 1e-9)
+    assert result.throughput_hz * least <= 1 + 1e-9
+
+
+def test_a_flooded_medium_does_not_end_in_a_pace_of_its_own() -> None:
+    """Inputs of 1 s are all sent before what crosses, of 3 s: then a frame is answered every 3 s, and 4 s is what it takes."""
+    graph = chain([1.0, 3.0, 1.0])
+    plan = staged(graph, [1, 1], "ab", source="s")
+    drawing = plan, profiled(graph, {p: [0.1, 0.1] for p in "abs"}), linked("sab", 8.0, 0.0, "shared")
+    assert evaluated(drawing)["objective"] == pytest.approx(4.0)
+    flooded = simulate_pipeline(*drawing, frames=100, **ENDLESS)
+    assert np.diff(flooded.done_s)[60:] == pytest.approx(3.0)
+    assert flooded.period_s == pytest.approx(4.0) and flooded.throughput_hz == pytest.approx(1 / 4.0)
+    assert flooded.quantities()["period_s"] == flooded.period_s
 
 
 @settings(max_examples=60)

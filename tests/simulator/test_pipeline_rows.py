@@ -155,6 +155,26 @@ def row_stage() -> Drawing:
     return plan, profile, system, RowCosts(RowModel(graph), {p: profile.seconds(p) for p in "ab"}, {})
 
 
+@pytest.mark.parametrize("medium", ["star", "shared"])
+def test_three_places_may_be_quicker_than_predicted_over_one_link(medium: str) -> None:
+    """Rows of 1 s, two for each of three places, 5 s a row: b computes while c is given its rows, and hands back while c computes."""
+    from splitplan.models.graph import INPUT
+    from splitplan.models.row_maps import RowOperator, Window
+
+    tensors = (
+        sp.Tensor("x", INPUT, ("l",), 6.0, (1, 1, 6, 1)),
+        sp.Tensor("y", "l", (), 6.0, (1, 1, 6, 1), is_output=True),
+    )
+    operator = RowOperator("y", "l", 6, (("x", Window()),), 1.0)
+    graph = sp.LayerGraph("rows", (sp.Layer("l"),), tensors, fingerprint="f" * 64, rows=(operator,))
+    plan = PipelinePlan("rows", "f" * 64, (Stage(("l",), tuple("abc"), (RowBlock(("l",), (2, 2, 2)),)),), max_group=3)
+    profile, system = profiled(graph, {p: [30.0] for p in "abc"}), linked("abc", 8.0, 0.0, medium)
+    (block,) = RowCosts.of(profile, system).stage(0, 1, plan.stages[0].blocks, tuple("abc"))
+    assert block.seconds == pytest.approx(2 + 2 + 10 + 2 + 2)
+    result = simulate_pipeline(plan, profile, system, frames=20, **ENDLESS)
+    assert result.period_s == pytest.approx(2 + 2 + 10 + 2) and result.latency_s[0] == pytest.approx(16.0)
+
+
 def test_what_fewer_rows_do_not_save_is_paid_by_each_place(row_stage: Drawing) -> None:
     plan, profile, system, _ = row_stage
     profile = sp.Profile(profile.graph, profile.table.assign(fixed_s=[0.02, 0.01]))
