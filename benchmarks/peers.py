@@ -15,6 +15,7 @@ PipeEdge             each model of a folder's files of models on each of its fil
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import json
 import math
@@ -22,7 +23,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from typing import Any
 from benchmarks import peer_pipedream, peer_pipeedge
 from splitplan.data.import_dnn_partitioning import is_dnn_partitioning, read_dnn_partitioning
 from splitplan.data.import_pipedream import is_pipedream, read_pipedream
-from splitplan.data.import_pipeedge import load_yaml, model_names, read_pipeedge
+from splitplan.data.import_pipeedge import load_yaml, model_names, read_pipeedge, timed
 from splitplan.errors import SplitplanError
 from splitplan.formulations.placement import OperatorPlacement
 
@@ -71,43 +72,62 @@ class Question:
 
 
 def questions(folder: Path, machines: tuple[int, ...]) -> Iterator[Question]:
-    """All questions about the files below a folder, in the order of their names; files of no known format are passed over."""
+    """All questions about the files below a folder, in the order of their names; files of no known format are passed over.
+
+    A file that cannot even be looked at is one question too, whose answer says why.
+    """
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         file = str(path.relative_to(folder))
-        if path.suffix == ".json" and _is_placement(path):
-            for contiguous in (True, False):
-                yield Question(
-                    file, "dnn-partitioning", "contiguous" if contiguous else "free", {"contiguous": contiguous}
-                )
-        elif path.suffix == ".txt" and _is_profile(path):
-            for count in machines:
-                for replicas in (True, False):
-                    how = "replicas" if replicas else "straight"
-                    yield Question(
-                        file, "pipedream", f"{count} machines, {how}", {"machines": count, "replicas": replicas}
-                    )
-        elif path.suffix in YAML and _yaml_kind(path) == "hosts":
-            beside = {
-                kind: [p for p in sorted(path.parent.iterdir()) if p.suffix in YAML and _yaml_kind(p) == kind]
-                for kind in ("models", "types")
-            }
-            for models, types in itertools.product(beside["models"], beside["types"]):
-                which = [p.name for p, kind in ((models, "models"), (types, "types")) if len(beside[kind]) > 1]
-                try:
-                    names: tuple[str, ...] = model_names(models)
-                except SplitplanError:
-                    names = ("",)  # asked all the same, so that the answer says what is wrong
-                for model in names:
-                    facts = {"models": str(models), "types": str(types), "model": model}
-                    yield Question(file, "pipeedge", ", ".join([model, *which]), facts)
+        try:
+            yield from list(_asked(path, file, machines))
+        except Exception as e:  # noqa: BLE001  # whatever is wrong with one file, the others are answered
+            yield Question(file, "unknown", "what it is", {"error": f"{type(e).__name__}: {e}"})
+
+
+def _asked(path: Path, file: str, machines: tuple[int, ...]) -> Iterator[Question]:
+    suffix = path.suffix.lower()
+    if suffix == ".json" and _is_placement(path):
+        for contiguous in (True, False):
+            yield Question(file, "dnn-partitioning", "contiguous" if contiguous else "free", {"contiguous": contiguous})
+    elif suffix == ".txt" and _is_profile(path):
+        for count in machines:
+            for replicas in (True, False):
+                how = "replicas" if replicas else "straight"
+                yield Question(file, "pipedream", f"{count} machines, {how}", {"machines": count, "replicas": replicas})
+    elif suffix in YAML and _yaml_kind(path) == "hosts":
+        beside = {
+            kind: [p for p in sorted(path.parent.iterdir()) if p.suffix.lower() in YAML and _yaml_kind(p) == kind]
+            for kind in ("models", "types")
+        }
+        for models, types in itertools.product(beside["models"], beside["types"]):
+            which = [p.name for p, kind in ((models, "models"), (types, "types")) if len(beside[kind]) > 1]
+            try:
+                names: tuple[str, ...] = model_names(models)
+            except SplitplanError:
+                names = ("",)  # asked all the same, so that the answer says what is wrong
+            for model in names:
+                # Where there are no times that all hosts have, the answer says so.
+                ways = timed(load_yaml(types)[0], load_yaml(path)[0], model) or ((None, "torch.float32"),)
+                for batch, dtype in ways:
+                    how = [] if len(ways) == 1 else [f"batch {batch}", dtype]
+                    facts = {"models": str(models), "types": str(types), "model": model, "batch": batch, "dtype": dtype}
+                    yield Question(file, "pipeedge", ", ".join([model, *which, *how]), facts)
+
+
+def passed_over(folder: Path, asked: Iterable[Question]) -> list[str]:
+    """The files below a folder that no question is about."""
+    files = {folder / q.file for q in asked}
+    files |= {Path(q.facts[key]) for q in asked for key in ("models", "types") if key in q.facts}
+    return [str(p.relative_to(folder)) for p in sorted(folder.rglob("*")) if p.is_file() and p not in files]
 
 
 def _is_placement(path: Path) -> bool:
     """A damaged file of the right kind counts: its answer says what is wrong with it."""
-    text = path.read_text(encoding="utf-8", errors="replace")
+    raw = path.read_bytes()
     try:
-        data = json.loads(text)
-    except ValueError:
+        data = json.loads(raw)
+    except (ValueError, RecursionError):
+        text = raw.decode(json.detect_encoding(raw), errors="replace")
         return '"nodes"' in text and '"edges"' in text
     return isinstance(data, dict) and is_dnn_partitioning(data)
 
@@ -125,7 +145,7 @@ def _yaml_kind(path: Path) -> str:
     data, problems = load_yaml(path)
     if not data:
         begins = {"models": "models", "device_types": "types", "devices": "hosts"} if problems else {}
-        return next((kind for name, kind in begins.items() if path.stem.startswith(name)), "")
+        return next((kind for name, kind in begins.items() if path.stem.lower().startswith(name)), "")
     inner = [v for v in data.values() if isinstance(v, dict)]
     if any({"bw_Mbps", "model_profiles"} & set(v) for v in inner):
         return "types"
@@ -156,9 +176,10 @@ def answer(folder: Path, question: Question, limit_s: float) -> dict[str, Any]:
         }
     if question.format == "pipedream":
         profile = read_pipedream(path)
-        best = peer_pipedream.solve(profile, facts["machines"], BYTES_PER_S, replicas=facts["replicas"])
+        left_s = max(1.0, limit_s - (time.perf_counter() - start))
+        best = peer_pipedream.solve(profile, facts["machines"], BYTES_PER_S, replicas=facts["replicas"], seconds=left_s)
         checked = peer_pipedream.priced(profile, best.stages, BYTES_PER_S)
-        plan = peer_pipedream.as_dict(best)
+        plan = peer_pipedream.as_dict(profile, best)
         return {
             **_numbers("s", best.objective, best.bound, start),
             "status": "optimal" if best.exact else "feasible",
@@ -167,7 +188,9 @@ def answer(folder: Path, question: Question, limit_s: float) -> dict[str, Any]:
             "stages": plan["stages"],
             "plan": plan["placement"],
         }
-    edge = read_pipeedge(facts["models"], facts["types"], path, model=facts["model"])
+    edge = read_pipeedge(
+        facts["models"], facts["types"], path, model=facts["model"], batch=facts["batch"], dtype=facts["dtype"]
+    )
     best_edge = peer_pipeedge.solve(edge, limit_s)
     audited = peer_pipeedge.priced(edge, best_edge.stages)
     names = [layer.name for layer in edge.layer_graph.layers]
@@ -188,10 +211,14 @@ def _numbers(unit: str, objective: float, bound: float | None, start: float) -> 
 
 def alone(folder: Path, question: Question, limit_s: float, memory_gb: float) -> dict[str, Any]:
     """`answer` in a process of its own; what goes wrong is part of the answer."""
+    if "error" in question.facts:
+        return {"error": question.facts["error"], "kind": "fault", "seconds": 0.0}
     command = [sys.executable, "-m", "benchmarks.peers", "--one", json.dumps(vars(question)), str(folder), "-", "--seconds", str(limit_s), "--memory-gb", str(memory_gb)]  # fmt: skip
     start = time.perf_counter()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s + GRACE_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=limit_s + GRACE_S, check=False
+        )
     except subprocess.TimeoutExpired:
         return {
             "error": f"was not done {GRACE_S:g} s after its limit of {limit_s:g} s",
@@ -228,7 +255,8 @@ def run(folder: Path, out: Path, limit_s: float, memory_gb: float, machines: tup
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     by_file: dict[str, list[tuple[Question, dict[str, Any]]]] = {}
-    for question in questions(folder, machines):
+    asked = list(questions(folder, machines))
+    for question in asked:
         found = alone(folder, question, limit_s, memory_gb)
         by_file.setdefault(question.file, []).append((question, found))
         row = {"file": question.file, "question": question.name} | {
@@ -243,7 +271,10 @@ def run(folder: Path, out: Path, limit_s: float, memory_gb: float, machines: tup
             json.dumps({"file": question.file, "format": question.format, "runs": runs}, indent=1), encoding="utf-8"
         )
         (out / "summary.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    (out / "summary.md").write_text(table(rows), encoding="utf-8")
+    rest = passed_over(folder, asked)
+    text = table(rows) + (f"\nPassed over, as of no known format: {', '.join(rest)}.\n" if rest else "")
+    (out / "summary.md").write_text(text, encoding="utf-8", errors="backslashreplace")
+    print(f"{len(rest)} files passed over, as of no known format{': ' * bool(rest)}{', '.join(rest)}")
     return rows
 
 
@@ -292,6 +323,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if not options.folder.is_dir():
         parser.error(f"{options.folder} is no folder")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     machines = tuple(int(m) for m in options.machines.split(","))
     rows = run(options.folder.resolve(), options.out, options.seconds, options.memory_gb, machines)

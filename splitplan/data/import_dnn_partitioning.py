@@ -102,7 +102,9 @@ def from_dnn_partitioning(data: Mapping[str, Any], name: str, where: str) -> Ope
 
 def whole(value: object, least: int | None = None) -> int | None:
     """A whole number (2.0 counts as one), or None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return int(value) if value == int(value) and (least is None or value >= least) else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,9 @@ MEGA = 1024.0**2
 
 WIDTHS = {"torch.float64": 8, "torch.float32": 4, "torch.bfloat16": 2, "torch.float16": 2, "torch.int8": 1, "torch.uint8": 1}  # fmt: skip
 """Bytes of a parameter or activation."""
+
+NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+"""A number with an exponent."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,20 @@ def model_names(models: str | os.PathLike[str]) -> tuple[str, ...]:
     return tuple(str(name) for name, m in data.items() if not isinstance(m, Mapping) or m.get("layers") != 0)
 
 
+def timed(device_types: Mapping[str, Any], devices: Mapping[str, Any], model: str) -> tuple[tuple[int, str], ...]:
+    """The batches and dtypes at which all types that have hosts have times for a model, from files that were read already."""
+    having = [
+        {
+            (p["batch_size"], str(p["dtype"]))
+            for p in _profiles(device_types.get(name), model)
+            if _fits(p, p.get("dtype"))
+        }
+        for name, hosts in devices.items()
+        if hosts
+    ]
+    return tuple(sorted(set.intersection(*having))) if having else ()
+
+
 def load_yaml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str]]:
     """A file's mapping, and what is wrong with it as YAML; a key that is given twice is, which YAML readers pass over."""
     try:
@@ -206,16 +224,22 @@ def load_yaml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str]]:
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
             """As the base, noting repeated keys."""
             seen: set[str] = set()
-            for key, _ in node.value:
+            for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
                 if str(key.value) in seen:
                     twice.append(f"line {key.start_mark.line + 1}: {key.value!r} is given twice")
                 seen.add(str(key.value))
             made: dict[Hashable, Any] = super().construct_mapping(node, deep)
             return made
 
+    # YAML 1.2's numbers; PyYAML reads 1.1's, in which 1e-1 is a word.
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+.0123456789"))
     try:
         data = yaml.load(text, Loader)  # a SafeLoader: plain values only
-    except yaml.YAMLError as e:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as e:  # dates that are none, numbers of 5000 digits, very deep ones
         return {}, [f"is not valid YAML ({' '.join(str(e).split())})"]
     if not isinstance(data, dict):
         return {}, [f"holds a {type(data).__name__} where a mapping is expected"]
@@ -246,7 +270,11 @@ def from_pipeedge(
         batch = batches[0]
     elif batch is None or batch not in batches:
         have = ", ".join(map(str, batches)) or "none"
-        problems.append(f"{where[1]}: times of {model!r} in {dtype} for batches: {have}; give batch=…, one of them")
+        others = dict.fromkeys(str(p.get("dtype")) for what in device_types.values() for p in _profiles(what, model))
+        hint = "" if batches or not others else f", or dtype=…: there are times in {', '.join(others)}"
+        problems.append(
+            f"{where[1]}: times of {model!r} in {dtype} for batches: {have}; give batch=…, one of them{hint}"
+        )
     types = {}
     for name in dict.fromkeys(hosts.values()):
         what, at = device_types[name], f"{where[1]}: {name}"
@@ -330,9 +358,15 @@ def _profiles(what: Any, model: str) -> list[Mapping[str, Any]]:
     return [p for p in given if isinstance(p, Mapping)] if isinstance(given, list) else []
 
 
-def _fits(profile: Mapping[str, Any], dtype: str) -> bool:
+def _fits(profile: Mapping[str, Any], dtype: object) -> bool:
     batch = profile.get("batch_size")
-    return profile.get("dtype") == dtype and isinstance(batch, int) and not isinstance(batch, bool) and batch > 0
+    return (
+        isinstance(dtype, str)
+        and profile.get("dtype") == dtype
+        and isinstance(batch, int)
+        and not isinstance(batch, bool)
+        and batch > 0
+    )
 
 
 def _number(what: Mapping[str, Any], key: str, where: str, problems: list[str], *, positive: bool = False) -> float:

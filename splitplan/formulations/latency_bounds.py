@@ -20,10 +20,10 @@ ROUNDS = 8
 def heads(problem: OperatorLatency) -> np.ndarray:
     """h_{v,d}: least seconds before operator v can begin on device d, moves included; infinite where it cannot. Shape (n, m)."""
     t = problem.table
-    found = np.where(np.isinf(t.seconds), np.inf, 0.0)
+    found = np.where(np.isinf(problem.seconds), np.inf, 0.0)
     for w in problem.order:
         for v in problem.before[w]:
-            there = ((found[v] + t.seconds[v])[:, None] + t.moving(v, w)).min(axis=0)
+            there = ((found[v] + problem.seconds[v])[:, None] + t.moving(v, w)).min(axis=0)
             found[w] = np.maximum(found[w], there)
     return found
 
@@ -31,17 +31,17 @@ def heads(problem: OperatorLatency) -> np.ndarray:
 def tails(problem: OperatorLatency) -> np.ndarray:
     """t_{v,d}: least seconds from the end of operator v on device d until all is done; infinite where it cannot run. Shape (n, m)."""
     t = problem.table
-    found = np.where(np.isinf(t.seconds), np.inf, 0.0)
+    found = np.where(np.isinf(problem.seconds), np.inf, 0.0)
     for v in reversed(problem.order):
         for w in problem.graph.consumers[v]:
-            after = (t.moving(v, w) + found[w] + t.seconds[w]).min(axis=1)
+            after = (t.moving(v, w) + found[w] + problem.seconds[w]).min(axis=1)
             found[v] = np.maximum(found[v], after)
     return found
 
 
 def bound(problem: OperatorLatency) -> float:
     """The larger of the longest path and the work bound; infinite when some operator can run nowhere."""
-    path = float((problem.heads + problem.table.seconds + problem.tails).min(axis=1).max())
+    path = float((problem.heads + problem.seconds + problem.tails).min(axis=1).max())
     if np.isinf(path):
         return path
     return max(path, _work(problem)) * (1 - 1e-12)
@@ -52,7 +52,7 @@ def _work(problem: OperatorLatency) -> float:
     head, tail = problem.heads.min(axis=1), problem.tails.min(axis=1)
     starts, ends = _levels(head), _levels(tail)
     table, best = problem.table, 0.0
-    seconds = table.seconds[:, list(table.kinds)]
+    seconds = problem.seconds[:, list(table.kinds)]
     if len(table.kinds) <= 2:
         one, other = seconds[:, 0], seconds[:, -1] if len(table.kinds) == 2 else np.full(len(seconds), np.inf)
         counts = (*table.counts, 0)[:2]

@@ -87,7 +87,7 @@ class LatencyTable:
         """Of an operator graph on accelerators and CPUs: a move is one hop for each accelerator that it leaves or enters."""
         graph, k, m = place.graph, place.accelerators, len(place.devices)
         own = np.array([[o.accelerator_s, o.cpu_s] for o in graph.operators], float)  # None becomes NaN
-        own = np.where(place.can[place.groups.of], own, np.inf)
+        own = np.where(place.able(place.groups)[place.groups.of], own, np.inf)
         accelerator = np.arange(m) < k
         hops = accelerator[:, None].astype(float) + accelerator
         np.fill_diagonal(hops, 0.0)

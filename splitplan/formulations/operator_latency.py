@@ -157,6 +157,16 @@ class OperatorLatency(Scaled, Formulation):
             raise DataError(e.problems, f"OperatorLatency for {self.graph.name!r}") from e
 
     @cached_property
+    def seconds(self) -> np.ndarray:
+        """p, infinite also where no optimal schedule has an operator: what solvers look at. Shape (operators, devices)."""
+        if self.layers is not None:
+            return self.table.seconds
+        place = self.place
+        kinds = (np.arange(len(self.devices)) >= place.accelerators).astype(int)
+        found: np.ndarray = np.where(place.can[place.groups.of][:, kinds], self.table.seconds, np.inf)
+        return found
+
+    @cached_property
     def groups(self) -> Groups:
         """The operators that run on one device together."""
         return Groups.of_graph(self.graph)
@@ -194,7 +204,7 @@ class OperatorLatency(Scaled, Formulation):
     def can(self) -> np.ndarray:
         """Whether each group can run on each device and all ways there and on be had, shape (groups, devices)."""
         found = np.ones((len(self.groups), len(self.devices)), bool)
-        np.logical_and.at(found, self.groups.of, np.isfinite(self.heads + self.table.seconds + self.tails))
+        np.logical_and.at(found, self.groups.of, np.isfinite(self.heads + self.seconds + self.tails))
         return found
 
     @cached_property
@@ -205,7 +215,7 @@ class OperatorLatency(Scaled, Formulation):
     @cached_property
     def sampled(self) -> tuple[float, float, float | None]:
         """The bound, and all operators one after the other; no schedule is known."""
-        least = self.table.seconds.min(axis=1)
+        least = self.seconds.min(axis=1)
         most = float(least[np.isfinite(least)].sum())
         return (self.bound if np.isfinite(self.bound) else 0.0) or most, most, None
 

@@ -23,9 +23,7 @@ def build(problem: OperatorLatency, known_s: float | None = None) -> pyo.Concret
     InfeasibleError
         Some operator can run nowhere, so that there is nothing to state of it.
     """
-    nowhere = np.isinf(problem.table.seconds).all(
-        axis=1
-    )  # beside those that have nowhere to read or write because of these
+    nowhere = np.isinf(problem.seconds).all(axis=1)  # beside those that have nowhere to read or write because of these
     stuck = nowhere if nowhere.any() else ~problem.can[problem.groups.of].any(axis=1)
     if stuck.any():
         name = problem.graph.operators[int(stuck.argmax())].name
@@ -46,7 +44,7 @@ def build(problem: OperatorLatency, known_s: float | None = None) -> pyo.Concret
 
 def horizon(problem: OperatorLatency) -> float:
     """A latency that some schedule keeps if there is any: each operator after the other, where it is slowest, all data moved."""
-    slowest = np.where(np.isfinite(problem.table.seconds), problem.table.seconds, 0.0).max(axis=1)
+    slowest = np.where(np.isfinite(problem.seconds), problem.seconds, 0.0).max(axis=1)
     moved = np.zeros(len(slowest))
     for v, w in problem.table.payload:
         seconds = problem.table.moving(v, w)
@@ -69,7 +67,7 @@ def variables(m: pyo.ConcreteModel, problem: OperatorLatency) -> None:
 
     Devices and moves are left out through which no path from first to last is within H: they are in no better schedule.
     """
-    h, p, t = problem.heads, problem.table.seconds, problem.tails
+    h, p, t = problem.heads, problem.seconds, problem.tails
     limit = m.H / problem.scale
     through = np.zeros(problem.can.shape)
     np.maximum.at(through, problem.groups.of, h + p + t)
@@ -118,7 +116,7 @@ def weighed(m: pyo.ConcreteModel, problem: OperatorLatency, v: int, seconds: np.
 
 def own(m: pyo.ConcreteModel, problem: OperatorLatency, v: int) -> Any:
     """p_v, scaled."""
-    return weighed(m, problem, v, problem.table.seconds[v])
+    return weighed(m, problem, v, problem.seconds[v])
 
 
 def constraint_somewhere(m: pyo.ConcreteModel, problem: OperatorLatency) -> None:
@@ -135,14 +133,19 @@ def constraint_memory(m: pyo.ConcreteModel, problem: OperatorLatency) -> None:
     for d in crowded(problem):
         room = float(t.room[d])
         here = [(g, np.flatnonzero(problem.groups.of == g)) for g, e in m.x if e == d]
-        taken = [float(t.own_bytes[those].sum() / room) * m.x[g, d] for g, those in here]
-        taken += [float(size / room) * m.z[q, d] for q, (size, _) in enumerate(t.common)]
+        who_else = [{int(problem.groups.of[v]) for v in who} for _, who in t.common]
+        taken = [own / room * m.x[g, d] for g, those in here if (own := float(t.own_bytes[those].sum()))]
+        taken += [
+            size / room * m.z[q, d]
+            for q, (size, _) in enumerate(t.common)
+            if size and any((g, d) in m.x for g in who_else[q])
+        ]
         m.memory.add(sum(taken) + m.W[d] <= 1)
         for g, those in here:
             if largest := float(t.working_bytes[those].max()):
                 m.memory.add(m.W[d] >= float(largest / room) * m.x[g, d])
-        for q, (_, who) in enumerate(t.common):
-            for g in sorted({int(problem.groups.of[v]) for v in who}):
+        for q, groups in enumerate(who_else):
+            for g in sorted(groups):
                 if (g, d) in m.x:
                     m.memory.add(m.z[q, d] >= m.x[g, d])
 
@@ -201,7 +204,7 @@ def constraint_implied(m: pyo.ConcreteModel, problem: OperatorLatency) -> None:
         m.implied.add(m.s[v] >= weighed(m, problem, v, problem.heads[v]))
         m.implied.add(m.T >= m.s[v] + own(m, problem, v) + weighed(m, problem, v, problem.tails[v]))
     work = np.zeros((len(problem.groups), len(problem.devices)))
-    np.add.at(work, problem.groups.of, problem.table.seconds * problem.scale)
+    np.add.at(work, problem.groups.of, problem.seconds * problem.scale)
     for d in range(len(problem.devices)):
         m.implied.add(m.T >= sum(float(work[g, e]) * m.x[g, e] for g, e in m.x if e == d))
 
@@ -219,7 +222,7 @@ def read(problem: OperatorLatency, values: Mapping[str, float]) -> tuple[np.ndar
         device[v] = max((values[name], d) for d in options if (name := f"x[{g},{d}]") in values)[1]
     rank = {v: i for i, v in enumerate(problem.order)}
     # By the middle of each: an operator of no seconds begins with the next one, and comes before it.
-    half = (problem.table.seconds[np.arange(len(device)), device] * problem.scale / 2).tolist()
+    half = (problem.seconds[np.arange(len(device)), device] * problem.scale / 2).tolist()
     sequence = sorted(range(len(device)), key=lambda v: (round(values[f"s[{v}]"] + half[v], 6), rank[v]))
     return device, np.array(_topological(problem, sequence))
 

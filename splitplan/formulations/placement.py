@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -12,7 +13,8 @@ import numpy as np
 from splitplan.data.operators import OperatorGraph, OperatorPlan, accelerator, cpu
 from splitplan.errors import DataError, raise_all
 from splitplan.formulations.base import TOLERANCE, Formulation
-from splitplan.formulations.placement_checks import problems
+from splitplan.formulations.placement_avoid import without_sentinels
+from splitplan.formulations.placement_checks import moving_s, problems
 from splitplan.formulations.placement_costs import Groups, ordered
 from splitplan.formulations.scaled import Scaled
 from splitplan.formulations.solution import Alternative
@@ -34,7 +36,7 @@ class OperatorPlacement(Scaled, Formulation):
     Minimize T subject to
 
     (1) Σ_d x_{g,d} = 1: each group runs on one device; operators of one colour stay together.
-    (2) x_{g,d} = 0 where g cannot run on d.
+    (2) x_{g,d} = 0 where g cannot run on d, or takes so long there that no optimal plan has it there (`placement_avoid`).
     (3) Σ_g s_g x_{g,d} ≤ M on every accelerator.
     (4) y_{t,d} ≥ x_{g,d} − x_{h,d} for g, h ∈ ends(t): an accelerator with some but not all ends of a tensor sends it out or takes
         it in, once, however many operators read it.
@@ -95,6 +97,9 @@ class OperatorPlacement(Scaled, Formulation):
             set_(self, "cpus", self.graph.cpus or 0)
         if self.memory_bytes is None:
             set_(self, "memory_bytes", self.graph.accelerator_bytes)
+        for name in ("accelerators", "cpus"):
+            if isinstance(value := getattr(self, name), Integral) and not isinstance(value, bool):
+                set_(self, name, int(value))  # numpy's, for instance
         set_(self, "groups", Groups.of_graph(self.graph))
         raise_all(problems(self), f"OperatorPlacement for {self.graph.name!r}")
 
@@ -102,8 +107,15 @@ class OperatorPlacement(Scaled, Formulation):
 
     @cached_property
     def parts(self) -> Groups:
-        """The groups that solvers place: `groups`, with those merged that no contiguous plan can part if it must be contiguous."""
-        return self.groups.contiguous if self.contiguous else self.groups
+        """The groups that solvers place: `groups`, with those merged that no contiguous plan can part if it must be contiguous.
+
+        Their seconds are infinite where they cannot run, and where they take so long that no optimal plan has them there.
+        """
+        parts = self.groups.contiguous if self.contiguous else replace(self.groups, order=())
+        usual = without_sentinels(
+            parts, self.able(parts), self.accelerators, self.cpus, self.room, moving_s(self.graph)
+        )
+        return replace(usual, order=parts.order if self.contiguous else self.groups.order)
 
     def over(self, parts: Groups, accelerators: int | None = None, cpus: int | None = None) -> OperatorPlacement:
         """The same problem over other parts (merged ones, or some of them), on as many devices as given: for solvers."""
@@ -123,9 +135,13 @@ class OperatorPlacement(Scaled, Formulation):
     @cached_property
     def can(self) -> np.ndarray:
         """Whether a part can run on an accelerator, on a CPU (2); shape (parts, 2)."""
-        fits = self.parts.memory_bytes <= self.room
-        on_accelerator = np.isfinite(self.parts.accelerator_s) & fits & (self.accelerators > 0)
-        return np.column_stack([on_accelerator, np.isfinite(self.parts.cpu_s) & (self.cpus > 0)])
+        return self.able(self.parts)
+
+    def able(self, groups: Groups) -> np.ndarray:
+        """Whether each of some groups can run on an accelerator, on a CPU; shape (groups, 2)."""
+        fits = groups.memory_bytes <= self.room
+        on_accelerator = np.isfinite(groups.accelerator_s) & fits & (self.accelerators > 0)
+        return np.column_stack([on_accelerator, np.isfinite(groups.cpu_s) & (self.cpus > 0)])
 
     @cached_property
     def bound(self) -> float:

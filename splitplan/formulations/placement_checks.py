@@ -10,6 +10,7 @@ from splitplan.errors import listed
 from splitplan.models.graph import number_problem
 
 if TYPE_CHECKING:
+    from splitplan.data.operators import OperatorGraph
     from splitplan.formulations.placement import OperatorPlacement
 
 
@@ -31,7 +32,20 @@ def problems(p: OperatorPlacement) -> list[str]:
         found.append(f"contiguous is {p.contiguous!r}; give True or False")
     if not found and p.accelerators + p.cpus == 0:
         found.append("there are no devices; give accelerators or cpus")
+    if not np.isfinite(all_s(p.graph)):
+        found.append("the seconds of all operators and outputs together are beyond 1e308; give smaller ones")
     return found or homeless(p)
+
+
+def all_s(graph: OperatorGraph) -> float:
+    """Seconds of all operators, on accelerators and on CPUs, and of moving every output twice to each reader: infinite if too large."""
+    own = sum((o.accelerator_s or 0.0) + (o.cpu_s or 0.0) for o in graph.operators)
+    return float(own + moving_s(graph))
+
+
+def moving_s(graph: OperatorGraph) -> float:
+    """Seconds to move every output twice to each reader: more than any plan moves, more than any sample waits for moves."""
+    return float(sum(2 * o.output_s * len(r) for o, r in zip(graph.operators, graph.consumers, strict=True)))
 
 
 def homeless(p: OperatorPlacement) -> list[str]:

@@ -90,9 +90,8 @@ def constraint_memory(m: pyo.ConcreteModel, problem: OperatorPlacement) -> None:
         return
     for d, kind in slots(problem):
         if kind == ACCELERATOR:
-            taken = [
-                float(size / problem.room) * at(m, g, d, kind) for g, size in enumerate(sizes.tolist()) if size > 0
-            ]
+            those = [(g, size) for g, size in enumerate(sizes.tolist()) if size > 0 and (g, d, kind) in m.x]
+            taken = [float(size / problem.room) * m.x[g, d, kind] for g, size in those]
             add(m.memory, pyo.quicksum(taken) <= 1)
 
 

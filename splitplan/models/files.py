@@ -70,10 +70,10 @@ def save_table(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a JSON object; a missing, unreadable or damaged file is a `DataError` that says which."""
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
+        data = json.loads(Path(path).read_bytes())  # finds out whether it is UTF-8 or UTF-16, with a mark or without
     except OSError as e:
         raise DataError(f"cannot be read: {e.strerror}", str(path)) from e
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+    except (ValueError, RecursionError) as e:  # no JSON, no text, a number of thousands of digits, brackets in brackets
         if other := is_instead(path):
             raise DataError(other, str(path)) from e
         raise DataError(f"is not valid JSON ({e}); the file is damaged or cut short: make it again", str(path)) from e
@@ -121,6 +121,6 @@ def _what(path: str | os.PathLike[str]) -> str:
     body = text.split("\n", 1)[0].removeprefix("#") if text.startswith("# {") else text
     try:
         kind = json.loads(body).get("kind")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return ""
     return _READERS.get(str(kind), "")

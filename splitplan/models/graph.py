@@ -354,15 +354,17 @@ def number_problem(where: str, value: object, *, positive: bool = False) -> str 
     """What is wrong with a number that must be finite and not negative (or positive), or None."""
     if isinstance(value, (bool, str, bytes)):
         return f"{where} is {value!r}; give a number"
-    if not isinstance(value, (int, float)):
-        try:
-            value = float(value)  # type: ignore[arg-type]  # numpy scalars and the like
-        except (TypeError, ValueError):
-            return f"{where} is {value!r}; give a number"
-    if not math.isfinite(value):
-        return f"{where} is {value}; give a finite number"
-    if value < 0 or (positive and value == 0):
-        return f"{where} is {value}; give a {'positive' if positive else 'non-negative'} number"
+    try:
+        number = float(value)  # type: ignore[arg-type]  # numpy scalars and the like
+    except OverflowError:
+        return f"{where} is a number of more than 308 digits; give a smaller one"
+    except (TypeError, ValueError):
+        return f"{where} is {value!r}; give a number"
+    shown = value if isinstance(value, (int, float)) else number
+    if not math.isfinite(number):
+        return f"{where} is {shown}; give a finite number"
+    if number < 0 or (positive and number == 0):
+        return f"{where} is {shown}; give a {'positive' if positive else 'non-negative'} number"
     return None
 
 

@@ -87,7 +87,7 @@ class ListSearch:
     def __init__(self, problem: OperatorLatency, seed: int) -> None:
         self.problem, t = problem, problem.table
         self.draw = np.random.default_rng(seed)
-        seconds = np.where(problem.can[problem.groups.of], t.seconds, np.inf)
+        seconds = np.where(problem.can[problem.groups.of], problem.seconds, np.inf)
         finite = np.where(np.isfinite(seconds), seconds, np.nan)
         mean, n = np.nanmean(finite, axis=1), len(problem.graph)
         self.urgency = np.zeros(n)

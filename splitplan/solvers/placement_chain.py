@@ -142,7 +142,7 @@ def spared(accelerator_s: np.ndarray, cpu_s: np.ndarray, room_s: float) -> float
     """The most accelerator seconds that CPUs can take over in ``room_s`` seconds, in fractions."""
     both = np.isfinite(accelerator_s) & np.isfinite(cpu_s)
     a, b = accelerator_s[both], cpu_s[both]
-    order = np.argsort(-a / np.maximum(b, 1e-300), kind="stable")
+    order = np.argsort(np.arctan2(b, a), kind="stable")  # as b / a, which may be infinite
     left, spared = room_s, 0.0
     for g in order.tolist():
         share = 1.0 if b[g] <= left else left / b[g]

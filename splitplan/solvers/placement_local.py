@@ -98,10 +98,10 @@ class Search:
             Multiplies the steps of a turn and how many turns without anything better it takes to end.
         """
         p = self.problem
-        if p.accelerators + p.cpus == 1:
+        if p.accelerators + p.cpus == 1 or done():
             return
         fine = self.tables(self.groups, p.accelerators, p.cpus, p.room)
-        unit = self.value if np.isfinite(self.value) else float(p.sampled[1])
+        unit = self._unit()
         begun = time.perf_counter()
         fine.anneal(self.spare, unit, 2, 0.01, 0.001, 4, 0)  # compiled, or read from the cache
         begun = time.perf_counter()
@@ -110,11 +110,15 @@ class Search:
         steps = max(TRIED, min(quick, effort * STEPS * len(self.groups)))
         turn, stale = 0, 0
         while clock.left_s and stale < STALE * effort and not done():
-            unit = self.value if np.isfinite(self.value) else unit
+            unit = self._unit()
             start = self.best if np.isfinite(self.value) else self.spare
             better = self._turn(fine, start, unit, steps, turn)
             stale = 0 if better else stale + 1
             turn += 1
+
+    def _unit(self) -> float:
+        """Seconds of a good plan, or of all work; 1 where that takes none."""
+        return (self.value if np.isfinite(self.value) else float(self.problem.sampled[1])) or 1.0
 
     def _turn(self, fine: object, start: np.ndarray, unit: float, steps: int, turn: int) -> bool:
         seed = int(self.draw.integers(2**31 - 1))
