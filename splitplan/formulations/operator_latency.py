@@ -15,7 +15,7 @@ from splitplan.data.profile import Profile
 from splitplan.data.system import System
 from splitplan.errors import DataError, raise_all
 from splitplan.formulations import latency_bounds
-from splitplan.formulations.base import TOLERANCE, Formulation
+from splitplan.formulations.base import ROUNDING, TOLERANCE, Formulation
 from splitplan.formulations.latency_costs import LatencyTable, PlacedLayers
 from splitplan.formulations.pipeline import PipelinePlacement
 from splitplan.formulations.placement import OperatorPlacement
@@ -209,8 +209,19 @@ class OperatorLatency(Scaled, Formulation):
 
     @cached_property
     def bound(self) -> float:
-        """The larger of the class's lower bounds; the second one for some h and t. Infinite when some operator can run nowhere."""
-        return latency_bounds.bound(self) if self.can.any(axis=1).all() else np.inf
+        """The larger of the class's lower bounds; the second one for some h and t. Infinite when some operator can run nowhere, or
+        the devices have too little memory together.
+        """
+        kept, room = self.limited_bytes
+        return np.inf if kept > room * (1 + ROUNDING) or not self.can.any(axis=1).all() else latency_bounds.bound(self)
+
+    @cached_property
+    def limited_bytes(self) -> tuple[float, float]:
+        """What the operators keep that only devices with a limit on memory can run, and what these devices have."""
+        t, limited = self.table, np.isfinite(self.table.room)
+        those = ~self.can[self.groups.of][:, ~limited].any(axis=1)
+        kept = t.own_bytes[those].sum() + sum(size for size, who in t.common if those[list(who)].any())
+        return float(kept), float(t.room[limited].sum())
 
     @cached_property
     def sampled(self) -> tuple[float, float, float | None]:

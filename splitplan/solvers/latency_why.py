@@ -39,10 +39,11 @@ def why_none(problem: OperatorLatency) -> tuple[str, ...]:
     if lines:
         return tuple(lines)
     if np.isfinite(t.room).any():
-        whole = float(t.own_bytes.sum() + sum(size for size, _ in t.common))
+        kept, room = problem.limited_bytes
+        who = f"{len(ops)} operators" if np.isfinite(t.room).all() else "operators that no other device can run"
         lines.append(
-            f"memory: the {len(ops)} operators keep {amount(whole, 'B')} together, beside the largest working set of each device, and "
-            f"the devices have {amount(float(t.room.sum()), 'B')}; give more of it, or more devices"
+            f"memory: the {who} keep {amount(kept, 'B')} together, beside the largest working set of each device, and "
+            f"the devices have {amount(room, 'B')}; give more of it, or more devices"
         )
     if missing:
         lines.append(f"links: nothing leads from {listed(missing, 4)}; give a link")

@@ -13,7 +13,7 @@ from splitplan.formulations.registry import Ladder
 from splitplan.formulations.solution import Found, Termination
 from splitplan.solvers.clock import Clock
 from splitplan.solvers.placement_chain import OutOfTime, best_chain
-from splitplan.solvers.placement_dp import linearised, too_tight
+from splitplan.solvers.placement_dp import lacking, linearised, too_tight
 from splitplan.solvers.placement_ideals import Ideals, TooMany, all_ideals
 from splitplan.solvers.placement_local import Search
 from splitplan.solvers.placement_milp import improved
@@ -72,6 +72,8 @@ class Placement:
     def solve(self, problem: OperatorPlacement, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
         """As the class says; stops early when nothing better than ``gap`` off the bound can exist."""
         clock = Clock(self.seconds if time_limit_s is None else time_limit_s)
+        if lacking(problem):
+            return Found(None, Termination.INFEASIBLE, conflicts=too_tight(problem), solve_s=clock.passed_s)
         return (pipeline if problem.contiguous else _free)(problem, clock, gap, self.seed)
 
 

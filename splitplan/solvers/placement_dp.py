@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from splitplan.errors import NotApplicable, SolverError
+from splitplan.formulations.base import ROUNDING
 from splitplan.formulations.placement_costs import Groups
 from splitplan.formulations.registry import Ladder
 from splitplan.formulations.solution import Found, Termination
@@ -115,13 +116,20 @@ def linearised(problem: OperatorPlacement, groups: Groups, rank: np.ndarray | No
     return best_chain(problem, Ideals(groups, masks), np.inf)
 
 
+def lacking(problem: OperatorPlacement) -> bool:
+    """Whether the groups that no CPU can run take more memory together than all accelerators have."""
+    taken = float(problem.parts.memory_bytes[~problem.can[:, 1]].sum())
+    return taken > problem.room * problem.accelerators * (1 + ROUNDING) if taken else False
+
+
 def too_tight(problem: OperatorPlacement) -> tuple[str, ...]:
     """Why there is no plan: only memory can forbid all."""
-    groups = problem.parts
-    total, room = float(groups.memory_bytes.sum()), problem.room * problem.accelerators
+    groups, bound = problem.parts, ~problem.can[:, 1]
+    total, room = float(groups.memory_bytes[bound].sum()), problem.room * problem.accelerators
+    who = "operators" if bound.all() else "operators that no CPU can run"
     kind = "contiguous " if problem.contiguous else ""
     return (
-        f"no {kind}plan keeps every accelerator within {problem.room:g} bytes: the operators take {total:g} together, {problem.accelerators} "
+        f"no {kind}plan keeps every accelerator within {problem.room:g} bytes: the {who} take {total:g} together, {problem.accelerators} "
         f"accelerators have {room:g}. Give more memory_bytes or accelerators"
-        + (", or contiguous=False" if problem.contiguous else ""),
+        + (", or contiguous=False" if problem.contiguous and not lacking(problem) else ""),
     )
