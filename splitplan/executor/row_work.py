@@ -5,6 +5,9 @@
 
 Block after block: rows are gathered before the next block begins, and a frame's blocks are done before the next frame's begin, as
 the problem counts it. The first place is the stage for all others; its mates have a session with it, and the app with each.
+
+A worker may be the first place of one app's stage and a mate of another's. Its compute thread waits in the one; so what it does as
+the other has a thread of its own: two workers that wait for each other's rows would otherwise wait for ever.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from splitplan.errors import BoundaryError, ExecutorError, SplitplanError
 from splitplan.executor.codec import round_trip
 from splitplan.executor.keys import Keys
 from splitplan.executor.medium import Medium, StageSender, shaper_of
-from splitplan.executor.roles import IN_TURN, Parts, error_parts
+from splitplan.executor.roles import Parts, error_parts
 from splitplan.executor.session import Session, error_of
 from splitplan.executor.split import Compute, Values
 from splitplan.executor.wire import Message, encode, pack_all
@@ -75,6 +78,8 @@ def perfect_rows(
 class Mate:
     """Another place of the stage, as the first one sees it. It is asked for one block at a time.
 
+    A frame that fails half way leaves what it has asked for unread: whoever asks next waits for that, and drops it.
+
     Parameters
     ----------
     place, first : str
@@ -95,7 +100,7 @@ class Mate:
         self._there, self._back = f"{first}_to_{place}_s", f"{place}_to_{first}_s"
         self._session: Session | None = None
         self._came = threading.Condition()
-        self._asked = (-1, -1)
+        self._asked, self._owes = (-1, -1), False
         self._answer: Message | None = None
         self._arrived_s = math.nan
         self._over = False
@@ -123,12 +128,23 @@ class Mate:
         return ""
 
     def ask(self, plan_id: str, frame_id: int, block: int, rows: Values, symbols: Mapping[str, int]) -> None:
-        """Hand over the rows that its part takes."""
+        """Hand over the rows that its part takes, as soon as it owes no others.
+
+        Raises
+        ------
+        Interrupted
+            The arrangement is over.
+        SplitplanError
+            They cannot cross.
+        """
         session = self._session
         assert session is not None
         packed = pack_all(rows, self._wire)
         with self._came:
-            self._asked, self._answer = (frame_id, block), None
+            self._came.wait_for(lambda: self._over or not self._owes)
+            if self._over:
+                raise Interrupted
+            self._asked, self._answer, self._owes = (frame_id, block), None, True
 
         def make(start_s: float) -> Callable[[], None]:
             there_s = start_s + self._delay_s + session.clock.offset_s
@@ -136,7 +152,11 @@ class Mate:
             parts = encode("share", body | {"sent_s": there_s if math.isfinite(there_s) else None}, packed)
             return lambda: session.send(parts)
 
-        self._sender.send(packed.size_bytes, make, lambda e: self._lost(str(e)))
+        try:
+            self._sender.send(packed.size_bytes, make, lambda e: self._lost(str(e)))
+        except Exception:
+            self._owes = False  # nothing was sent
+            raise
 
     def take(self) -> tuple[Values, dict[str, float]]:
         """Wait for its rows of the block that it was asked for; they, and the seconds that they took.
@@ -169,7 +189,7 @@ class Mate:
         now, body = time.monotonic(), message.body
         with self._came:
             if (body["frame_id"], body.get("block", self._asked[1])) == self._asked:
-                self._answer, self._arrived_s = message, now
+                self._answer, self._arrived_s, self._owes = message, now, False
                 self._came.notify_all()
 
     def _lost(self, reason: str) -> None:
@@ -254,6 +274,8 @@ class ShareRole:
     medium : Medium or None
     """
 
+    takes = "share"
+
     def __init__(
         self, host: Any, traced: Traced, plan: PipelinePlan, body: Mapping[str, Any], medium: Medium | None
     ) -> None:
@@ -279,15 +301,16 @@ class ShareRole:
         if self._busy:
             raise ExecutorError(f"{self.place!r} computes another block already; wait for its rows")
         self._busy = True
-        self._host.submit(IN_TURN, lambda: self._run(message, arrived_s, reply))
+        self._host.share(lambda: self._run(message, arrived_s, reply))
 
     def _run(self, message: Message, arrived_s: float, reply: Callable[[Parts], None]) -> None:
         if self._closed:
             return
         body = message.body
-        frame_id, number = body["frame_id"], body["block"]
+        frame_id = body["frame_id"]
         self._busy = False  # the next block is asked for when this one's rows are there, not before
         try:
+            number = body["block"]
             part = self._parts[number] if number < len(self._parts) else None
             if part is None or set(message.tensors) != set(part.takes):
                 raise BoundaryError(f"{self.place!r} makes no rows of block {number}, or of other tensors")

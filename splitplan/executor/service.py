@@ -29,7 +29,7 @@ from splitplan.executor.loop import Loop, prepare
 from splitplan.executor.meter import Meter
 from splitplan.executor.pacer import PacedSender
 from splitplan.executor.relay import Relay
-from splitplan.executor.roles import FINISH_FIRST, DeviceRole, Parts, Sender, ServerRole, error_parts
+from splitplan.executor.roles import FINISH_FIRST, IN_TURN, DeviceRole, Parts, Sender, ServerRole, error_parts
 from splitplan.executor.session import UNKNOWN_PLAN, clock_name, versions
 from splitplan.executor.shaper import ShapedSender, Shaper
 from splitplan.executor.split import Compute, Split
@@ -38,6 +38,7 @@ from splitplan.executor.wire import MAX_PLANS, Message, decode, encode
 from splitplan.executor.worker import WorkerOptions
 from splitplan.models.load import load_model
 
+Jobs = queue.PriorityQueue[tuple[int, int, Callable[[], None]]]
 MAX_CLIENTS = 64
 MAX_IN_FLIGHT = 1024
 _IDLE_S = 60.0
@@ -84,6 +85,10 @@ class Client:
     def submit(self, order: int, job: Callable[[], None]) -> None:
         """Have the compute thread do a job, unless this client is gone by then."""
         self._service.jobs.put((order, next(self._service.numbers), lambda: None if self.gone else job()))
+
+    def share(self, job: Callable[[], None]) -> None:
+        """Have a job done beside the compute thread's, unless this client is gone by then; it must wait for nobody."""
+        self._service.shares.put((IN_TURN, next(self._service.numbers), lambda: None if self.gone else job()))
 
     def reply(self, parts: Parts) -> None:
         """Send to this client."""
@@ -168,7 +173,7 @@ class Service:
         self._door = self._loop.watch(self._socket, self._read)
         if governor is not None:
             self._loop.every(_TEND_S, self._tend)
-        self.jobs: queue.PriorityQueue[tuple[int, int, Callable[[], None]]] = queue.PriorityQueue()
+        self.jobs, self.shares = Jobs(), Jobs()
         self.numbers = itertools.count()
         self._about = {
             "fingerprint": self.traced.graph.fingerprint,
@@ -221,7 +226,8 @@ class Service:
 
     def run(self) -> None:
         """Serve until `stop`."""
-        threading.Thread(target=self._compute, name="splitplan compute", daemon=True).start()
+        for jobs, name in ((self.jobs, "splitplan compute"), (self.shares, "splitplan shares")):
+            threading.Thread(target=self._compute, args=(jobs,), name=name, daemon=True).start()
         self._loop.run()
         for client in self._clients.values():
             client.close()
@@ -230,9 +236,9 @@ class Service:
         """End `run`, from any thread or a signal handler."""
         self._loop.stop()
 
-    def _compute(self) -> None:
+    def _compute(self, jobs: Jobs) -> None:
         while True:
-            job = self.jobs.get()[2]
+            job = jobs.get()[2]
             try:
                 job()
             except Exception:  # noqa: BLE001  a defect of the worker: die loudly, so that the app starts another and no frame hangs
@@ -356,13 +362,15 @@ class Service:
         role.frame(message, now)
 
     def _onward(self, client: Client, message: Message, now: float) -> None:
-        """A frame for a stage: from its app, or from the stage before, which only the plan's id ties to it."""
+        """A frame for a stage: from its app, or from the stage before, which only the plan's id ties to it; or rows for a mate."""
         plan_id, frame_id = message.body["plan_id"], message.body["frame_id"]
         role = self.stages.get(plan_id)
         if role is None:
             client.reply(_unknown(plan_id, frame_id))
             return
         try:
+            if message.kind != role.takes:
+                raise ExecutorError(f"a {message.kind} for a place of this plan that takes a {role.takes}")
             role.frame(message, now, client.reply)
         except ExecutorError as e:
             client.reply(error_parts(e, plan_id, frame_id))

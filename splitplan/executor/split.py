@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 
@@ -36,7 +37,7 @@ def check_torch_device(torch_device: str, device: Device | None = None) -> None:
 
 
 class Compute:
-    """Runs parts on one torch device, slowed by a duty cycle when a slower device is emulated.
+    """Runs parts on one torch device, one run at a time, slowed by a duty cycle when a slower device is emulated.
 
     Parameters
     ----------
@@ -49,6 +50,7 @@ class Compute:
         check_torch_device(torch_device)
         self.torch_device, self.slowdown = torch_device, slowdown
         self._cuda = torch_device.startswith("cuda")
+        self._turn = threading.Lock()
 
     def run(
         self,
@@ -61,6 +63,16 @@ class Compute:
 
         With a ``duty`` they are a job of it, as long as they take at the device's slowdown; it has begun already.
         """
+        with self._turn:
+            return self._run(parts, values, symbols, duty)
+
+    def _run(
+        self,
+        parts: Sequence[Part],
+        values: Mapping[str, torch.Tensor],
+        symbols: Mapping[str, int],
+        duty: Duty | None,
+    ) -> tuple[Values, float]:
         known = dict(values)
         begin = time.monotonic()
         with torch.inference_mode():

@@ -53,6 +53,9 @@ class Host(Protocol):
     def submit(self, order: int, job: Callable[[], None]) -> None:
         """Have the compute thread do a job."""
 
+    def share(self, job: Callable[[], None]) -> None:
+        """Have a job done that waits for nobody, even while the compute thread waits for rows of others."""
+
     def reply(self, parts: Parts) -> None:
         """Send to the client; dropped if it is gone."""
 
@@ -139,6 +142,8 @@ class StageRole:
     owned : str or None
         The private directory of the app that started this worker; None: it was started by somebody else.
     """
+
+    takes = "onward"
 
     def __init__(self, host: Host, work: StageWork, body: Mapping[str, Any], owned: str | None) -> None:
         self._host, self._work, self._plan_id = host, work, body["plan_id"]
@@ -360,6 +365,9 @@ class StageRole:
 
 class Stands(Protocol):
     """What the worker's service needs of a stage, or of a mate in one."""
+
+    takes: str
+    """The kind of message in which its frames come."""
 
     def connect(
         self, context: zmq.Context[zmq.Socket[bytes]], keys: Keys | None, body: Mapping[str, Any], token: str
