@@ -17,7 +17,7 @@ from splitplan.executor.check import check_given
 from splitplan.executor.conditions import not_emulated, pipeline_not_emulated
 from splitplan.executor.crew import Settings
 from splitplan.executor.pipeline_app import PipelineApp
-from splitplan.executor.pipeline_crew import PipelineSettings
+from splitplan.executor.pipeline_settings import PipelineSettings
 from splitplan.executor.slots import SlotDriver
 from splitplan.executor.wire import MAX_PLANS
 from splitplan.models.trace import Traced

@@ -32,14 +32,15 @@ import torch
 from splitplan.data.pipeline_plan import PipelinePlan
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
-from splitplan.errors import ExecutorError, SplitplanError
+from splitplan.errors import ExecutorError, SplitplanError, raise_all
 from splitplan.executor.check import judge
 from splitplan.executor.codec import copy
 from splitplan.executor.frames import FrameRecord
 from splitplan.executor.hop import Hop
-from splitplan.executor.pipeline_crew import PipelineCrew, PipelineSettings
+from splitplan.executor.pipeline_crew import PipelineCrew
 from splitplan.executor.pipeline_gantt import BEGAN, on_the_apps_clock
 from splitplan.executor.pipeline_report import PipelineReport, facts, guessed, make_report
+from splitplan.executor.pipeline_settings import PipelineSettings, depth_problems
 from splitplan.executor.roles import Parts
 from splitplan.executor.session import error_of
 from splitplan.executor.split import run_whole
@@ -96,8 +97,9 @@ class PipelineApp:
         self._notes: list[str] = []
         self._counts = {"replans": 0.0, "frames_replayed": 0.0, "surplus_answers_dropped": 0.0}
         self._hop: Hop | None = None
-        self._broken, self._wrong, self._local, self._fruitless = "", "", "", 0
-        self._closed, self._checks = False, True
+        self._wrong, self._local, self._fruitless = "", "", 0
+        self._closed, self._ended, self._checks = False, False, True
+        self._closing = threading.Lock()
         self._stir = threading.Event()
         self._tell = progress or (lambda _: None)
         self._crew = PipelineCrew(
@@ -132,8 +134,17 @@ class PipelineApp:
         items : iterable
         depth : int, optional
             Frames under way at once; at most `deploy`'s, and that by default.
+
+        Raises
+        ------
+        DataError
+            For a depth that is none.
         """
-        number, most = next(self._streams), min(depth or self._crew.depth, self._crew.depth)
+        raise_all(depth_problems(depth), "stream")
+        return self._stream(items, min(depth or self._crew.depth, self._crew.depth))
+
+    def _stream(self, items: Iterable[Any], most: int) -> Iterator[Any]:
+        number = next(self._streams)
         under_way: deque[Future[Any]] = deque()
         for item in items:
             if len(under_way) >= most:
@@ -177,20 +188,24 @@ class PipelineApp:
         wait : bool
             Answer first what has been accepted; otherwise those frames get an `ExecutorError`.
         """
-        if self._closed:
-            return
-        if wait:
+        if wait and not self._closed:
             for entry in list(self._pending.values()):
                 entry.future.exception()
-        self._closed = True
-        self._crew.hurry()
-        atexit.unregister(self._at_exit)
-        self._stir.set()
-        if self._keeper.is_alive() and self._keeper is not threading.current_thread():
-            self._keeper.join()
-        self._leave()
-        self._crew.close()
-        self._fail_all(ExecutorError("the app was closed before this frame was answered"))
+        if self._ended or not self._closing.acquire(blocking=False):  # somebody closes it already
+            return
+        try:
+            self._closed = True
+            self._crew.hurry()
+            self._stir.set()
+            if self._keeper.is_alive() and self._keeper is not threading.current_thread():
+                self._keeper.join()
+            self._leave()
+            self._fail_all(ExecutorError("the app was closed before this frame was answered"))
+            self._crew.close()
+            self._ended = True
+            atexit.unregister(self._at_exit)  # last: what an interrupt here leaves undone is done at exit
+        finally:
+            self._closing.release()
 
     def __enter__(self) -> PipelineApp:
         return self
@@ -212,9 +227,8 @@ class PipelineApp:
     def _start(self, check: bool) -> None:
         atexit.register(self._at_exit)
         self._checks = check
-        hop = self._crew.start()
-        self._keeper.start()
-        checked = self._adopt(hop)
+        checked = self._adopt(self._crew.start())
+        self._keeper.start()  # now: it may adopt another hop at once
         if checked is not None:
             self._tell("checking the example")
             timeout_s = self._crew.settings.start_timeout_s
@@ -228,7 +242,7 @@ class PipelineApp:
     def _adopt(self, hop: Hop) -> Future[Any] | None:
         """Send over this hop from now on: first the example to be checked, then all that waits, in the order of its coming."""
         with self._lock:
-            self._broken, self._hop = "", hop
+            self._hop = hop
             # Of an arrangement that broke before it was checked: whoever waits for that waits for this one.
             old = [self._pending.pop(k).future for k in [k for k, e in self._pending.items() if e.check]]
             checked: Future[Any] | None = (old or [Future()])[0] if self._checks else None
@@ -308,12 +322,9 @@ class PipelineApp:
         """From a stage, in its session's thread."""
         body = message.body
         if message.kind in ("taken", "cut"):
-            if body["plan_id"] != self._crew.plan_id:
-                return
             if message.kind == "cut":
-                self._broken = body["why"] or "a way broke"
-                self._stir.set()
-            elif (hop := self._hop) is not None:
+                self._crew.cut(body["plan_id"], body["why"])
+            elif body["plan_id"] == self._crew.plan_id and (hop := self._hop) is not None:
                 hop.room()
             return
         now = time.monotonic()
@@ -418,7 +429,7 @@ class PipelineApp:
                 self._compute_here()
 
     def _trouble(self) -> str:
-        if reason := self._crew.lost() or self._broken:
+        if reason := self._crew.lost() or self._wrong:
             return reason
         with self._lock:
             oldest = min((e.handed_over_s for e in self._pending.values()), default=math.inf)
@@ -454,7 +465,7 @@ class PipelineApp:
     def _rechecked(self, checked: Future[Any]) -> None:
         """The example by another arrangement: one that computes something else is not served by."""
         if (error := checked.exception()) is not None and not self._closed:
-            self._wrong = self._broken = f"the example came out wrong: {error}"
+            self._wrong = f"the example came out wrong: {error}"
             self._stir.set()
 
     def _leave(self) -> None:

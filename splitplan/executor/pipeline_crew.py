@@ -6,16 +6,12 @@ breaks, whoever does not answer is gone for good, and the same or another plan i
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import tempfile
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,50 +20,25 @@ import zmq
 from splitplan.data.pipeline_plan import PipelinePlan
 from splitplan.data.system import System
 from splitplan.data.way import Way
-from splitplan.errors import DataError, ExecutorError, SplitplanError, raise_all
+from splitplan.errors import ExecutorError, SplitplanError, raise_all
 from splitplan.executor.hop import Hop
-from splitplan.executor.keys import load, stays_here
-from splitplan.executor.legs import Leg, MateWays, contended, enough_depth, legs_of, mates_of
-from splitplan.executor.medium import MAX_SLOTS, Medium, medium_path, shaper_of
-from splitplan.executor.reach import PATIENCE_S, host_problems, knock
+from splitplan.executor.keys import load
+from splitplan.executor.legs import Leg, contended, enough_depth, legs_of, mates_of
+from splitplan.executor.medium import Medium, medium_path, shaper_of
+from splitplan.executor.pipeline_choice import Abandoned, choose
+from splitplan.executor.pipeline_settings import PipelineSettings, plan_problems
+from splitplan.executor.reach import PATIENCE_S, knock
 from splitplan.executor.session import Session
 from splitplan.executor.spawn import WorkerProcess
 from splitplan.executor.split import check_torch_device
-from splitplan.executor.wire import MAX_STAGES, Message
+from splitplan.executor.wire import Message
 from splitplan.executor.worker import WorkerOptions
 from splitplan.models.trace import Traced
-from splitplan.policies.replan import Replans, all_at_one, without
+from splitplan.policies.replan import Replans, without
 
 _SOCKET_PATH = 90  # the kernel's limit is 104 (macOS) to 108 bytes
 _DYING_S = 0.3
 """A process whose connection broke may take so long to end."""
-
-
-@dataclass(frozen=True)
-class PipelineSettings:
-    """How to run a pipeline; the fields are `deploy`'s arguments of the same names."""
-
-    hosts: dict[str, str] = field(default_factory=dict)
-    keys: str | Path | None = None
-    emulate: bool | None = None
-    depth: int | None = None
-    heartbeat_s: float = 1.0
-    frame_timeout_s: float | None = None
-    start_timeout_s: float = 120.0
-
-    def check(self, system: System) -> None:
-        """Raise on what cannot be right."""
-        problems = host_problems(self.hosts, self.keys is not None, tuple(system.places))
-        twice = [a for a, k in Counter(self.hosts.values()).items() if k > 1]
-        problems += [f"hosts: {a} is given for several places; start a worker for each" for a in twice]
-        depth = self.depth
-        if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= 512):
-            problems.append(f"depth is {depth!r}; give a whole number from 1 to 512")
-        for name in ("heartbeat_s", "frame_timeout_s", "start_timeout_s"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < 1e6:
-                problems.append(f"{name} is {value!r}; give a positive number of seconds")
-        raise_all(problems, "deploy")
 
 
 class _Gone(Exception):
@@ -110,6 +81,8 @@ class PipelineCrew:
     ----------
     plans : list of PipelinePlan
         All that were arranged, the one that stands last.
+    plan_id : str
+        Of the arrangement that stands, or is being made.
     numbers : dict of str to int
         Of each arrangement's id: the number of its plan in ``plans``.
     legs : tuple of Leg
@@ -133,12 +106,12 @@ class PipelineCrew:
     ) -> None:
         self._traced, self.system, self.settings, self._replan = traced, system, settings, replan
         self._on_message, self._on_news, self._note, self._tell = on_message, on_news, note, tell
-        self.emulate = settings.emulate if settings.emulate is not None else not settings.hosts
+        self.emulate = settings.emulated
         self.plans, self.plan_id = [plan], ""
         self.numbers: dict[str, int] = {}
         self.legs = legs_of(traced.graph, plan, system)
         self._all_legs = [self.legs]
-        raise_all(self._problems(plan, self.legs, mates_of(plan, system)), "deploy")
+        raise_all(self._problems(plan, system), "deploy")
         self.depth = settings.depth if settings.depth is not None else enough_depth(self.legs)
         latency_s = plan.predicted.get("latency_s", 1.0)
         self.frame_timeout_s = settings.frame_timeout_s or 30.0 + self.depth * latency_s
@@ -152,6 +125,7 @@ class PipelineCrew:
         self.abouts: dict[str, dict[str, Any]] = {}
         self.gone: dict[str, str] = {}
         self._cut: set[tuple[str, str]] = set()
+        self._broken = ("", "")
         self._medium: Medium | None = None
         self._closed = threading.Event()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -166,26 +140,9 @@ class PipelineCrew:
         """The legs of a plan, by its number in ``plans``."""
         return self._all_legs[number]
 
-    # -- what cannot be, said before anything is started ---------------------------------------------
-
-    def _problems(self, plan: PipelinePlan, legs: tuple[Leg, ...], mates: tuple[MateWays, ...]) -> list[str]:
-        hosts, heads = self.settings.hosts, [s.place for s in plan.stages]
-        to = [*pairwise(heads), *((heads[m.stage], m.place) for m in mates)]
-        found = [
-            f"{b!r} is sent to by {a!r}, whose worker runs elsewhere ({hosts[a]}) and could not reach one that is started here; "
-            f'start one for it too, and name it: hosts={{…, "{b}": "tcp://host:port"}}'
-            for a, b in to
-            if a in hosts and b not in hosts and not stays_here(hosts[a])
-        ]
-        if max(len(plan.stages), *(len(s.places) for s in plan.stages)) > MAX_STAGES:
-            found.append(f"the plan has more than {MAX_STAGES} stages, or places in one; so many can run")
-        shared = contended(legs, mates) if self.emulate else ()
-        senders = [leg.sender for leg in legs[1:]] + [m.place for m in mates]
-        if shared and (far := [p for p in senders if p in hosts]):
-            what, where = (", ".join(map(repr, dict.fromkeys(names))) for names in (shared, far))
-            text = f"{what} is shared by several senders, and emulated only among workers that are started here, not at {where}"
-            found.append(f"{text}; leave those out of hosts, or give emulate=False")
-        return found + [f"{len(shared)} shared resources; {MAX_SLOTS} can be emulated"] * (len(shared) > MAX_SLOTS)
+    def _problems(self, plan: PipelinePlan, system: System) -> list[str]:
+        """Why a plan cannot be run on a system; where that does not carry it, a `DataError`."""
+        return plan_problems(self.settings, plan, legs_of(self._traced.graph, plan, system), mates_of(plan, system))
 
     # -- starting ------------------------------------------------------------------------------------
 
@@ -202,7 +159,7 @@ class PipelineCrew:
         """Have every stage of a plan stand."""
         legs, mates = legs_of(self._traced.graph, plan, system), mates_of(plan, system)
         self._man(plan.places)
-        plan_id = uuid.uuid4().hex
+        plan_id = self.plan_id = uuid.uuid4().hex  # now: a way may break before all stand
         shared = contended(legs, mates) if self.emulate else ()
         medium = self._new_medium(plan_id, len(shared)) if shared else None
         self._tell("handing the plan to the workers")
@@ -236,13 +193,13 @@ class PipelineCrew:
             legs[0].window,
             acknowledged=True,
             stir=lambda: None,
-            broke=lambda _: self._on_news(),
+            broke=lambda why: self.cut(plan_id, why),
             name="leg 0",
         )
         if self.plans[-1] is not plan:
             self._all_legs.append(legs)
             self.plans.append(plan)  # last: whoever sees the plan finds its legs
-        self.plan_id, self.legs = plan_id, legs
+        self.legs = legs
         self.numbers[plan_id] = len(self.plans) - 1
         return hop
 
@@ -373,8 +330,17 @@ class PipelineCrew:
 
     # -- when something is lost ------------------------------------------------------------------------
 
+    def cut(self, plan_id: str, why: str) -> None:
+        """An arrangement has broken; from any thread."""
+        if plan_id == self.plan_id:
+            self._broken = (plan_id, why or "a way broke")
+            self._on_news()
+
     def lost(self) -> str:
         """What of the arrangement that stands is lost; empty when nothing is."""
+        broken_id, why = self._broken
+        if broken_id == self.plan_id and why:
+            return why
         for place in self.plan.places:
             if (session := self.sessions.get(place)) is None or session.lost is not None:
                 return f"{place}: {session.lost if session is not None else 'no session'}"
@@ -389,11 +355,13 @@ class PipelineCrew:
             left = without(self.system, self.gone, self._cut)
             if left is None:
                 return None
-            plan = self._choose(left)
             try:
+                plan = choose(self.plan, left, self._replan, self._problems, self._note, self._closed)
                 # Whoever computes a frame for longer than one may take, and does not hear this meanwhile, is gone.
                 patience_s = min(self.settings.start_timeout_s, PATIENCE_S + self.frame_timeout_s)
                 return self._arrange(plan, left, patience_s)
+            except Abandoned:
+                return None
             except _Gone as e:
                 self._lose(e.place, str(e))
             except _Apart as e:
@@ -434,37 +402,17 @@ class PipelineCrew:
         if (session := self.sessions.pop(place, None)) is not None:
             session.close()
 
-    def _choose(self, left: System) -> PipelinePlan:
-        """The plan that stood, if it still can; else the policy's."""
-        with contextlib.suppress(DataError):  # names what is missing: then another plan is needed
-            legs_of(self._traced.graph, self.plan, left)
-            mates_of(self.plan, left)
-            return self.plan
-        try:
-            plan = self._replan(left)
-            if not isinstance(plan, PipelinePlan):
-                raise DataError(f"gave a {type(plan).__name__}; it must give a splitplan.PipelinePlan", "replan")
-            legs = legs_of(self._traced.graph, plan, left)
-            raise_all(self._problems(plan, legs, mates_of(plan, left)), "replan")
-        except Exception as e:  # noqa: BLE001  the policy is the user's, and accepted frames must be answered
-            plan = all_at_one(self.plan, left)
-            self._note(
-                f"the policy found no plan for {', '.join(left.places)} ({type(e).__name__}: {e}); one place computed all"
-            )
-        self._note(f"re-planned on {', '.join(left.places)}: {plan.describe()}")
-        return plan
-
     # -- ending ----------------------------------------------------------------------------------------
 
     def hurry(self) -> None:
-        """Have `recover` give up, because `close` comes."""
+        """Have `recover` give up, whatever the policy does, because `close` comes."""
         self._closed.set()
 
     def close(self) -> None:
-        """Stop all; `recover` must not run any more."""
+        """Stop all; `recover` must not run any more. May be called again, as after an interrupt."""
         self._closed.set()
-        for session in self.sessions.values():
-            session.close()
+        while self.sessions:  # each once, also when this is called again because it was interrupted
+            self.sessions.popitem()[1].close()
         for worker in self.workers.values():
             worker.stop()
         if self._medium is not None:

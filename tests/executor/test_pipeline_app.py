@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -9,8 +12,12 @@ from typing import Any
 
 import pytest
 
+from splitplan.data.pipeline_plan import PipelinePlan
+from splitplan.data.system import System
+from splitplan.errors import DataError, ExecutorError
 from splitplan.executor.pipeline_app import PipelineApp, _Entry
-from splitplan.executor.pipeline_crew import PipelineSettings
+from splitplan.executor.pipeline_settings import PipelineSettings
+from splitplan.executor.session import Clock
 from splitplan.executor.split import run_whole
 from splitplan.executor.wire import Message
 from splitplan.models.trace import Traced
@@ -23,10 +30,12 @@ ABC = ("a", "b", "c")
 
 @pytest.fixture
 def app(small: Traced) -> Iterator[PipelineApp]:
-    """One of which no worker was started."""
+    """One of which no worker was started; its policy thinks for a minute, unless the test ends before."""
+    over = threading.Event()
 
-    def never(_: object) -> Any:
-        raise AssertionError("the policy was asked")
+    def long(left: System) -> PipelinePlan:
+        over.wait(60)
+        raise RuntimeError("no idea")
 
     made = PipelineApp(
         small,
@@ -34,11 +43,12 @@ def app(small: Traced) -> Iterator[PipelineApp]:
         joined(ABC, rate_bps=1e8),
         profile=None,
         settings=PipelineSettings(),
-        replan=never,
+        replan=long,
     )
     made._crew.plan_id = "p"
     made._crew.numbers["p"] = 0
     yield made
+    over.set()
     made.close(wait=False)
 
 
@@ -78,3 +88,70 @@ def test_whatever_goes_wrong_with_a_result_is_the_frames_answer(small: Traced, a
     with pytest.raises((KeyError, TypeError)):
         future.result(0)
     assert not app._pending
+
+
+def test_a_way_that_breaks_while_the_arrangement_is_made_is_heard_of(
+    app: PipelineApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crew, told = app._crew, []
+    for place in ABC:
+        crew.sessions[place] = SimpleNamespace(  # type: ignore[assignment]
+            lost=None, send=lambda parts: None, clock=Clock(), close=lambda: None
+        )
+        crew._addresses[place] = "ipc://nowhere"
+
+    def be_stage(place: str, body: dict[str, Any], patience_s: float) -> str:
+        told.append(body["plan_id"])
+        if len(told) == 2:  # the last stage stands, and the second one loses its way to it
+            app._message(Message("cut", {"plan_id": body["plan_id"], "why": "the connection broke"}, {}))
+        return ""
+
+    monkeypatch.setattr(crew, "_man", lambda places: None)
+    monkeypatch.setattr(crew, "_be_stage", be_stage)
+    app._checks = False
+    app._adopt(crew.start())
+    assert app._trouble() == "the connection broke"
+    app._leave()
+    app._adopt(crew.start())  # what is told of an arrangement that is over is not about this one
+    app._message(Message("cut", {"plan_id": told[0], "why": "the connection broke"}, {}))
+    assert app._trouble() == ""
+
+
+@pytest.mark.parametrize("depth", [-1, 0, "3", 2.5, True])
+def test_a_stream_of_a_depth_that_is_none_is_refused(app: PipelineApp, depth: Any) -> None:
+    with pytest.raises(DataError, match=f"depth is {depth!r}; give a whole number"):
+        app.stream([EXAMPLE], depth=depth)
+
+
+def test_a_close_does_not_wait_for_the_policy(app: PipelineApp) -> None:
+    future = accepted(app, 7)
+    app._crew.gone["b"] = "killed"
+    app._keeper.start()
+    end = time.monotonic() + 20
+    while not any(t.name == "splitplan policy" for t in threading.enumerate()) and time.monotonic() < end:
+        time.sleep(0.01)
+    begin = time.monotonic()
+    app.close(wait=False)
+    assert time.monotonic() - begin < 10
+    with pytest.raises(ExecutorError, match="closed before this frame was answered"):
+        future.result(0)
+
+
+def test_what_an_interrupt_leaves_unclosed_is_closed_at_exit(app: PipelineApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    really = app._crew.close
+
+    def close() -> None:
+        calls.append("close")
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        really()
+
+    monkeypatch.setattr(app._crew, "close", close)
+    monkeypatch.setattr(atexit, "unregister", lambda f: calls.append("unregister"))
+    with pytest.raises(KeyboardInterrupt):
+        app.close(wait=False)
+    assert calls == ["close"]
+    app._at_exit()
+    app.close()
+    assert calls == ["close", "close", "unregister"]
