@@ -304,6 +304,18 @@ def test_a_model_nobody_has(tmp_path: Path) -> None:
         read_pipeedge(*edge_files(tmp_path), model="nett")
 
 
+def test_times_in_another_dtype_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="for batches: none; .* or dtype=…: there are times in torch.float16"):
+        read_pipeedge(*edge_files(tmp_path, types=TYPES.replace("torch.float32", "torch.float16")))
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"a": 1' + "0" * 5_000 + "}"])
+def test_json_that_python_gives_up_on(tmp_path: Path, text: str) -> None:
+    (tmp_path / "deep.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="is not valid JSON"):
+        read_graph(tmp_path / "deep.json")
+
+
 # -- the published files ----------------------------------------------------------------------------------
 
 

@@ -13,8 +13,9 @@ import pytest
 
 import splitplan as sp
 from splitplan.data.operators import Operator, OperatorGraph, OperatorSchedule
-from splitplan.errors import DataError, NoSolutionError, SplitplanError
+from splitplan.errors import DataError, InfeasibleError, NoSolutionError, SplitplanError
 from splitplan.formulations.operator_latency import OperatorLatency
+from splitplan.formulations.solution import Status
 from splitplan.solvers.audit_latency import audit_latency
 from splitplan.solvers.latency_list import LatencyList
 from splitplan.solvers.latency_milp import LatencyMilp
@@ -175,3 +176,24 @@ def test_nothing_fits() -> None:
     )
     with pytest.raises(SplitplanError, match="4 operators|memory|bytes"):
         OperatorLatency(heavy, 1, 0, 5.0).solve()
+
+
+def test_times_that_mean_not_there_and_memory_that_is_not() -> None:
+    ops = [Operator(f"v{i}", a, b, 0.5, 6.0) for i, (a, b) in enumerate([(2.0, 1e25), (9.0, 5.0), (1e25, 6.0)])]
+    net = OperatorGraph("net", tuple(ops), (("v0", "v1"), ("v1", "v2")))
+    found = OperatorLatency(net, 2, 1).solve()
+    assert found.objective == pytest.approx(2.0 + 0.5 + 5.0 + 6.0)
+    assert found.status is Status.OPTIMAL
+    both = OperatorLatency(net, 2, 1).plan_for(np.array([2, 2, 2]), np.array([0.0, 1e25, 1e25]))
+    assert OperatorLatency(net, 2, 1).evaluate(both)["objective"] >= 1e25
+    many = OperatorGraph("many", tuple(Operator(f"v{i}", 1.0, None, 0.0, 6.0) for i in range(40)), ())
+    with pytest.raises(InfeasibleError, match="the 40 operators keep 240"):
+        OperatorLatency(many, 2, 0, 100.0).solve("latency-list", time_limit_s=0.5)
+
+
+def test_no_memory_at_all_in_a_file(tmp_path: Path) -> None:
+    ops = tuple(Operator(f"v{i}", 1.0, 2.0, 0.1, float(i % 3)) for i in range(5))
+    OperatorLatency(OperatorGraph("none", ops, ()), 2, 1, 0).write_lp(tmp_path / "none.lp")
+    text = (tmp_path / "none.lp").read_text(encoding="utf-8")
+    assert "nan" not in text
+    assert "inf" not in text.split("bounds")[0]

@@ -299,3 +299,76 @@ def test_the_file_says_what_its_variables_are(graph: OperatorGraph, tmp_path: Pa
     text = (tmp_path / "m.lp").read_text(encoding="utf-8")
     assert "group 1: operators b, gb" in text
     assert "y(t_d)" in text
+
+
+# -- numbers at the edge ----------------------------------------------------------------------------------
+
+
+def chain(accelerator_s: list[float], cpu_s: list[float], output_s: float = 0.5, size: float = 0.0) -> OperatorGraph:
+    ops = (Operator(f"v{i}", a, b, output_s, size) for i, (a, b) in enumerate(zip(accelerator_s, cpu_s, strict=True)))
+    return OperatorGraph("chain", tuple(ops), tuple((f"v{i}", f"v{i + 1}") for i in range(len(cpu_s) - 1)))
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_plans_that_cost_nothing(contiguous: bool) -> None:
+    for output_s in (0.0, 0.5):
+        found = OperatorPlacement(chain([0.0] * 4, [0.0] * 4, output_s), 2, contiguous, 1).solve(time_limit_s=5.0)
+        assert (found.objective, found.status) == (0.0, Status.OPTIMAL)
+    # No plan is known to begin with: v0 with v1, v2 with v3 alone fit.
+    tight = OperatorPlacement(chain([0.0] * 4, [1.0] * 4, 0.0, 5.0), 2, contiguous, 0, 10.0)
+    assert tight.solve(time_limit_s=5.0).objective == 0.0
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_no_memory_at_all(contiguous: bool, tmp_path: Path) -> None:
+    ops = tuple(Operator(f"v{i}", 1.0, 2.0, 0.1, float(i % 3)) for i in range(5))
+    problem = OperatorPlacement(OperatorGraph("none", ops, ()), 2, contiguous, 1, 0)
+    problem.write_lp(tmp_path / "none.lp")
+    assert problem.solve("placement-milp").objective == pytest.approx(6.0)
+    assert problem.solve(time_limit_s=5.0).objective == pytest.approx(6.0)
+
+
+@pytest.mark.parametrize("large", [1e7, 1e12, 1e30])
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_times_that_mean_not_there(large: float, contiguous: bool) -> None:
+    accelerator_s, cpu_s = [2.0, 9.0, 9.0, 9.0, 3.0], [4.0, 5.0, 6.0, 7.0, 4.0]
+    for at in range(5):
+        for which in (0, 1):
+            times = [list(accelerator_s), list(cpu_s)]
+            times[which][at] = large
+            never = [[None if x == large else x for x in row] for row in times]
+            best = OperatorPlacement(chain(*never), 2, contiguous, 1).solve("placement-milp").objective  # type: ignore[arg-type]
+            for solver in ("auto", "placement-milp"):
+                found = OperatorPlacement(chain(*times), 2, contiguous, 1).solve(solver, time_limit_s=10.0)
+                assert found.objective == pytest.approx(best)
+                assert found.status is Status.OPTIMAL
+
+
+def test_a_time_that_is_needed_stays() -> None:
+    problem = OperatorPlacement(chain([1e30, 1.0], [1e30, 1.0]), 1, True, 1)
+    assert np.isfinite(problem.parts.accelerator_s).all()
+    # Memory lets no accelerator have both, so that the slow CPU is needed.
+    tight = OperatorPlacement(chain([1.0, 1.0], [1e6, 1e6], 0.0, 5.0), 1, False, 1, 7.0)
+    assert tight.solve("placement-milp").objective == pytest.approx(1e6)
+    plan = tight.plan_for(np.array([1, 1]))
+    assert tight.evaluate(plan)["objective"] == 2e6
+
+
+def test_numbers_beyond_floats() -> None:
+    with pytest.raises(DataError, match="accelerator_s is a number of more than 308 digits"):
+        OperatorGraph("large", (Operator("a", 10**400),), ())
+    with pytest.raises(DataError, match="beyond 1e308; give smaller ones"):
+        OperatorPlacement(chain([1e308] * 4, [1e308] * 4, 1e308), 2, True, 1)
+
+
+def test_counts_of_numpy_are_counts(graph: OperatorGraph) -> None:
+    problem = OperatorPlacement(graph, np.int64(3), cpus=np.int32(1))  # type: ignore[arg-type]
+    assert problem.devices == ("acc0", "acc1", "acc2", "cpu0")
+    assert type(problem.accelerators) is int
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_too_little_memory_together_is_no_lack_of_time(contiguous: bool) -> None:
+    tight = OperatorPlacement(chain([1.0] * 40, [1.0] * 40, 0.1, 6.0), 2, contiguous, 0, 100.0)
+    with pytest.raises(InfeasibleError, match="240 together, 2 accelerators have 200"):
+        tight.solve("placement", time_limit_s=0.5)
