@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,9 @@ MARGIN = 1 + 1e-6
 """A column is left out only when it takes longer than a known plan by more than this factor."""
 
 
-def build(problem: PipelinePlacement, known: float | None = None) -> pyo.ConcreteModel:
+def build(
+    problem: PipelinePlacement, known: float | None = None, left: Callable[[], bool] = lambda: True
+) -> pyo.ConcreteModel:
     """The whole problem as a list of its parts.
 
     Parameters
@@ -29,22 +32,40 @@ def build(problem: PipelinePlacement, known: float | None = None) -> pyo.Concret
     problem : PipelinePlacement
     known : float, optional
         The period of some plan: stages and transfers that alone take longer are left out, as no better plan has them.
+    left : callable
+        Whether there is time left.
+
+    Raises
+    ------
+    TimeoutError
+        When there is none.
     """
+
+    def in_time() -> None:
+        if not left():
+            raise TimeoutError("the model was not finished in time")
+
     m = pyo.ConcreteModel(name="pipeline")
-    variable_stages(m, problem, known)
-    variable_handovers(m, problem, known)
-    variable_period(m)
+    parts: list[Callable[[], None]] = [
+        lambda: variable_stages(m, problem, known),
+        lambda: variable_handovers(m, problem, known),
+        lambda: variable_period(m),
+    ]
     if problem.rows:
-        rows_model.variable_blocks(m, problem, np.inf if known is None else known * MARGIN)
-    constraint_ends(m, problem)
-    constraint_handover(m, problem)
-    constraint_once(m, problem)
-    constraint_most_stages(m, problem)
-    constraint_places(m, problem)
-    constraint_resources(m, problem)
-    if problem.rows:
-        rows_model.constraint_blocks(m, problem)
-        rows_model.constraint_mates_memory(m, problem)
+        most = np.inf if known is None else known * MARGIN
+        parts.append(lambda: rows_model.variable_blocks(m, problem, most, in_time))
+    constraints = [
+        constraint_ends,
+        constraint_handover,
+        constraint_once,
+        constraint_most_stages,
+        constraint_places,
+        constraint_resources,
+        *((rows_model.constraint_blocks, rows_model.constraint_mates_memory) if problem.rows else ()),
+    ]
+    for part in [*parts, *(partial(f, m, problem) for f in constraints)]:
+        in_time()
+        part()
     m.least = pyo.Objective(expr=m.T, sense=pyo.minimize)
     return m
 

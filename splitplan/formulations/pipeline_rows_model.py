@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations, pairwise
 from math import comb, perm
 from typing import TYPE_CHECKING, Any
@@ -37,10 +37,11 @@ def columns(problem: PipelinePlacement) -> int:
     return found
 
 
-def variable_blocks(m: pyo.ConcreteModel, problem: PipelinePlacement, most: float) -> None:
+def variable_blocks(m: pyo.ConcreteModel, problem: PipelinePlacement, most: float, in_time: Callable[[], None]) -> None:
     """x_{abgr}, of those that take no longer than ``most``; shares by which no other is quicker with as little else are enough.
 
-    Of blocks of the first place alone only those of single layers: more of them are these, one after the other.
+    Of blocks of the first place alone only those of single layers: more of them are these, one after the other. ``in_time`` is
+    called before every share is priced, and may raise.
     """
     groups, n = problem.groups, problem.costs.layers
     model = groups.rows.model
@@ -58,10 +59,11 @@ def variable_blocks(m: pyo.ConcreteModel, problem: PipelinePlacement, most: floa
                 for r, rows in enumerate(shares(height, len(group))):
                     if (any(rows[1:]) and not shared) or (a < b - 1 and not any(rows[1:])):
                         continue
+                    in_time()
                     costs = groups.rows.block(a, b, rows, groups.names(group))
                     if costs.seconds <= most and costs.seconds < float("inf"):
                         found[r] = costs, rows
-                for r, (costs, rows) in _best(problem, found).items():
+                for r, (costs, rows) in _best(problem, found, in_time).items():
                     m.block_s[a, b, g, r] = costs.seconds
                     m.block_busy[a, b, g, r] = {k: s for k, s in costs.busy_s.items() if k in groups.contested}
                     m.block_rows[a, b, g, r] = rows
@@ -69,7 +71,7 @@ def variable_blocks(m: pyo.ConcreteModel, problem: PipelinePlacement, most: floa
 
 
 def _best(
-    problem: PipelinePlacement, found: dict[int, tuple[BlockCosts, tuple[int, ...]]]
+    problem: PipelinePlacement, found: dict[int, tuple[BlockCosts, tuple[int, ...]]], in_time: Callable[[], None]
 ) -> dict[int, tuple[BlockCosts, tuple[int, ...]]]:
     """Those of some shares of a block that no other one betters in seconds, contested resources and who needs memory for it."""
     limited = [bool(x < float("inf")) for x in problem.costs.limits]
@@ -82,6 +84,7 @@ def _best(
     keys = {r: key(*x) for r, x in found.items()}
     kept: list[int] = []
     for r in sorted(keys, key=lambda r: (keys[r]["s"], sum(keys[r].values()))):
+        in_time()
         if not any(all(x <= keys[r].get(k, 0.0) for k, x in keys[o].items()) for o in kept):
             kept.append(r)
     return {r: found[r] for r in sorted(kept)}

@@ -13,12 +13,13 @@ from splitplan.solvers.arrays import to_arrays
 from splitplan.solvers.clock import Clock
 from splitplan.solvers.highs import LEAST_SCALED
 from splitplan.solvers.highs_run import Engine, version
-from splitplan.solvers.pipeline_bounds import lower_bound
+from splitplan.solvers.pipeline_bounds import Bound, lower_bound
 from splitplan.solvers.pipeline_groups_solve import rows_bound
 from splitplan.solvers.pipeline_units import root, units_of
 from splitplan.solvers.pipeline_why import settle
 
 if TYPE_CHECKING:
+    from splitplan.data.pipeline_plan import PipelinePlan
     from splitplan.formulations.pipeline import PipelinePlacement
 
 MOST_COLUMNS = 5_000
@@ -82,7 +83,10 @@ class PipelineMILP:
                 return Found(plan, Termination.CONVERGED, bound=0.0, bound_by=nothing, build_s=built_s)
             begun = clock.passed_s
             scaled = problem.scaled_for(known)
-            arrays = to_arrays(pipeline_model.build(scaled, known))
+            try:
+                arrays = to_arrays(pipeline_model.build(scaled, known, lambda: clock.left_s != 0))
+            except TimeoutError:
+                return _unfinished(problem, plan, clock)
             engine = Engine(arrays, gap=gap, verbose=verbose, threads=self.threads, node_limit=self.node_limit)
             built_s += clock.passed_s - begun
             outcome = engine.run(clock.left_s)
@@ -95,7 +99,7 @@ class PipelineMILP:
         unit = 1.0 / scaled.scale
         bound, duals = None if outcome.bound is None else max(0.0, outcome.bound * unit), {}
         if bound is None:  # stopped before it had one
-            low = rows_bound(problem) if problem.rows else lower_bound(units_of(problem), 0, lambda: False)[0]
+            low = _bound(problem)
             bound, duals = low.period, {"bound": low.certificate}
         return Found(
             plan=plan,
@@ -109,3 +113,21 @@ class PipelineMILP:
             solve_s=clock.passed_s - built_s,
             log=outcome.log,
         )
+
+
+def _bound(problem: PipelinePlacement) -> Bound:
+    """What is known of the period without the MILP."""
+    return rows_bound(problem) if problem.rows else lower_bound(units_of(problem), 0, lambda: False)[0]
+
+
+def _unfinished(problem: PipelinePlacement, plan: PipelinePlan, clock: Clock) -> Found:
+    """The plan in hand, when the time was over before HiGHS had begun."""
+    low, built_s = _bound(problem), clock.passed_s
+    return Found(
+        plan=plan,
+        termination=Termination.TIME_LIMIT,
+        bound=low.period,
+        duals={"bound": low.certificate},
+        build_s=built_s,
+        log="the time limit was over while the model was built",
+    )

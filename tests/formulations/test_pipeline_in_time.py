@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
+import splitplan as sp
 from benchmarks import placement_instances
 from benchmarks.pipeline_instances import chain_problem
 from benchmarks.pipeline_row_instances import row_chain
 from splitplan.errors import NoSolutionError
+from splitplan.formulations import pipeline_model, pipeline_rows_model
 from splitplan.formulations.pipeline import PipelinePlacement
 from splitplan.formulations.placement import OperatorPlacement
 from splitplan.formulations.registry import solvers_for
 from splitplan.solvers import pipeline_dp
 from splitplan.solvers.pipeline_dp import PipelineDP
+from splitplan.solvers.pipeline_groups_solve import rows_bound
+from splitplan.solvers.pipeline_highs import MOST_ROW_COLUMNS
 from splitplan.solvers.pipeline_states import OutOfTime, Search
 from splitplan.solvers.placement_dp import PlacementDP, linearised
 from splitplan.solvers.placement_reduce import reduced
@@ -48,6 +53,21 @@ def test_an_answer_with_a_bound_at_any_limit(name: str) -> None:
             assert solution.bound is not None, (solver, limit_s)
             assert 0 < solution.bound <= best * (1 + 1e-9), (solver, limit_s)
             assert solution.objective >= best * (1 - 1e-9)
+
+
+def test_shares_are_priced_while_there_is_time() -> None:
+    p = row_chain(1, 7, 4, height=8, max_group=3)
+    assert 9_000 < pipeline_rows_model.columns(p) <= MOST_ROW_COLUMNS, "some seconds to price all shares"
+    asked = itertools.count()
+    with pytest.raises(TimeoutError):
+        pipeline_model.build(p, left=lambda: next(asked) < 200)
+    assert next(asked) == 201
+    begin = time.process_time()
+    solution = p.solve("pipeline-milp", time_limit_s=0.1)
+    assert time.process_time() - begin < 2.0
+    assert solution.status == sp.Status.FEASIBLE and "while the model was built" in solution.log
+    assert not p.violations(solution.plan)
+    assert solution.bound == pytest.approx(rows_bound(p).period) and 0 < solution.bound <= solution.objective
 
 
 def test_states_that_take_too_much_memory_leave_the_time_to_the_swarm() -> None:
