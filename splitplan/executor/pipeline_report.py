@@ -13,6 +13,7 @@ import numpy as np
 from splitplan.data.pipeline_plan import PipelinePlan
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
+from splitplan.data.way import Way
 from splitplan.errors import listed
 from splitplan.executor.frames import FrameRecord
 from splitplan.executor.legs import Leg
@@ -37,9 +38,12 @@ class Busy:
     what : str
         A place's name; ``a→b`` of a pair, ``a up`` or ``b down`` of a star, ``medium`` of a shared one.
     predicted_s, measured_s : float or None
-        The measured ones are medians, of what passes there added up.
+        The measured ones are medians, of what passes there added up. What an emulated way carries keeps it busy for as long as its
+        bytes were given the way, which is shorter than from end to end: a thread that wakes up late keeps no way busy. Of a real way
+        it is from end to end, its delay too.
     utilisation : float or None
-        Of its time while frames were streamed.
+        Of the time from when the longest stream's first frame was handed over to its last answer, what its frames kept it busy. None
+        where a real way counts: for how long that was busy is not known.
     """
 
     what: str
@@ -235,7 +239,7 @@ def make_report(
     rows.append(_overhead(plan, mine))
     found = dict(counts) | {f"response_p{q}_s": float(np.quantile(streamed, q / 100)) for q in (50, 95, 99) if streamed}
     return PipelineReport(
-        tuple(plans), number, tuple(rows), _busy(plan, legs[number], mine, rows[0].measured), found, notes, frames,
+        tuple(plans), number, tuple(rows), _busy(plan, legs[number], mine, emulate), found, notes, frames,
         measured_bars(plan, legs[number], mine), predicted_bars(plan, legs[number]),
     )  # fmt: skip
 
@@ -289,14 +293,19 @@ def _latency(plan: PipelinePlan, frames: Sequence[FrameRecord]) -> Row:
     return row_of("latency", "s", plan.predicted.get("latency_s"), single or [f.latency_s for f in frames], how)
 
 
-def _throughput(plan: PipelinePlan, frames: Sequence[FrameRecord]) -> Row:
-    period_s = plan.predicted.get("period_s")
-    predicted = 1 / period_s if period_s else None
+def _longest(frames: Sequence[FrameRecord]) -> list[FrameRecord]:
+    """The frames of the longest stream; none when none were streamed."""
     streams: dict[int, list[FrameRecord]] = defaultdict(list)
     for f in frames:
         if f.stream is not None:
             streams[f.stream].append(f)
-    of = max(streams.values(), key=len, default=[])
+    return max(streams.values(), key=len, default=[])
+
+
+def _throughput(plan: PipelinePlan, frames: Sequence[FrameRecord]) -> Row:
+    period_s = plan.predicted.get("period_s")
+    predicted = 1 / period_s if period_s else None
+    of = _longest(frames)
     done = sorted(f.done_s for f in of)
     if len(done) < 3:
         how = "fewer than 3 frames were streamed; app.stream(items) measures it"
@@ -326,13 +335,13 @@ def _overhead(plan: PipelinePlan, frames: Sequence[FrameRecord]) -> Row:
     return row_of("overhead", "s", predicted, values, how if values else "no frame was alone in the system")
 
 
-def _busy(
-    plan: PipelinePlan, legs: Sequence[Leg], frames: Sequence[FrameRecord], rate_hz: float | None
-) -> tuple[Busy, ...]:
+def _busy(plan: PipelinePlan, legs: Sequence[Leg], frames: Sequence[FrameRecord], emulate: bool) -> tuple[Busy, ...]:
     """Whom a frame keeps busy for how long; a place also by what it sends and receives, when communication is added."""
     keys: dict[str, list[str]] = {}
+    ways: dict[str, Way] = {}
     for leg, stage in zip(legs, [*plan.stages, None], strict=True):
         if leg.way is not None:
+            ways[f"{leg.name}_s"] = leg.way
             for what in leg.way.resources:
                 keys.setdefault(what, []).append(f"{leg.name}_s")
             for end in () if plan.overlap else (leg.sender, leg.receiver):
@@ -341,13 +350,32 @@ def _busy(
             # A place that sends and receives by turns is busy with more than its stage: of several, each for itself.
             for what in (" + ".join(stage.places),) if plan.overlap else stage.places:
                 keys.setdefault(what, []).append(stage_key(stage))
+
+    def seconds(frame: FrameRecord, names: Sequence[str]) -> float | None:
+        took = [
+            ways[n].busy_s(frame.times.get(f"{n.removesuffix('_s')}_bytes", math.nan))
+            if emulate and n in ways
+            else frame.times.get(n, math.nan)
+            for n in names
+        ]
+        return None if any(map(math.isnan, took)) else math.fsum(took)
+
+    streamed = _longest(frames)
+    lasted_s = max((f.done_s for f in streamed), default=0.0) - min((f.submitted_s for f in streamed), default=0.0)
     found = []
     for what, names in keys.items():
         told = [plan.predicted[n] for n in names if n in plan.predicted]
-        seen = [math.fsum(f.times[n] for n in names) for f in frames if all(n in f.times for n in names)]
-        measured = float(np.median(seen)) if seen else None
-        part = rate_hz * float(np.mean(seen)) if seen and rate_hz is not None else None
-        found.append(Busy(what, math.fsum(told) if len(told) == len(names) else None, measured, part))
+        seen = [x for f in frames if (x := seconds(f, names)) is not None]
+        kept = [x for f in streamed if (x := seconds(f, names)) is not None]
+        real = not emulate and any(n in ways for n in names)
+        found.append(
+            Busy(
+                what,
+                math.fsum(told) if len(told) == len(names) else None,
+                float(np.median(seen)) if seen else None,
+                math.fsum(kept) / lasted_s if kept and lasted_s > 0 and not real else None,
+            )
+        )
     return tuple(found)
 
 

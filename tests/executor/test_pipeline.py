@@ -109,7 +109,8 @@ def test_a_hub_and_a_shared_medium_carry_one_at_a_time(small: Traced, medium: st
             assert times[f"{leg.name}_s"] >= 0.99 * seconds
             for what in leg.way.resources:
                 carried[what] = carried.get(what, 0.0) + seconds
-    # What carries one at a time cannot be busy for more than all its time; measured times are longer by how late threads wake up.
+    # What carries one at a time cannot be busy for more than all its time.
+    assert all(b.utilisation is not None and b.utilisation <= 1 + 1e-9 for b in report.busy)
     assert rate is not None and rate * max(carried.values()) <= 1.02
     if medium == "shared":
         assert rate * carried["medium"] > 0.7  # in a full pipeline it is busy for nearly all its time

@@ -88,14 +88,43 @@ def test_shared_rows_give_the_models_results(cnn: Traced, places: tuple[str, ...
 def test_whom_a_frame_keeps_busy(cnn: Traced, overlap: bool) -> None:
     seconds = {"stage_a+b_s": 0.5, "a_to_c_s": 0.25, "at_c_s": 0.125}
     plan = shared(cnn, ("a", "b"), [3], "c", overlap=overlap, predicted=seconds)
-    frame = FrameRecord(0, 0.0, 1.0, True, None, "", dict(seconds))
+    way = joined(ABC).way("a", "c")
+    assert way is not None
+    # From end to end it took longer than its bytes had the way.
+    size_bytes = (0.25 * way.rate_bps / 8 - way.header_bytes) / way.overhead
+    frame = FrameRecord(0, 0.0, 1.0, True, None, "", seconds | {"a_to_c_s": 0.375, "a_to_c_bytes": size_bytes})
     report = make_report(
         (plan,), [legs_of(cnn.graph, plan, joined(ABC))], joined(ABC), (frame,), {}, (), abouts={}, emulate=True
     )
     together = {"a + b": 0.5, "a→c": 0.25, "c": 0.125}
     each = {"a": 0.75, "b": 0.5, "a→c": 0.25, "c": 0.375}
     wanted = together if overlap else each
-    assert {b.what: b.measured_s for b in report.busy} == {b.what: b.predicted_s for b in report.busy} == wanted
+    assert {b.what: b.predicted_s for b in report.busy} == wanted
+    assert {b.what: b.measured_s for b in report.busy} == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("emulate", [True, False])
+def test_a_way_is_not_busy_while_threads_wake_up(cnn: Traced, emulate: bool) -> None:
+    """Ten frames, one a second, whose bytes have the way for 0.9 s of it, and which are 1.25 s from end to end."""
+    plan = shared(cnn, ("a", "b"), [3], "c")
+    way = joined(ABC).way("a", "c")
+    assert way is not None
+    times = {
+        "stage_a+b_s": 0.5,
+        "a_to_c_s": 1.25,
+        "at_c_s": 0.125,
+        "a_to_c_bytes": (0.9 * way.rate_bps / 8 - way.header_bytes) / way.overhead,
+    }
+    streamed = [FrameRecord(k, float(k), k + 2.0, False, 0, "", dict(times)) for k in range(10)]
+    other = FrameRecord(10, 20.0, 30.0, True, None, "", {**times, "at_c_s": 5.0})
+    report = make_report(
+        (plan,), [legs_of(cnn.graph, plan, joined(ABC))], joined(ABC), (*streamed, other), {}, (), abouts={},
+        emulate=emulate,
+    )  # fmt: skip
+    used = {b.what: b.utilisation for b in report.busy}
+    assert used["a + b"] == pytest.approx(10 * 0.5 / 11) and used["c"] == pytest.approx(10 * 0.125 / 11)
+    assert used["a→c"] == (pytest.approx(10 * 0.9 / 11) if emulate else None)
+    assert {b.what: b.measured_s for b in report.busy}["a→c"] == pytest.approx(0.9 if emulate else 1.25)
 
 
 def test_rows_predicted_without_what_fewer_rows_do_not_save_are_said(cnn: Traced) -> None:
