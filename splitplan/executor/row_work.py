@@ -125,7 +125,7 @@ class Mate:
             session.close()
             return str(e)
         self._session = session
-        return ""
+        return session.lost or ""  # before it was open nobody is told that it is lost
 
     def ask(self, plan_id: str, frame_id: int, block: int, rows: Values, symbols: Mapping[str, int]) -> None:
         """Hand over the rows that its part takes, as soon as it owes no others.

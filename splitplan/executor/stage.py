@@ -206,7 +206,7 @@ class StageRole:
                 raise
             return str(e)
         self._session = session
-        return ""
+        return session.lost or ""  # before it was open nobody is told that it is lost
 
     # -- frames in ---------------------------------------------------------------------------------
 
