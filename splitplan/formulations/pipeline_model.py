@@ -54,7 +54,7 @@ def build(
     if problem.rows:
         most = np.inf if known is None else known * MARGIN
         parts.append(lambda: rows_model.variable_blocks(m, problem, most, in_time))
-    constraints = [
+    constraints: list[Callable[[pyo.ConcreteModel, PipelinePlacement], None]] = [
         constraint_ends,
         constraint_handover,
         constraint_once,

@@ -78,7 +78,7 @@ class RowModel:
     @cached_property
     def parts(self) -> dict[str, float]:
         """What part of its layer's seconds each operator takes: its part of their work; equal parts where none has any."""
-        found = {}
+        found: dict[str, float] = {}
         for operators in self.operators:
             total = sum(o.work for o in operators)
             found |= {o.name: o.work / total if total else 1 / len(operators) for o in operators}
