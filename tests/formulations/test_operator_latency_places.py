@@ -246,8 +246,10 @@ def test_what_cannot_be_is_one_clear_error() -> None:
             fork(cam=50.0, box=109.0, hall=50.0).solve(solver)
     with pytest.raises(InfeasibleError, match="operator 'b' can run on no device"):
         fork(cam=50.0, box=109.0, hall=50.0).build()
-    with pytest.raises(NoSolutionError, match="none within memory and ways; memory: the 6 operators keep 150 B"):
+    with pytest.raises(InfeasibleError, match="memory: the 6 operators keep 150 B.*the devices have 130 B"):
         fork(cam=10.0, box=110.0, hall=10.0).solve("latency-list", rounds=5)
+    with pytest.raises(NoSolutionError, match="none within memory and ways; memory: the 6 operators keep 150 B"):
+        fork(cam=20.0, box=110.0, hall=20.0).solve("latency-list", rounds=5)
 
 
 def test_bad_data_is_told_at_once() -> None:
