@@ -63,7 +63,8 @@ def build(
         constraint_resources,
         *((rows_model.constraint_blocks, rows_model.constraint_mates_memory) if problem.rows else ()),
     ]
-    for part in [*parts, *(partial(f, m, problem) for f in constraints)]:
+    parts += [partial(f, m, problem) for f in constraints]
+    for part in parts:
         in_time()
         part()
     m.least = pyo.Objective(expr=m.T, sense=pyo.minimize)
