@@ -211,6 +211,7 @@ class GroupRace(Race):
 
     def __post_init__(self) -> None:
         self.search = GroupOrders(self.problem, self.columns, self.groups)
+        self.priced = 1
         self.kinds = np.arange(len(self.problem.costs.places))
         self.top = self.best_order = self.kinds.copy()
         self.ceiling = ceiling(self.units)
