@@ -277,6 +277,8 @@ def test_wider_limits_and_fewer_pins_never_hurt(p: sp.SplitPoint) -> None:
 @settings(max_examples=40)
 @given(split_problems())
 def test_narrower_wire_never_hurts(p: sp.SplitPoint) -> None:
+    # Inputs share a given whole in proportion to what they are on the wire, so that one that is narrow already would get more of it.
+    p = replace(p, input_bytes=None)
     no_worse(replace(p, wire="fp16"), replace(p, wire="fp32"))
     no_worse(replace(p, wire="int8"), replace(p, wire="fp16"))
 
