@@ -178,7 +178,7 @@ def test_no_pace_is_told_that_cannot_be_kept_up(
         assert math.isnan(result.period_s) and math.isnan(result.throughput_hz)
         return
     assert result.period_s >= least * (1 - 1e-9)
-    assert result.throughput_hz * least <= 1 + 1e-9
+    assert least == 0 or result.throughput_hz * least <= 1 + 1e-9
 
 
 def test_a_flooded_medium_does_not_end_in_a_pace_of_its_own() -> None:
@@ -207,6 +207,8 @@ def no_overlap(result: PipelineResult, slack: float) -> None:
     for r in result.busy_s:
         who = [k for k, t in enumerate(result.tasks) if r in t.holds]
         start, end = result.start_s[:, who].ravel(), result.end_s[:, who].ravel()
+        some = end > start + slack  # what takes no time is in nobody's way, whichever side of a rounding it is on
+        start, end = start[some], end[some]
         order = np.lexsort((end, start))
         assert (start[order][1:] >= end[order][:-1] - slack).all(), r
 
@@ -309,6 +311,8 @@ def test_a_quicker_place_and_more_room_never_answer_later(
     drawing: Drawing, buffers: int | None, which: int, speed: float
 ) -> None:
     plan, profile, system = drawing
+    # One end for inputs and results that does one thing at a time is busy twice a frame: it may take the next input before this result.
+    assume(plan.overlap or plan.source is None or plan.source != plan.sink)
     place = plan.places[which % len(plan.places)]
     table = profile.table.copy()
     table.loc[table["place"] == place, ["time_s", "spread_s"]] *= speed
