@@ -7,15 +7,12 @@ so that thread counts and allocator are theirs and never a notebook's.
 from __future__ import annotations
 
 import atexit
-import itertools
 import math
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from types import TracebackType
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,44 +24,31 @@ from splitplan.data.scenario import Scenario
 from splitplan.data.system import System
 from splitplan.errors import DataError, ExecutorError, RefusedError, SplitplanError
 from splitplan.executor.check import agreed, judge
-from splitplan.executor.codec import copy
 from splitplan.executor.conditions import unlike_profiled
 from splitplan.executor.crew import Crew, Settings
 from splitplan.executor.frames import FrameRecord, count, sent_by_kind
+from splitplan.executor.front import Entry, Front
 from splitplan.executor.mismatch import back_again, merged, unlike_channel, unlike_profile, unlike_run
 from splitplan.executor.play import play
 from splitplan.executor.play_slots import clock_source, play_slots
 from splitplan.executor.report import Report, make_rows
 from splitplan.executor.session import Session, error_of
 from splitplan.executor.slots import SlotDriver
-from splitplan.executor.split import run_whole
-from splitplan.executor.wire import MAX_PIECES, Message, encode, pack_all
+from splitplan.executor.wire import MAX_PIECES, Message, Packed, encode
 from splitplan.models.trace import Traced
 from splitplan.policies.base import Moment, Policy, check_plans
 from splitplan.policies.result import Result
 
 
-@dataclass
-class _Entry:
-    """A frame that has been accepted and not yet answered."""
+@dataclass(kw_only=True)
+class _Entry(Entry):
+    """A frame of which the message that brought it is kept."""
 
-    future: Future[Any]
-    inputs: dict[str, torch.Tensor]
     parts: list[bytes | memoryview]
-    submitted_s: float
-    single: bool
-    stream: int | None
-    cut: int
-    arrived: bool
-    check: bool = False
     sending_s: float | None = None
 
 
-def _outcome(frame: Future[Any] | RefusedError) -> Any:
-    return frame if isinstance(frame, RefusedError) else frame.result()
-
-
-class App:
+class App(Front[_Entry]):
     """A plan or a policy that runs; made by `deploy`, used as a context manager.
 
     Attributes
@@ -76,6 +60,9 @@ class App:
         Process ids of the local workers.
     """
 
+    _crew: Crew
+    nobody = "the device worker is gone for good"
+
     def __init__(
         self,
         traced: Traced,
@@ -86,25 +73,16 @@ class App:
         settings: Settings,
         progress: Callable[[str], None] | None = None,
     ) -> None:
-        self.policy, self.plans = policy, check_plans(policy, traced.graph, system)
-        self.traced, self.system = traced, system
-        self._profile, self._depth = profile, settings.depth
+        super().__init__(traced, progress)
+        self.policy, self.plans, self.system = policy, check_plans(policy, traced.graph, system), system
+        self._profile = profile
         self._broken_policy: Exception | None = None
         self._scene: Scenario | None = None
-        self._lock = threading.Lock()
-        self._pending: dict[int, _Entry] = {}
-        self._ids, self._streams = itertools.count(), itertools.count()
-        self._slots = threading.BoundedSemaphore(settings.depth)
-        self._frames: list[FrameRecord] = []
-        self._notes: list[str] = []
-        self._surplus = 0
         self._compared: dict[str, float] = {}
         self._session: Session | None = None
-        self._closed, self._local = False, ""
-        self._stir = threading.Event()
-        self._tell = progress or (lambda _: None)
         self._driver = policy if isinstance(policy, SlotDriver) else None
         self._slotted: Result | None = None
+        self._admit(settings.depth)
         self._crew = Crew(
             traced,
             self.plans,
@@ -117,45 +95,8 @@ class App:
             tell=self._tell,
             clock=None if self._driver is None else clock_source(self._driver, settings),
         )
-        self._keeper = threading.Thread(target=self._keep, name="splitplan keeper", daemon=True)
 
     # -- use -------------------------------------------------------------------------------------
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """One frame: the model's inputs in, the model's own output structure out."""
-        return self.submit(*args, **kwargs).result()
-
-    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Hand a frame over; waits while ``depth`` frames are under way. Inputs are copied, so they may be reused at once."""
-        return self._submit(self.traced.flatten(*args, **kwargs), None)
-
-    def stream(self, items: Iterable[Any], depth: int | None = None) -> Iterator[Any]:
-        """Results of many frames, in order, several under way at once. An item is one input, or a tuple of all inputs.
-
-        Parameters
-        ----------
-        items : iterable
-        depth : int, optional
-            Frames under way at once; at most `deploy`'s, and that by default.
-
-        Yields
-        ------
-        Any
-            The model's own output structure; in the place of a frame that the policy refused, the `RefusedError` that `submit` would have
-            raised, for the stream goes on. Every other error ends it.
-        """
-        number, most = next(self._streams), min(depth or self._depth, self._depth)
-        under_way: deque[Future[Any] | RefusedError] = deque()
-        for item in items:
-            if len(under_way) >= most:
-                yield _outcome(under_way.popleft())
-            inputs = self.traced.flatten(*(item if isinstance(item, tuple) else (item,)))
-            try:
-                under_way.append(self._submit(inputs, number))
-            except RefusedError as e:
-                under_way.append(e)
-        while under_way:
-            yield _outcome(under_way.popleft())
 
     def run(
         self, scene: Scenario, inputs: Iterable[Any] | None = None, progress: Callable[[str], None] | None = None
@@ -223,45 +164,9 @@ class App:
         """Process ids of the local workers, by place."""
         return {k: pid for k, w in self._crew.workers.items() if (pid := w.pid) is not None}
 
-    def close(self, wait: bool = True) -> None:
-        """Stop the workers and remove what was made.
-
-        Parameters
-        ----------
-        wait : bool
-            Answer first what has been accepted; otherwise those frames get an `ExecutorError`.
-        """
-        if self._closed:
-            return
-        if wait:
-            for entry in list(self._pending.values()):
-                entry.future.exception()
-        self._closed = True
-        if self._driver is not None:
-            self._driver.close()
-        self._crew.hurry()
-        atexit.unregister(self._at_exit)
-        self._stir.set()
-        if self._keeper.is_alive() and self._keeper is not threading.current_thread():
-            self._keeper.join()
-        self._crew.close()
-        self._fail_all(ExecutorError("the app was closed before this frame was answered"))
-
-    def __enter__(self) -> App:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close(wait=kind is None)
-
     def __repr__(self) -> str:
-        state = "closed" if self._closed else self._local or "running"
         what = self.plans[0].describe() if len(self.plans) == 1 else f"{self.policy.name}, {len(self.plans)} cuts"
-        return f"App({self.plans[0].model!r}: {what}; {state})"
-
-    def _repr_html_(self) -> str:
-        return self.report()._repr_html_()
+        return f"App({self.plans[0].model!r}: {what}; {self._state})"
 
     # -- starting --------------------------------------------------------------------------------
 
@@ -309,48 +214,24 @@ class App:
         check_cut: int | None = None,
         arrived_s: float | None = None,
     ) -> Future[Any]:
-        copies = {k: copy(v) for k, v in inputs.items()}
-        frame_id = next(self._ids)
-        # Before anything is taken: inputs that cannot cross are refused here, and those accepted can be sent again.
-        packed = pack_all(copies)
-        waited = not self._slots.acquire(blocking=False)
-        while waited and not self._slots.acquire(timeout=0.2):
-            self._refuse_if_closed()
-        future: Future[Any] = Future()
-        future.set_running_or_notify_cancel()  # an accepted frame is answered, so it cannot be cancelled
-        with self._lock:
-            if self._closed:
-                self._slots.release()
-            self._refuse_if_closed()
-            check, now = check_cut is not None, time.monotonic()
-            try:
-                if self._broken_policy is not None:
-                    raise ExecutorError(
-                        f"policy {self.policy.name!r} failed in observe(): {self._broken_policy!r}"
-                    ) from self._broken_policy
-                cut = self._decide(now) if check_cut is None else check_cut
-                body = {"plan_id": self._crew.plan_ids[cut], "frame_id": frame_id, "symbols": {}, "check": check}
-                parts = encode("frame", body, packed)
-            except BaseException:
-                self._slots.release()
-                raise
-            arrived = arrived_s is not None
-            single = not self._pending and not (waited and arrived)
-            for other in self._pending.values():
-                other.single = False
-            try:
-                self._pending[frame_id] = _Entry(
-                    future, copies, parts, now if arrived_s is None else arrived_s, single, stream, cut, arrived, check
-                )
-                if self._local:
-                    self._stir.set()
-                elif self._session is not None:
-                    self._session.send(parts)
-            except BaseException:  # Ctrl-C: nobody waits for this frame, so `close` must not
-                if self._pending.pop(frame_id, None) is not None:
-                    self._slots.release()
-                raise
-        return future
+        check = check_cut is not None
+
+        def make(frame_id: int, future: Future[Any], copies: dict[str, torch.Tensor], packed: Packed) -> _Entry:
+            if self._broken_policy is not None:
+                raise ExecutorError(
+                    f"policy {self.policy.name!r} failed in observe(): {self._broken_policy!r}"
+                ) from self._broken_policy
+            now = time.monotonic()
+            cut = self._decide(now) if check_cut is None else check_cut
+            body = {"plan_id": self._crew.plan_ids[cut], "frame_id": frame_id, "symbols": {}, "check": check}
+            parts, at = encode("frame", body, packed), now if arrived_s is None else arrived_s
+            return _Entry(future, copies, at, False, stream, check, cut, arrived_s is not None, parts=parts)
+
+        return self._accept(inputs, make)
+
+    def _send(self, frame_id: int, entry: _Entry) -> None:
+        if self._session is not None:
+            self._session.send(entry.parts)
 
     def frames_of(self, begin_s: float) -> list[FrameRecord]:
         """Answered frames of a scenario that began then."""
@@ -359,7 +240,7 @@ class App:
 
     def _under_way(self) -> list[tuple[int, int]]:
         """Frames that are not answered: (id, cut); under the lock."""
-        return [(k, e.cut) for k, e in self._pending.items() if not e.check]
+        return [(k, e.number) for k, e in self._pending.items() if not e.check]
 
     def _decide(self, now: float) -> int:
         """The policy's choice for a frame, if it is one; under the lock."""
@@ -379,12 +260,8 @@ class App:
 
     def _moment(self, now: float) -> Moment:
         """What the policy is told; under the lock."""
-        sent = [(e.sending_s, e.cut) for e in self._pending.values() if e.sending_s is not None]
+        sent = [(e.sending_s, e.number) for e in self._pending.values() if e.sending_s is not None]
         return Moment(now, len(self._pending), *min(sent, default=(None, None)))
-
-    def _refuse_if_closed(self) -> None:
-        if self._closed:
-            raise ExecutorError("the app is closed; deploy the plan again")
 
     def _message(self, message: Message) -> None:
         body = message.body
@@ -394,101 +271,39 @@ class App:
                     waits.sending_s = time.monotonic() + body["in_s"]
             return
         with self._lock:
-            entry = self._pending.pop(body["frame_id"], None)
-            self._surplus += entry is None
-        if entry is None:
-            return
+            entry = self._claim(body["frame_id"])
+        if entry is not None:
+            self._answer(entry, partial(self._answer_of, message, entry))
+
+    def _answer_of(self, message: Message, entry: _Entry) -> Any:
+        """What the device worker answered a frame with; an error is raised."""
+        body = message.body
         if message.kind == "error":
-            self._settle(entry, error=error_of(body, "the device worker"))
-        elif entry.check:
-            self._settle(entry, value=(body["alone"], body["compared"]))
-        else:
-            self._answer(body["frame_id"], entry, message.tensors, body["times"], body["alone"])
+            raise error_of(body, "the device worker")
+        if entry.check:
+            return body["alone"], body["compared"]
+        return self._value(body["frame_id"], entry, message.tensors, body["times"], entry.number, body["alone"])
 
-    def _answer(
-        self, frame_id: int, entry: _Entry, outputs: dict[str, torch.Tensor], times: dict[str, float], alone: str
-    ) -> None:
-        done = time.monotonic()
+    def _observe(self, record: FrameRecord, entry: _Entry) -> None:
         try:
-            value = self.traced.unflatten(outputs, self.traced.symbols(entry.inputs))
-        except Exception as e:  # noqa: BLE001  the frame was taken away: nobody else can answer it
-            self._settle(entry, error=e)
-            return
-        record = FrameRecord(
-            frame_id, entry.submitted_s, done, entry.single, entry.stream, alone, times, entry.cut, entry.arrived
-        )
-        with self._lock:
-            self._frames.append(record)
-            try:
-                self.policy.observe(record.seen(bool(self.plans[entry.cut].server_layers)))
-            except Exception as e:  # noqa: BLE001  the policy is the user's; its frame is answered, and the next call tells
-                self._broken_policy = e
-            if alone:
-                self._notes.append(f"a frame was finished without the server: {alone}")
-        self._settle(entry, value=value)
+            self.policy.observe(record.seen(bool(self.plans[entry.number].server_layers)))
+        except Exception as e:  # noqa: BLE001  the policy is the user's; its frame is answered, and the next call tells
+            self._broken_policy = e
+        if record.alone:
+            self._notes.append(f"a frame was finished without the server: {record.alone}")
 
-    def _settle(self, entry: _Entry, value: Any = None, error: BaseException | None = None) -> None:
-        self._slots.release()
-        if error is not None:
-            entry.future.set_exception(error)
-        else:
-            entry.future.set_result(value)
+    def _mend(self) -> str:
+        return self._crew.mend()
 
-    def _fail_all(self, error: SplitplanError) -> None:
-        with self._lock:
-            left = list(self._pending.values())
-            self._pending.clear()
-        for entry in left:
-            self._settle(entry, error=error)
+    def _check_here(self, entry: _Entry) -> Any:
+        return "no device worker", None
 
-    # -- the keeper: starts again what died, and computes here when nothing else is left -----------
-
-    def _keep(self) -> None:
-        while not self._closed:
-            self._stir.wait()
-            self._stir.clear()
-            if self._closed:
-                return
-            try:
-                lost = "" if self._local else self._crew.mend()
-                if lost:
-                    self._go_local(lost)
-            except Exception as e:  # noqa: BLE001  whatever it is, accepted frames must be answered
-                self._go_local(f"{type(e).__name__}: {e}")
-            if self._local:
-                self._compute_here()
-
-    def _go_local(self, reason: str) -> None:
-        with self._lock:
-            self._local = "the whole model runs in this process"
-        self._note(
-            f"the device worker is gone for good ({reason}); frames were computed by the whole model in this process"
-        )
-
-    def _compute_here(self) -> None:
-        while not self._closed:
-            with self._lock:
-                if not self._pending:
-                    return
-                frame_id = next(iter(self._pending))
-                entry = self._pending.pop(frame_id)
-            if entry.check:
-                self._settle(entry, value=("no device worker", None))
-                continue
-            begin = time.monotonic()
-            try:
-                outputs = run_whole(self.traced, entry.inputs)
-            except Exception as e:  # noqa: BLE001  whatever the model raises is the user's to see
-                self._settle(entry, error=e)
-                continue
-            times = {"here_s": time.monotonic() - begin}
-            self._answer(frame_id, entry, outputs, times, "computed by the whole model in the app's process")
+    def _hurry(self) -> None:
+        if self._driver is not None:
+            self._driver.close()
+        super()._hurry()
 
     # -- reporting -------------------------------------------------------------------------------
-
-    def _note(self, text: str) -> None:
-        with self._lock:
-            self._notes.append(text)
 
     def _facts(self) -> list[str]:
         facts = self._crew.conditions.facts()
@@ -506,6 +321,3 @@ class App:
                 for text in unlike_profiled(self._profile, self.system).values()
             ]
         return [*facts, *back_again(self._frames)]
-
-    def _at_exit(self) -> None:
-        self.close(wait=False)

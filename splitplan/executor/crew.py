@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from splitplan.data.plan import SplitPlan, wire_bytes
 from splitplan.data.system import System
 from splitplan.errors import ExecutorError, FingerprintError, HandshakeError, raise_all
 from splitplan.executor.conditions import Conditions, offloads
-from splitplan.executor.reach import PATIENCE_S, host_problems, knock, near, read_keys
+from splitplan.executor.reach import PATIENCE_S, knock, near, read_keys
 from splitplan.executor.session import Session
+from splitplan.executor.settings import RunSettings
 from splitplan.executor.shaper import Shaper
 from splitplan.executor.spawn import WorkerProcess
 from splitplan.executor.split import check_torch_device
@@ -35,29 +36,16 @@ _SOCKET_PATH = 90  # the kernel's limit is 104 (macOS) to 108 bytes
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to run a plan; the fields are `deploy`'s arguments of the same names."""
+class Settings(RunSettings):
+    """How to run a plan of a device and a server."""
 
-    hosts: dict[str, str] = field(default_factory=dict)
-    keys: str | Path | None = None
-    emulate: bool | None = None
     depth: int = 8
-    heartbeat_s: float = 1.0
-    frame_timeout_s: float | None = None
-    start_timeout_s: float = 120.0
     max_restarts: int = 10
     governor: str | None = None
     meter: str | None = None
 
     def __post_init__(self) -> None:
-        problems = host_problems(self.hosts, self.keys is not None)
-        if isinstance(self.depth, bool) or not isinstance(self.depth, int) or not 1 <= self.depth <= 512:
-            problems.append(f"depth is {self.depth!r}; give a whole number from 1 to 512")
-        for name in ("heartbeat_s", "frame_timeout_s", "start_timeout_s"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < 1e6:
-                problems.append(f"{name} is {value!r}; give a positive number of seconds")
-        raise_all(problems, "deploy")
+        raise_all(self.problems(("device", "server")), "deploy")
 
 
 class Crew:
@@ -104,7 +92,7 @@ class Crew:
         self._tell = tell
         self.offloads = any(offloads(plan) for plan in plans)
         self._following: tuple[Channel, float] | None = None
-        self.emulate = settings.emulate if settings.emulate is not None else not settings.hosts
+        self.emulate = settings.emulated
         link = system.link
         self._up = Shaper(link.rate_up_bps, link.up_delay_s, link.overhead, link.header_bytes) if self.emulate else None
         self._down = (

@@ -15,16 +15,12 @@ app (this process) → stage 1 → … → stage n → app, each stage a worker 
 from __future__ import annotations
 
 import atexit
-import itertools
 import math
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -32,18 +28,16 @@ import torch
 from splitplan.data.pipeline_plan import PipelinePlan
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
-from splitplan.errors import ExecutorError, SplitplanError, raise_all
+from splitplan.errors import ExecutorError
 from splitplan.executor.check import judge
-from splitplan.executor.codec import copy
-from splitplan.executor.frames import FrameRecord
+from splitplan.executor.front import Entry, Front
 from splitplan.executor.hop import Hop
 from splitplan.executor.pipeline_crew import PipelineCrew
 from splitplan.executor.pipeline_gantt import BEGAN, on_the_apps_clock
 from splitplan.executor.pipeline_report import PipelineReport, facts, guessed, make_report
-from splitplan.executor.pipeline_settings import PipelineSettings, depth_problems
+from splitplan.executor.pipeline_settings import PipelineSettings
 from splitplan.executor.roles import Parts
 from splitplan.executor.session import error_of
-from splitplan.executor.split import run_whole
 from splitplan.executor.stage import WHOLE
 from splitplan.executor.wire import Message, Packed, encode, pack_all
 from splitplan.models.trace import Traced
@@ -52,24 +46,15 @@ from splitplan.policies.replan import Replans
 FRUITLESS = 3
 """After so many arrangements in a row of which none answered a frame, this process computes them."""
 
-_TICK_S = 0.25
-
 
 @dataclass
-class _Entry:
-    """A frame that has been accepted and not yet answered."""
+class _Entry(Entry):
+    """A frame that is handed over, and when."""
 
-    future: Future[Any]
-    inputs: dict[str, torch.Tensor]
-    submitted_s: float
-    single: bool
-    stream: int | None
-    check: bool = False
     handed_over_s: float = math.inf
-    replays: int = 0
 
 
-class PipelineApp:
+class PipelineApp(Front[_Entry]):
     """A pipeline that runs; made by `deploy`, used as a context manager.
 
     Attributes
@@ -77,6 +62,9 @@ class PipelineApp:
     traced : Traced
     system : System
     """
+
+    _crew: PipelineCrew
+    nobody, tick_s = "no stage is left", 0.25
 
     def __init__(
         self,
@@ -89,19 +77,11 @@ class PipelineApp:
         replan: Replans,
         progress: Callable[[str], None] | None = None,
     ) -> None:
-        self.traced, self.system, self._profile = traced, system, profile
-        self._lock = threading.Lock()
-        self._pending: dict[int, _Entry] = {}
-        self._ids, self._streams = itertools.count(), itertools.count()
-        self._frames: list[FrameRecord] = []
-        self._notes: list[str] = []
-        self._counts = {"replans": 0.0, "frames_replayed": 0.0, "surplus_answers_dropped": 0.0}
+        super().__init__(traced, progress)
+        self.system, self._profile = system, profile
+        self._counts = {"replans": 0.0, "frames_replayed": 0.0}
         self._hop: Hop | None = None
-        self._wrong, self._local, self._fruitless = "", "", 0
-        self._closed, self._ended, self._checks = False, False, True
-        self._closing = threading.Lock()
-        self._stir = threading.Event()
-        self._tell = progress or (lambda _: None)
+        self._wrong, self._fruitless, self._checks = "", 0, True
         self._crew = PipelineCrew(
             traced,
             plan,
@@ -113,46 +93,9 @@ class PipelineApp:
             note=self._note,
             tell=self._tell,
         )
-        self._slots = threading.BoundedSemaphore(self._crew.depth)
-        self._keeper = threading.Thread(target=self._keep, name="splitplan keeper", daemon=True)
+        self._admit(self._crew.depth)
 
     # -- use -------------------------------------------------------------------------------------
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """One frame: the model's inputs in, the model's own output structure out."""
-        return self.submit(*args, **kwargs).result()
-
-    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Hand a frame over; waits while ``depth`` frames are under way. Inputs are copied, so they may be reused at once."""
-        return self._submit(self.traced.flatten(*args, **kwargs), None)
-
-    def stream(self, items: Iterable[Any], depth: int | None = None) -> Iterator[Any]:
-        """Results of many frames, in order, several under way at once. An item is one input, or a tuple of all inputs.
-
-        Parameters
-        ----------
-        items : iterable
-        depth : int, optional
-            Frames under way at once; at most `deploy`'s, and that by default.
-
-        Raises
-        ------
-        DataError
-            For a depth that is none.
-        """
-        raise_all(depth_problems(depth), "stream")
-        return self._stream(items, min(depth or self._crew.depth, self._crew.depth))
-
-    def _stream(self, items: Iterable[Any], most: int) -> Iterator[Any]:
-        number = next(self._streams)
-        under_way: deque[Future[Any]] = deque()
-        for item in items:
-            if len(under_way) >= most:
-                yield under_way.popleft().result()
-            inputs = self.traced.flatten(*(item if isinstance(item, tuple) else (item,)))
-            under_way.append(self._submit(inputs, number))
-        while under_way:
-            yield under_way.popleft().result()
 
     def report(self) -> PipelineReport:
         """What it has been like so far."""
@@ -160,6 +103,7 @@ class PipelineApp:
         with self._lock:
             frames, notes = tuple(self._frames), [*self._notes]
             counts = {"frames": float(len(frames)), **self._counts}
+            counts["surplus_answers_dropped"] = float(self._surplus)
         plans, abouts = crew.plans.copy(), crew.abouts.copy()  # the keeper changes them
         legs = [crew.legs_at(k) for k in range(len(plans))]
         told = facts(plans[0], legs[0], self.system, abouts, crew.settings.hosts, crew.emulate)
@@ -180,47 +124,8 @@ class PipelineApp:
         workers = self._crew.workers.copy()  # the keeper starts more
         return {k: pid for k, w in workers.items() if w.running and (pid := w.pid) is not None}
 
-    def close(self, wait: bool = True) -> None:
-        """Stop the workers and remove what was made.
-
-        Parameters
-        ----------
-        wait : bool
-            Answer first what has been accepted; otherwise those frames get an `ExecutorError`.
-        """
-        if wait and not self._closed:
-            for entry in list(self._pending.values()):
-                entry.future.exception()
-        if self._ended or not self._closing.acquire(blocking=False):  # somebody closes it already
-            return
-        try:
-            self._closed = True
-            self._crew.hurry()
-            self._stir.set()
-            if self._keeper.is_alive() and self._keeper is not threading.current_thread():
-                self._keeper.join()
-            self._leave()
-            self._fail_all(ExecutorError("the app was closed before this frame was answered"))
-            self._crew.close()
-            self._ended = True
-            atexit.unregister(self._at_exit)  # last: what an interrupt here leaves undone is done at exit
-        finally:
-            self._closing.release()
-
-    def __enter__(self) -> PipelineApp:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close(wait=kind is None)
-
     def __repr__(self) -> str:
-        state = "closed" if self._closed else self._local or "running"
-        return f"PipelineApp({self.plan.model!r}: {self.plan.describe()}; {state})"
-
-    def _repr_html_(self) -> str:
-        return self.report()._repr_html_()
+        return f"PipelineApp({self.plan.model!r}: {self.plan.describe()}; {self._state})"
 
     # -- starting --------------------------------------------------------------------------------
 
@@ -248,7 +153,9 @@ class PipelineApp:
             checked: Future[Any] | None = (old or [Future()])[0] if self._checks else None
             waiting = list(self._pending.items())
             if checked is not None:
-                entry = _Entry(checked, self.traced.example_inputs(), time.monotonic(), False, None, check=True)
+                entry = _Entry(
+                    checked, self.traced.example_inputs(), time.monotonic(), False, None, check=True, counted=False
+                )
                 waiting.insert(0, (next(self._ids), entry))
                 self._pending[waiting[0][0]] = entry
             for frame_id, entry in waiting:
@@ -258,26 +165,13 @@ class PipelineApp:
     # -- frames ----------------------------------------------------------------------------------
 
     def _submit(self, inputs: dict[str, torch.Tensor], stream: int | None) -> Future[Any]:
-        copies = {k: copy(v) for k, v in inputs.items()}
-        pack_all(copies)  # before anything is taken: inputs that cannot cross are refused here
-        while not self._slots.acquire(timeout=0.2):
-            self._refuse_if_closed()
-        future: Future[Any] = Future()
-        future.set_running_or_notify_cancel()  # an accepted frame is answered, so it cannot be cancelled
-        with self._lock:
-            if self._closed:
-                self._slots.release()
-            self._refuse_if_closed()
-            single = not self._pending
-            for other in self._pending.values():
-                other.single = False
-            frame_id = next(self._ids)
-            entry = self._pending[frame_id] = _Entry(future, copies, time.monotonic(), single, stream)
-            if self._local:
-                self._stir.set()
-            elif self._hop is not None:
-                self._hand_over(self._hop, frame_id, entry)
-        return future
+        return self._accept(
+            inputs, lambda _, future, copies, packed: _Entry(future, copies, time.monotonic(), False, stream)
+        )
+
+    def _send(self, frame_id: int, entry: _Entry) -> None:
+        if self._hop is not None:
+            self._hand_over(self._hop, frame_id, entry)
 
     def _hand_over(self, hop: Hop, frame_id: int, entry: _Entry) -> None:
         """Put a frame into the pipeline; under the lock."""
@@ -314,10 +208,6 @@ class PipelineApp:
 
         hop.put(go.size_bytes, make)
 
-    def _refuse_if_closed(self) -> None:
-        if self._closed:
-            raise ExecutorError("the app is closed; deploy the plan again")
-
     def _message(self, message: Message) -> None:
         """From a stage, in its session's thread."""
         body = message.body
@@ -329,12 +219,11 @@ class PipelineApp:
             return
         now = time.monotonic()
         with self._lock:
-            entry = self._pending.pop(body["frame_id"], None)
+            entry = self._claim(body["frame_id"])
             if entry is None:
-                self._counts["surplus_answers_dropped"] += 1
                 return
             self._fruitless = self._fruitless if entry.check else 0
-        self._answer(entry, lambda: self._answer_of(message, entry, now))
+        self._answer(entry, partial(self._answer_of, message, entry, now))
 
     def _answer_of(self, message: Message, entry: _Entry, now_s: float) -> Any:
         """What a stage answered a frame with; an error is raised."""
@@ -345,7 +234,8 @@ class PipelineApp:
             self._judge(body)
             return None
         times = self._times(body, entry, now_s)
-        return self._value(body["frame_id"], entry, message.tensors, times, body["plan_id"])
+        number = self._crew.numbers.get(body["plan_id"], 0)
+        return self._value(body["frame_id"], entry, message.tensors, times, number)
 
     def _times(self, body: dict[str, Any], entry: _Entry, now_s: float) -> dict[str, float]:
         """A frame's times, with the last way's."""
@@ -366,67 +256,14 @@ class PipelineApp:
             self._counts |= {k: max(v, self._counts.get(k, 0.0)) for k, v in counts.items()}
         self._note(note)
 
-    def _value(
-        self,
-        frame_id: int,
-        entry: _Entry,
-        outputs: dict[str, torch.Tensor],
-        times: dict[str, float],
-        plan_id: str,
-        alone: str = "",
-    ) -> Any:
-        """The model's own output structure of a frame, which is put on record."""
-        done = time.monotonic()
-        value = self.traced.unflatten(outputs, self.traced.symbols(entry.inputs))
-        number = self._crew.numbers.get(plan_id, 0)
-        if entry.replays:
-            times["replays"] = float(entry.replays)
-        record = FrameRecord(
-            frame_id, entry.submitted_s, done, entry.single, entry.stream, alone, times, number, arrived=False
-        )
-        with self._lock:
-            self._frames.append(record)
-        return value
-
-    def _answer(self, entry: _Entry, find: Callable[[], Any]) -> None:
-        """Answer a frame that was taken away: whatever goes wrong in that is its answer, since nobody else can give one."""
-        try:
-            value = find()
-        except Exception as e:  # noqa: BLE001  see above
-            self._settle(entry, error=e)
-        else:
-            self._settle(entry, value=value)
-
-    def _settle(self, entry: _Entry, value: Any = None, error: BaseException | None = None) -> None:
-        if not entry.check:
-            self._slots.release()
-        if error is not None:
-            entry.future.set_exception(error)
-        else:
-            entry.future.set_result(value)
-
-    def _fail_all(self, error: SplitplanError) -> None:
-        with self._lock:
-            left = list(self._pending.values())
-            self._pending.clear()
-        for entry in left:
-            self._settle(entry, error=error)
-
     # -- the keeper: arranges anew what broke, and computes here when nobody is left --------------
 
-    def _keep(self) -> None:
-        while not self._closed:
-            self._stir.wait(_TICK_S)
-            self._stir.clear()
-            if self._closed:
-                return
-            if not self._local and (reason := self._trouble()):
-                try:
-                    self._recover(reason)
-                except Exception as e:  # noqa: BLE001  whatever it is, accepted frames must be answered
-                    self._go_local(f"{type(e).__name__}: {e}")
-            if self._local:
-                self._compute_here()
+    def _mend(self) -> str:
+        reason = self._trouble()
+        return self._recover(reason) if reason else ""
+
+    def _check_here(self, entry: _Entry) -> Any:
+        raise ExecutorError("the example could not be run through the pipeline")
 
     def _trouble(self) -> str:
         if reason := self._crew.lost() or self._wrong:
@@ -437,7 +274,8 @@ class PipelineApp:
         limit_s = self._crew.frame_timeout_s
         return f"a frame was not answered within frame_timeout_s = {limit_s:g} s" if late_s > limit_s else ""
 
-    def _recover(self, reason: str) -> None:
+    def _recover(self, reason: str) -> str:
+        """Arrange the pipeline anew; returns the reason again when nobody is left for it."""
         self._note(f"the pipeline broke ({reason}); frames that it had not answered were handed over again")
         self._leave()
         self._fruitless += 1
@@ -448,10 +286,9 @@ class PipelineApp:
         if self._closed:
             if hop is not None:
                 hop.close()
-            return
+            return ""
         if hop is None:
-            self._go_local(reason)
-            return
+            return reason
         with self._lock:
             waiting = [e for e in self._pending.values() if not e.check]
             for entry in waiting:
@@ -461,6 +298,7 @@ class PipelineApp:
         checked = self._adopt(hop)
         if checked is not None:
             checked.add_done_callback(self._rechecked)
+        return ""
 
     def _rechecked(self, checked: Future[Any]) -> None:
         """The example by another arrangement: one that computes something else is not served by."""
@@ -474,35 +312,3 @@ class PipelineApp:
             hop, self._hop = self._hop, None
         if hop is not None:
             hop.close()
-
-    def _go_local(self, reason: str) -> None:
-        with self._lock:
-            self._local = "the whole model runs in this process"
-        self._note(f"no stage is left ({reason}); frames were computed by the whole model in this process")
-
-    def _compute_here(self) -> None:
-        while not self._closed:
-            with self._lock:
-                if not self._pending:
-                    return
-                frame_id = next(iter(self._pending))
-                entry = self._pending.pop(frame_id)
-            if entry.check:
-                self._settle(entry, error=ExecutorError("the example could not be run through the pipeline"))
-                continue
-            self._answer(entry, partial(self._computed, frame_id, entry))
-
-    def _computed(self, frame_id: int, entry: _Entry) -> Any:
-        begin = time.monotonic()
-        outputs = run_whole(self.traced, entry.inputs)
-        times = {"here_s": time.monotonic() - begin}
-        return self._value(frame_id, entry, outputs, times, "", "computed by the whole model in the app's process")
-
-    # -- reporting -------------------------------------------------------------------------------
-
-    def _note(self, text: str) -> None:
-        with self._lock:
-            self._notes.append(text)
-
-    def _at_exit(self) -> None:
-        self.close(wait=False)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 from splitplan.data.pipeline_plan import PipelinePlan
 from splitplan.data.system import System
@@ -13,45 +12,20 @@ from splitplan.errors import raise_all
 from splitplan.executor.keys import stays_here
 from splitplan.executor.legs import Leg, MateWays, contended
 from splitplan.executor.medium import MAX_SLOTS
-from splitplan.executor.reach import host_problems
+from splitplan.executor.settings import RunSettings
 from splitplan.executor.wire import MAX_STAGES
 
 
 @dataclass(frozen=True)
-class PipelineSettings:
-    """How to run a pipeline; the fields are `deploy`'s arguments of the same names."""
-
-    hosts: dict[str, str] = field(default_factory=dict)
-    keys: str | Path | None = None
-    emulate: bool | None = None
-    depth: int | None = None
-    heartbeat_s: float = 1.0
-    frame_timeout_s: float | None = None
-    start_timeout_s: float = 120.0
-
-    @property
-    def emulated(self) -> bool:
-        """Whether links and slower devices are emulated."""
-        return self.emulate if self.emulate is not None else not self.hosts
+class PipelineSettings(RunSettings):
+    """How to run a pipeline."""
 
     def check(self, system: System) -> None:
         """Raise on what cannot be right."""
-        problems = host_problems(self.hosts, self.keys is not None, tuple(system.places))
+        problems = self.problems(tuple(system.places))
         twice = [a for a, k in Counter(self.hosts.values()).items() if k > 1]
         problems += [f"hosts: {a} is given for several places; start a worker for each" for a in twice]
-        problems += depth_problems(self.depth)
-        for name in ("heartbeat_s", "frame_timeout_s", "start_timeout_s"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < 1e6:
-                problems.append(f"{name} is {value!r}; give a positive number of seconds")
         raise_all(problems, "deploy")
-
-
-def depth_problems(depth: object) -> list[str]:
-    """What is wrong with a number of frames that may be under way; None leaves the choice to who is asked."""
-    if depth is None or (isinstance(depth, int) and not isinstance(depth, bool) and 1 <= depth <= 512):
-        return []
-    return [f"depth is {depth!r}; give a whole number from 1 to 512"]
 
 
 def plan_problems(

@@ -15,7 +15,7 @@ from torch import nn
 
 from splitplan.data.system import System
 from splitplan.errors import ExecutorError, WireError
-from splitplan.executor import app as app_module
+from splitplan.executor import front
 from splitplan.executor import relay as relay_module
 from splitplan.executor.deploy import deploy
 from splitplan.executor.relay import Relay, Waiting
@@ -64,17 +64,17 @@ def test_float64_is_still_narrowed_on_the_link(pair: System) -> None:
 
 
 def test_inputs_that_cannot_cross_hold_no_slot(small: Traced, pair: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    pack_all, closed = app_module.pack_all, threading.Event()
+    pack_all, closed = front.pack_all, threading.Event()
 
     def refuse(*args: Any) -> None:
         raise WireError("cannot cross")
 
     with deploy(small, cut(small, 99), pair, depth=1) as app:
-        monkeypatch.setattr(app_module, "pack_all", refuse)
+        monkeypatch.setattr(front, "pack_all", refuse)
         with pytest.raises(WireError, match="cannot cross"):
             app.submit(EXAMPLE)
         assert not app._pending
-        monkeypatch.setattr(app_module, "pack_all", pack_all)
+        monkeypatch.setattr(front, "pack_all", pack_all)
         assert set(app(EXAMPLE)) == {"scores", "features"}  # the only slot is free
         threading.Thread(target=lambda: (app.close(), closed.set()), daemon=True).start()
         assert closed.wait(30)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pytest
 
 from splitplan.data.pipeline_plan import PipelinePlan
 from splitplan.data.system import System
-from splitplan.errors import DataError, ExecutorError
+from splitplan.errors import ExecutorError
 from splitplan.executor.pipeline_app import PipelineApp, _Entry
 from splitplan.executor.pipeline_settings import PipelineSettings
 from splitplan.executor.session import Clock
@@ -117,12 +116,6 @@ def test_a_way_that_breaks_while_the_arrangement_is_made_is_heard_of(
     assert app._trouble() == ""
 
 
-@pytest.mark.parametrize("depth", [-1, 0, "3", 2.5, True])
-def test_a_stream_of_a_depth_that_is_none_is_refused(app: PipelineApp, depth: Any) -> None:
-    with pytest.raises(DataError, match=f"depth is {depth!r}; give a whole number"):
-        app.stream([EXAMPLE], depth=depth)
-
-
 def test_a_close_does_not_wait_for_the_policy(app: PipelineApp) -> None:
     future = accepted(app, 7)
     app._crew.gone["b"] = "killed"
@@ -135,23 +128,3 @@ def test_a_close_does_not_wait_for_the_policy(app: PipelineApp) -> None:
     assert time.monotonic() - begin < 10
     with pytest.raises(ExecutorError, match="closed before this frame was answered"):
         future.result(0)
-
-
-def test_what_an_interrupt_leaves_unclosed_is_closed_at_exit(app: PipelineApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-    really = app._crew.close
-
-    def close() -> None:
-        calls.append("close")
-        if len(calls) == 1:
-            raise KeyboardInterrupt
-        really()
-
-    monkeypatch.setattr(app._crew, "close", close)
-    monkeypatch.setattr(atexit, "unregister", lambda f: calls.append("unregister"))
-    with pytest.raises(KeyboardInterrupt):
-        app.close(wait=False)
-    assert calls == ["close"]
-    app._at_exit()
-    app.close()
-    assert calls == ["close", "close", "unregister"]

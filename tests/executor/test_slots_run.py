@@ -367,13 +367,15 @@ def test_what_a_device_does_when_its_lease_is_over_is_paid_for_at_the_top_clock(
     small: Traced, slow: System, given: Profile
 ) -> None:
     """The policy sleeps for longer than its knobs hold: a device that it had slow, and then off, does its frames at the top clock meanwhile."""
-    c, ticks = control(given, slow), [0]
+    c, ticks, frames, after = control(given, slow), [0], [0], [0]
     here = int(np.argmax(c.choices.works[:, 0]))
     assert c.choices.works[here, 1] == 0
 
     def choice(state: SlotState) -> tuple[int, int, int, int]:
         ticks[0] += state.frames == 0
-        if ticks[0] == 30 and state.frames == 0:
+        frames[0] += state.frames > 0
+        after[0] += frames[0] == 3 and state.frames == 0  # not those before the scene, of which there may be many
+        if after[0] == 10 and state.frames == 0:
             time.sleep(LEASE_S + 1.5)
         return here, int(state.frames), 1 if ticks[0] < 5 else 0, 8
 
