@@ -16,7 +16,7 @@ from splitplan.data.system import System
 from splitplan.data.way import Way
 from splitplan.errors import listed
 from splitplan.executor.frames import FrameRecord
-from splitplan.executor.legs import Leg
+from splitplan.executor.legs import Leg, MateWays, contended, mates_of, rows_name
 from splitplan.executor.pipeline_gantt import BEGAN, Bar, measured_bars, predicted_bars, stage_key
 from splitplan.executor.report import Row, row_of, rows_to_frame, rows_to_html, rows_to_text
 
@@ -64,7 +64,8 @@ class PipelineReport:
         Of the one that rows and ``busy`` are of.
     rows : tuple of Row
         ``throughput``; ``latency`` of frames that were alone in the system, ``response`` of streamed ones, waiting included; of each
-        place ``at P``, of each way ``P → Q`` from when a frame has it to when it is through, its delay left out; ``overhead``.
+        place ``at P``, of each way ``P → Q`` from when a frame has it to when it is through, its delay left out; of each way between the
+        first place of a stage and another one that shares its rows ``rows P → Q``, all blocks added up; ``overhead``.
     busy : tuple of Busy
         In the order in which a frame passes.
     counts : dict of str to float
@@ -222,7 +223,7 @@ def make_report(
     whole = [f for f in frames if not f.alone]
     number = max(range(len(plans)), key=lambda k: sum(f.cut == k for f in whole))
     plan, mine = plans[number], [f for f in whole if f.cut == number]
-    unlike = _unlike(plan, system, abouts)
+    unlike, mates = _unlike(plan, system, abouts), mates_of(plan, system)
     rows = [_throughput(plan, mine), _latency(plan, mine)]
     streamed = [f.latency_s for f in frames if f.stream is not None]
     rows.append(row_of("response", "s", None, streamed, "of streamed frames, waiting included"))
@@ -239,7 +240,7 @@ def make_report(
     rows.append(_overhead(plan, mine))
     found = dict(counts) | {f"response_p{q}_s": float(np.quantile(streamed, q / 100)) for q in (50, 95, 99) if streamed}
     return PipelineReport(
-        tuple(plans), number, tuple(rows), _busy(plan, legs[number], mine, emulate), found, notes, frames,
+        tuple(plans), number, tuple(rows), _busy(plan, legs[number], mates, mine, emulate), found, notes, frames,
         measured_bars(plan, legs[number], mine), predicted_bars(plan, legs[number]),
     )  # fmt: skip
 
@@ -278,9 +279,9 @@ def _pieces(plan: PipelinePlan, legs: Sequence[Leg]) -> list[tuple[str, str]]:
         found.append((f"at_{first}_s", f"at {first}"))
         for mate in mates:
             found += [
-                (f"{first}_to_{mate}_s", f"{first} → {mate}"),
+                (f"{rows_name(first, mate)}_s", f"rows {first} → {mate}"),
                 (f"at_{mate}_s", f"at {mate}"),
-                (f"{mate}_to_{first}_s", f"{mate} → {first}"),
+                (f"{rows_name(mate, first)}_s", f"rows {mate} → {first}"),
             ]
         if mates:
             found.append((stage_key(stage), f"stage {' + '.join(stage.places)}"))
@@ -324,7 +325,7 @@ def _overhead(plan: PipelinePlan, frames: Sequence[FrameRecord]) -> Row:
     inside = {"clock_uncertainty_s"}  # what a stage of rows takes is one number: its places overlap
     for places in [s.places for s in plan.stages if len(s.places) > 1]:
         inside |= {f"at_{p}_s" for p in places}
-        inside |= {f"{a}_to_{b}_s" for p in places[1:] for a, b in ((places[0], p), (p, places[0]))}
+        inside |= {f"{rows_name(a, b)}_s" for p in places[1:] for a, b in ((places[0], p), (p, places[0]))}
     values = [
         f.latency_s
         - math.fsum(v for k, v in f.times.items() if k.endswith("_s") and k not in inside and not k.startswith(BEGAN))
@@ -335,13 +336,19 @@ def _overhead(plan: PipelinePlan, frames: Sequence[FrameRecord]) -> Row:
     return row_of("overhead", "s", predicted, values, how if values else "no frame was alone in the system")
 
 
-def _busy(plan: PipelinePlan, legs: Sequence[Leg], frames: Sequence[FrameRecord], emulate: bool) -> tuple[Busy, ...]:
-    """Whom a frame keeps busy for how long; a place also by what it sends and receives, when communication is added."""
+def _busy(
+    plan: PipelinePlan, legs: Sequence[Leg], mates: Sequence[MateWays], frames: Sequence[FrameRecord], emulate: bool
+) -> tuple[Busy, ...]:
+    """Whom a frame keeps busy for how long; a place also by what it sends and receives, when communication is added.
+
+    Rows count where they share what carries them with anything else of a frame; elsewhere they are part of their stage.
+    """
     keys: dict[str, list[str]] = {}
-    ways: dict[str, Way] = {}
+    ways: dict[str, tuple[Way, int]] = {}
+    shared = contended(tuple(legs), tuple(mates))
     for leg, stage in zip(legs, [*plan.stages, None], strict=True):
         if leg.way is not None:
-            ways[f"{leg.name}_s"] = leg.way
+            ways[f"{leg.name}_s"] = leg.way, 1
             for what in leg.way.resources:
                 keys.setdefault(what, []).append(f"{leg.name}_s")
             for end in () if plan.overlap else (leg.sender, leg.receiver):
@@ -350,14 +357,18 @@ def _busy(plan: PipelinePlan, legs: Sequence[Leg], frames: Sequence[FrameRecord]
             # A place that sends and receives by turns is busy with more than its stage: of several, each for itself.
             for what in (" + ".join(stage.places),) if plan.overlap else stage.places:
                 keys.setdefault(what, []).append(stage_key(stage))
+    for mate in mates:
+        for a, b, way in mate.both if mate.messages else ():
+            ways[key := f"{rows_name(a, b)}_s"] = way, mate.messages
+            for what in (r for r in way.resources if r in shared):
+                keys.setdefault(what, []).append(key)
+
+    def carried(frame: FrameRecord, name: str) -> float:
+        (way, messages), size = ways[name], frame.times.get(f"{name.removesuffix('_s')}_bytes", math.nan)
+        return way.busy_s(size) + (messages - 1) * way.busy_s(0.0)
 
     def seconds(frame: FrameRecord, names: Sequence[str]) -> float | None:
-        took = [
-            ways[n].busy_s(frame.times.get(f"{n.removesuffix('_s')}_bytes", math.nan))
-            if emulate and n in ways
-            else frame.times.get(n, math.nan)
-            for n in names
-        ]
+        took = [carried(frame, n) if emulate and n in ways else frame.times.get(n, math.nan) for n in names]
         return None if any(map(math.isnan, took)) else math.fsum(took)
 
     streamed = _longest(frames)

@@ -168,7 +168,7 @@ class PipelinePlacement(Scaled, Formulation):
         -------
         dict of str to float
             ``objective`` and ``period_s``; ``throughput_hz`` unless the period is 0; ``latency_s`` of a frame that waits for nothing;
-            ``at_P_s`` computing, ``P_to_Q_s`` on the way, ``busy_X_s`` of each place (when communication is added) and of each
+            ``at_P_s`` computing, ``P_to_Q_s`` on the way, ``rows_P_to_Q_s`` of rows within a stage, ``busy_X_s`` of each place (when communication is added) and of each
             resource that several transfers share. Where no way leads, ∞.
         """
         plan.check(self.profile.graph)
@@ -187,6 +187,8 @@ class PipelinePlacement(Scaled, Formulation):
                 passed += computing[e]
         terms, delays = {f"at_{c.places[e]}_s": s for e, s in computing.items()}, 0.0
         terms |= {f"stage_{'+'.join(self.groups.names(x.group))}_s": x.seconds for x in shared.values()}
+        for x in shared.values():
+            terms |= {f"rows_{c.places[d]}_to_{c.places[e]}_s": s for (d, e), s in x.rows_s.items()}
         for d, e, i in c.moves(order, cuts):
             way = c.ways.get((d, e))
             terms[f"{c.places[d]}_to_{c.places[e]}_s"] = float(c.transfer[d, e, i])
@@ -350,7 +352,7 @@ class PipelinePlacement(Scaled, Formulation):
         names = [
             k
             for k, v in terms.items()
-            if k.startswith(("at_", "busy_", "stage_")) or "_to_" in k
+            if k.startswith(("at_", "busy_", "stage_")) or ("_to_" in k and not k.startswith("rows_"))
             if v >= period * (1 - 1e-9)
         ]
         return {"bottleneck": ", ".join(names)} if names else {}

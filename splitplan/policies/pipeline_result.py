@@ -46,6 +46,8 @@ class Task:
         Until what comes after it may begin; keeps nothing busy.
     flows : bool
         Whether that is counted from when it begins, since bits are passed on as they come; else from its end.
+    rows : bool
+        Whether it is a transfer of rows between two places of one stage.
     """
 
     lane: str
@@ -56,6 +58,7 @@ class Task:
     after: tuple[int, ...] = ()
     delay_s: float = 0.0
     flows: bool = False
+    rows: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +185,7 @@ class PipelineResult:
         for task, seconds in zip(self.tasks, (self.end_s - self.start_s).mean(axis=0).tolist(), strict=True):
             if task.what in ("compute", "transfer"):
                 computes = task.what == "compute"
-                name = f"at_{task.lane}_s" if computes else f"{task.lane.replace(' → ', '_to_')}_s"
+                name = f"at_{task.lane}_s" if computes else f"{'rows_' * task.rows}{task.lane.replace(' → ', '_to_')}_s"
                 found[name] = found.get(name, 0.0) + seconds
         return found | {f"busy_{r}_s": s / self.frames for r, s in self.busy_s.items()}
 
@@ -319,8 +322,8 @@ def beside(formula: Numbers, simulated: Numbers | None = None, measured: Numbers
     ----------
     formula, simulated, measured : mapping of str to float, PipelineResult, or report
         The formula as ``plan.predicted`` or what a problem's ``evaluate`` returns; the others by the same names, see
-        `PipelineResult.quantities`. A live app's report counts: its ``at a`` is ``at_a_s``, its ``a → b`` is ``a_to_b_s``, its ``busy``
-        are ``busy_X_s``.
+        `PipelineResult.quantities`. A live app's report counts: its ``at a`` is ``at_a_s``, its ``a → b`` is ``a_to_b_s``, its
+        ``rows a → b`` are ``rows_a_to_b_s``, its ``busy`` are ``busy_X_s``.
 
     Returns
     -------
@@ -366,6 +369,8 @@ def _key(quantity: str) -> str:
     kind, _, places = quantity.partition(" ")
     if kind in ("at", "stage") and " → " not in quantity:
         return f"{kind}_{places.replace(' + ', '+')}_s"
+    if kind == "rows" and " → " in places:
+        return f"rows_{places.replace(' → ', '_to_')}_s"
     return f"{quantity.replace(' → ', '_to_')}_s"
 
 

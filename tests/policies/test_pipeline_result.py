@@ -42,6 +42,12 @@ def test_what_a_run_kept_busy_stands_beside_what_was_predicted_of_it() -> None:
     assert math.isnan(found.loc["busy_d", "measured"]), "nothing was measured of it"
 
 
+def test_rows_within_a_stage_stand_beside_their_own_prediction() -> None:
+    report = Report({"b → a": 0.5, "rows b → a": 0.25})
+    found = beside({"b_to_a_s": 1.0, "rows_b_to_a_s": 1.0}, measured=report).set_index("quantity")
+    assert found["measured"].to_dict() == {"b_to_a": 0.5, "rows_b_to_a": 0.25}
+
+
 def test_a_stage_of_several_places_stands_beside_its_prediction_and_counts_once() -> None:
     found = beside({"stage_b+c_s": 0.04, "at_a_s": 0.01, "a_to_b_s": 0.012}, measured=REPORT).set_index("quantity")
     assert found["measured"].tolist() == [0.05, 0.011, 0.012] and found.loc["stage_b+c", "unit"] == "s"
