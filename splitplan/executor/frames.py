@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,6 +66,15 @@ class FrameRecord:
             latency_s=self.latency_s,
             lost=sends and bool(self.alone),
         )
+
+
+def longest_stream(frames: Sequence[FrameRecord]) -> list[FrameRecord]:
+    """The frames of the longest stream; none when none were streamed."""
+    streams: dict[int, list[FrameRecord]] = defaultdict(list)
+    for f in frames:
+        if f.stream is not None:
+            streams[f.stream].append(f)
+    return max(streams.values(), key=len, default=[])
 
 
 def count(frames: Sequence[FrameRecord]) -> dict[str, float]:

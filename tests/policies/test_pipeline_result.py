@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import splitplan as sp
-from splitplan.executor.pipeline_report import Busy
+from splitplan.executor.pipeline_busy import Busy
 from splitplan.policies.pipeline_result import beside
 
 
