@@ -272,8 +272,11 @@ def _pieces(plan: PipelinePlan, legs: Sequence[Leg]) -> list[tuple[str, str]]:
 
 def _latency(plan: PipelinePlan, frames: Sequence[FrameRecord]) -> Row:
     single = [f.latency_s for f in frames if f.single]
-    how = "" if single or not frames else "with waiting: no frame was alone in the system"
-    return row_of("latency", "s", plan.predicted.get("latency_s"), single or [f.latency_s for f in frames], how)
+    waited = bool(frames) and not single
+    how = "with waiting: several frames were under way; not comparable: predicted is of one that is alone, as app(x) sends it"
+    values = single or [f.latency_s for f in frames]
+    row = row_of("latency", "s", plan.predicted.get("latency_s"), values, how if waited else "")
+    return replace(row, comparable=not waited)
 
 
 def _throughput(plan: PipelinePlan, frames: Sequence[FrameRecord]) -> Row:

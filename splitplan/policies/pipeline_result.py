@@ -304,7 +304,8 @@ class PipelineResult:
 class Reports(Protocol):
     """What has a table of what was measured, as the executor's report: columns ``quantity`` and ``measured``.
 
-    Where it has ``busy`` too, that is taken: what a frame kept busy (``what``) and for how long (``measured_s``).
+    Where it has ``busy`` too, that is taken: what a frame kept busy (``what``) and for how long (``measured_s``). ``rows``, if it has
+    them, say of each ``quantity`` whether it is ``comparable``.
     """
 
     def to_frame(self) -> pd.DataFrame:
@@ -329,7 +330,8 @@ def beside(formula: Numbers, simulated: Numbers | None = None, measured: Numbers
     -------
     DataFrame
         One row a quantity that the formula knows, or that both others do: ``quantity, unit, formula, simulated, measured`` and the ratios
-        ``simulated_to_formula, measured_to_formula, measured_to_simulated``; NaN where a number is missing or divides by 0.
+        ``simulated_to_formula, measured_to_formula, measured_to_simulated``; NaN where a number is missing or divides by 0, and of what a
+        report says is of different things, as latency with waiting and that of a frame that is alone.
     """
     import pandas as pd
 
@@ -338,13 +340,15 @@ def beside(formula: Numbers, simulated: Numbers | None = None, measured: Numbers
     names += [k for k in given[1] if k not in given[0] and k in given[2]]
     values = np.array([[g.get(k, math.nan) for g in given] for k in names], float).reshape(-1, 3)
     f, s, m = values.T
+    apart = np.isin(names, _apart(measured))
     found = pd.DataFrame({"quantity": [k.rsplit("_", 1)[0] for k in names]})
     found["unit"] = ["1/s" if k.endswith("_hz") else "s" for k in names]
     for name, column in (("formula", f), ("simulated", s), ("measured", m)):
         found[name] = column
     ratios = (("simulated_to_formula", s, f), ("measured_to_formula", m, f), ("measured_to_simulated", m, s))
     for name, over, under in ratios:
-        found[name] = np.divide(over, under, out=np.full(len(f), math.nan), where=under != 0)
+        known = (under != 0) & ~(apart & (over is m))
+        found[name] = np.divide(over, under, out=np.full(len(f), math.nan), where=known)
     return found
 
 
@@ -360,6 +364,12 @@ def _numbers(given: Numbers | None) -> dict[str, float]:
         if busy.measured_s is not None and " + " not in busy.what:  # of several places: their stage has a row
             found[f"busy_{busy.what}_s"] = float(busy.measured_s)
     return found | ({"period_s": 1 / hz} if (hz := found.get("throughput_hz", 0.0)) > 0 else {})
+
+
+def _apart(given: Numbers | None) -> list[str]:
+    """What a report has measured and says cannot be compared, by the predictions' names."""
+    found = [_key(row.quantity) for row in getattr(given, "rows", ()) if not row.comparable]
+    return found + ["period_s"] * ("throughput_hz" in found)
 
 
 def _key(quantity: str) -> str:

@@ -15,6 +15,7 @@ from splitplan.executor.frames import FrameRecord
 from splitplan.executor.legs import legs_of
 from splitplan.executor.pipeline_report import PipelineReport, make_report
 from splitplan.models.trace import Traced
+from splitplan.policies.pipeline_result import beside
 
 from .pipelines import joined, pipeline
 
@@ -111,3 +112,25 @@ def test_the_command_marks_both_bottlenecks(small: Traced, monkeypatch: pytest.M
     lines = shown.getvalue().splitlines()
     assert [line.split()[0] for line in lines if line.rstrip().endswith("sets the pace")] == ["medium"]
     assert [line.split()[0] for line in lines if line.rstrip().endswith("was predicted to set it")] == ["b"]
+
+
+def test_latency_with_waiting_is_not_compared_with_that_of_a_frame_alone(small: Traced) -> None:
+    predicted = SECONDS | {"latency_s": 0.5, "period_s": 1.0}
+    streamed = [frame(k, dict(SECONDS)) for k in range(20)]
+    report = report_of(small, streamed, predicted=predicted)
+    row = next(r for r in report.rows if r.quantity == "latency")
+    assert (row.measured, row.predicted, row.ratio) == (2.0, 0.5, None)
+    assert "with waiting" in row.how and "not comparable" in row.how
+    (line,) = [x for x in str(report).splitlines() if x.startswith("latency")]
+    assert "500.00 ms" in line and "2000.00 ms" in line and "4.000" not in line
+    drawn = [t.get_text() for ax in report.plot().axes for t in ax.texts]
+    assert "+300%" not in drawn
+    found = beside(predicted, {"latency_s": 0.5}, report).set_index("quantity").loc["latency"]
+    assert found["measured"] == 2.0 and found["simulated_to_formula"] == 1.0
+    assert found[["measured_to_formula", "measured_to_simulated"]].isna().all()
+    # One that was alone is enough: then only such frames count, and they can be compared.
+    alone = frame(20, dict(SECONDS), single=True, stream=None, done_s=20.75)
+    row = next(r for r in report_of(small, [*streamed, alone], predicted=predicted).rows if r.quantity == "latency")
+    assert (row.measured, row.ratio, row.how, row.n) == (0.75, 1.5, "", 1)
+    nothing = next(r for r in report_of(small, [], predicted=predicted).rows if r.quantity == "latency")
+    assert nothing.measured is None and nothing.comparable
