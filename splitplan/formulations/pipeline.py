@@ -290,6 +290,23 @@ class PipelinePlacement(Scaled, Formulation):
         predicted = {k: v for k, v in self.evaluate(plan).items() if k != "objective" and np.isfinite(v)}
         return replace(plan, predicted=predicted)
 
+    def plan(self, counts: Mapping[str, int]) -> PipelinePlan:
+        """A plan of your own with what this problem predicts of it, to be compared, simulated and run like any other.
+
+        Parameters
+        ----------
+        counts : mapping of str to int
+            Places in the order of the stages, and how many layers each computes, together all of the graph's:
+            ``problem.plan({"camera": 10, "box": 21})``. No rows are shared.
+
+        Raises
+        ------
+        DataError
+            A place that the system has not, a number of layers that is none, layers that are not as many as the graph has; or what the
+            problem forbids (`violations`); all of it at once.
+        """
+        return pipeline_naive.own(self, counts)
+
     def adopted(self, plan: PipelinePlan) -> PipelinePlan:
         """A plan of `alone` as one of this problem."""
         return replace(plan, **self._limits)
