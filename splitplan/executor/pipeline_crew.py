@@ -89,6 +89,8 @@ class PipelineCrew:
         Of the arrangement that stands.
     gone : dict of str to str
         Places that are lost, and why.
+    replanning_s : float
+        For how long it has arranged plans anew: from when a loss was known until the next plan stood, or none could.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class PipelineCrew:
         self.sessions: dict[str, Session] = {}
         self.abouts: dict[str, dict[str, Any]] = {}
         self.gone: dict[str, str] = {}
+        self.replanning_s = 0.0
         self._cut: set[tuple[str, str]] = set()
         self._broken = ("", "")
         self._medium: Medium | None = None
@@ -350,6 +353,13 @@ class PipelineCrew:
 
     def recover(self) -> Hop | None:
         """Arrange the plan anew, or another one on who is left; None when nobody is, or it is being closed."""
+        begin = time.monotonic()
+        try:
+            return self._recover()
+        finally:
+            self.replanning_s = self.replanning_s + time.monotonic() - begin
+
+    def _recover(self) -> Hop | None:
         self._look()
         while not self._closed.is_set():
             left = without(self.system, self.gone, self._cut)

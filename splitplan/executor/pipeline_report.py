@@ -13,7 +13,7 @@ from splitplan.data.pipeline_plan import PipelinePlan
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
 from splitplan.errors import listed
-from splitplan.executor.frames import FrameRecord, longest_stream
+from splitplan.executor.frames import FrameRecord, longest_silence, longest_stream
 from splitplan.executor.legs import Leg, mates_of, rows_name
 from splitplan.executor.pipeline_busy import Busy, bottleneck_text, busiest, busy_of, longest_of
 from splitplan.executor.pipeline_gantt import BEGAN, Bar, measured_bars, predicted_bars, stage_key
@@ -45,7 +45,9 @@ class PipelineReport:
     busy : tuple of Busy
         In the order in which a frame passes.
     counts : dict of str to float
-        Frames answered, arrangements anew, frames handed over again, percentiles of the response in seconds …
+        Frames answered, arrangements anew, frames handed over again, percentiles of the response in seconds … When something was lost,
+        ``replanning_s``, for how long plans were arranged anew, all together, and ``longest_without_answer_s``, the longest time for
+        which answered frames had waited without any being answered.
     notes : tuple of str
         What was emulated, what ran where, what went wrong.
     frames : tuple of FrameRecord
@@ -220,7 +222,8 @@ def make_report(
     if unlike:
         rows[:2] = [_remarked(r, "not comparable: " + "; ".join(unlike.values())) for r in rows[:2]]
     rows.append(_overhead(plan, mine))
-    found = dict(counts) | {f"response_p{q}_s": float(np.quantile(streamed, q / 100)) for q in (50, 95, 99) if streamed}
+    found = dict(counts) | ({"longest_without_answer_s": longest_silence(frames)} if "replanning_s" in counts else {})
+    found |= {f"response_p{q}_s": float(np.quantile(streamed, q / 100)) for q in (50, 95, 99) if streamed}
     return PipelineReport(
         tuple(plans), number, tuple(rows), busy_of(plan, legs[number], mates, mine, emulate), found, notes, frames,
         measured_bars(plan, legs[number], mine), predicted_bars(plan, legs[number]),

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from splitplan.cli import run_pipeline
 from splitplan.data.system import System
-from splitplan.executor.frames import FrameRecord
+from splitplan.executor.frames import FrameRecord, longest_silence
 from splitplan.executor.legs import legs_of
 from splitplan.executor.pipeline_report import PipelineReport, make_report
 from splitplan.models.trace import Traced
@@ -134,3 +136,26 @@ def test_latency_with_waiting_is_not_compared_with_that_of_a_frame_alone(small: 
     assert (row.measured, row.ratio, row.how, row.n) == (0.75, 1.5, "", 1)
     nothing = next(r for r in report_of(small, [], predicted=predicted).rows if r.quantity == "latency")
     assert nothing.measured is None and nothing.comparable
+
+
+def test_for_how_long_nobody_was_answered_is_told_when_a_stage_was_lost(small: Traced) -> None:
+    # An answer a second from 2 s on; those of frames 5 to 7 come at 12 s; the stream ends at 13 s, and 40 s later one comes alone.
+    streamed = [frame(k, {}, done_s=12.0 if 5 <= k < 8 else 13.0 if k >= 8 else k + 2.0) for k in range(10)]
+    late = frame(10, {}, submitted_s=53.0, done_s=54.0, single=True, stream=None)
+    counts = {"replans": 1.0, "replanning_s": 2.5}
+    report = report_of(small, [late, *streamed[::-1]], counts=counts)
+    assert report.counts["longest_without_answer_s"] == 6.0 and report.counts["replanning_s"] == 2.5
+    assert "replanning_s: 2.5" in str(report) and "longest_without_answer_s: 6" in str(report)
+    assert "longest_without_answer_s" not in report_of(small, streamed, counts={"replans": 0.0}).counts
+    assert report_of(small, [], counts=counts).counts["longest_without_answer_s"] == 0.0
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 12)), min_size=1, max_size=8))
+def test_the_longest_time_without_an_answer_is_that_of_looking_each_second(spans: list[tuple[int, int]]) -> None:
+    frames = [frame(k, {}, submitted_s=float(a), done_s=float(a + b)) for k, (a, b) in enumerate(spans)]
+    longest, run = 0.0, 0.0
+    for t in range(45):  # from t to t + 1 nothing begins or ends
+        waiting = any(f.submitted_s <= t < f.done_s for f in frames)
+        run = run + 1.0 if waiting and not any(f.done_s == t for f in frames) else float(waiting)
+        longest = max(longest, run)
+    assert longest_silence(frames) == longest
