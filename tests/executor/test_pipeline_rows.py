@@ -179,6 +179,17 @@ def test_shared_rows_on_a_shared_medium(cnn: Traced) -> None:
     given = inputs(5)
     with deploy(cnn, shared(cnn, ("a", "b"), [4], "d", source="d", sink="d"), system) as app:
         assert all(close(got, expected(cnn, x)) for got, x in zip(app.stream(given), given, strict=True))
+        report = app.report()
+    way, names = system.way("a", "b"), ("d_to_a", "rows_a_to_b", "rows_b_to_a", "a_to_d")
+    assert way is not None
+    frame = report.frames[-1].times
+    assert all(frame[f"{name}_bytes"] > 0 for name in names)
+    (busy,) = (b for b in report.busy if b.what == "medium")
+    # Rows are on the medium too; and it carries one transfer at a time.
+    most = max(sum(way.busy_s(f.times[f"{name}_bytes"]) for name in names) for f in report.frames)
+    assert busy.measured_s is not None and busy.utilisation is not None
+    assert sum(way.busy_s(frame[f"{name}_bytes"]) for name in ("d_to_a", "a_to_d")) < busy.measured_s <= most * 1.01
+    assert busy.utilisation <= 1 + 1e-9
 
 
 @pytest.mark.parametrize("victim", ["a", "b"])
