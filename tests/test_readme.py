@@ -97,6 +97,7 @@ def test_the_page_on_pipelines_runs(tmp_path: Path) -> None:
         "simulated, always a frame there",
         "bottleneck",
         "measured_to_formula",
+        "own: ",
     ):
         assert word in shown
     assert "equal layers: " in shown

@@ -8,7 +8,9 @@ def main() -> None:
     try:
         # Here, so that Ctrl-C while it loads ends like any other.
         from splitplan.cli.app import app
+        from splitplan.cli.terminal import make_safe
 
+        make_safe()
         app()
     except KeyboardInterrupt:
         sys.stderr.write("splitplan: interrupted\n")

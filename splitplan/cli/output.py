@@ -16,37 +16,42 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from splitplan.cli.terminal import one_line, plain
 from splitplan.errors import DataError, raise_all
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _UNFOLDED = 1000
+_SPINNER = 3
+"""Columns of the spinner before a line of progress, and one that stays free."""
 _COUNT = re.compile(r"([\d,]+(?:\.\d+)?) of ([\d,]+(?:\.\d+)?)")
 
 
 def out() -> Console:
     """The console of results. In a file or a pipe nothing is folded, unless COLUMNS says where."""
     free = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(highlight=False, soft_wrap=False, width=_UNFOLDED if free else None)
+    return Console(highlight=False, emoji=False, soft_wrap=False, width=_UNFOLDED if free else None)
 
 
 def err() -> Console:
-    """The console of progress and errors."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    """The console of progress and errors; what stderr cannot encode is written in plain characters."""
+    return Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
     """A line of progress, on stderr, so that stdout stays a script's."""
-    err().print(text, markup=False)
+    console = err()
+    console.print(plain(text, console.encoding), markup=False)
 
 
 def say_error(text: str) -> None:
     """One message on stderr."""
-    err().print(f"splitplan: {text}", markup=False, style="red")
+    console = err()
+    console.print(plain(f"splitplan: {text}", console.encoding), markup=False, style="red")
 
 
 def print_json(data: Any) -> None:
@@ -121,8 +126,14 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
 def _spinning(text: str) -> Iterator[Callable[[str], None]]:
     console = err()
     if console.is_terminal:
-        with console.status(escape(text)) as status:
-            yield lambda now: status.update(escape(now))
+        width = console.width - _SPINNER  # a longer line would be folded, and leave its ends behind when it changes
+
+        def line(now: str) -> Text:
+            return Text(one_line(now, width, console.encoding))
+
+        simple = plain("⠋", console.encoding) != "⠋"
+        with console.status(line(text), spinner="line" if simple else "dots") as status:
+            yield lambda now: status.update(line(now))
     else:
         say(f"{text} …")
         yield seldom(lambda now: say(f"{now} …"))

@@ -123,7 +123,11 @@ def show_pipeline_report(report: PipelineReport) -> None:
             seconds(b.predicted_s),
             seconds(b.measured_s),
             "–" if b.utilisation is None else f"{b.utilisation:.0%}",
-            "sets the pace" if b.what == report.bottleneck else "",
+            "sets the pace"
+            if b.what == report.bottleneck
+            else "was predicted to set it"
+            if b.what == report.predicted_bottleneck
+            else "",
         )
         for b in report.busy
     ]

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from html import escape
@@ -20,7 +20,7 @@ from splitplan.data.device import Device
 from splitplan.data.profile_table import COLUMNS as COLUMNS
 from splitplan.data.profile_table import FIXED, checked, first_lines, from_csv
 from splitplan.data.system import System
-from splitplan.errors import DataError, MissingPackageError, raise_all
+from splitplan.errors import DataError, MissingPackageError, listed, raise_all
 from splitplan.models.files import check_schema, is_instead, table_format, write_whole
 from splitplan.models.graph import INPUT, LayerGraph, number_problem
 from splitplan.models.rows import in_rows
@@ -31,6 +31,8 @@ NOISE_SHARE = 0.8
 NOISY = 0.25
 """`Profile.noise` above which a profile warns. A quiet machine shows 0.05 to 0.15, and up to 0.25 for models of less than a
 millisecond; one with more busy processes than cores 0.9."""
+_SAME = 1e-6
+"""Numbers of two places that differ by no more than this part of them, the slowdowns apart, are of one measurement."""
 
 
 @dataclass(frozen=True)
@@ -203,13 +205,34 @@ class Profile:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A sentence for each place whose `noise` is above `NOISY`."""
-        return tuple(
-            f"place {place!r} is noisy: its layers' seconds vary by {noise:.0%} (interquartile range), above {NOISY:.0%}; "
-            "profile again while nothing else runs there"
-            for place, noise in self.noise.items()
-            if noise > NOISY
-        )
+        """A sentence for each measurement whose `noise` is above `NOISY`, with all places whose times are from it."""
+        noise, found = self.noise, []
+        for places in self._measurements([p for p, x in noise.items() if x > NOISY]):
+            whose = f"place {places[0]!r} is noisy: its"
+            if len(places) > 1:
+                whose = f"places {listed(places)} are noisy: they share one measurement, and its"
+            found.append(
+                f"{whose} layers' seconds vary by {noise[places[0]]:.0%} (interquartile range), above {NOISY:.0%}; "
+                "profile again while nothing else runs there"
+            )
+        return tuple(found)
+
+    def _measurements(self, places: Iterable[str]) -> list[list[str]]:
+        """The places, those together whose times are from one measurement: times and spreads differ by one factor, the slowdown.
+
+        Seen from the numbers, since profiles that were read have no more: two measurements never agree in all their digits.
+        """
+        groups: list[tuple[np.ndarray, list[str]]] = []
+        for place in places:
+            seconds, spread = self.seconds(place), self.spread(place)
+            shape = np.concatenate([seconds, spread]) / seconds.sum()
+            for other, members in groups:
+                if np.allclose(shape, other, rtol=_SAME, atol=0.0):
+                    members.append(place)
+                    break
+            else:
+                groups.append((shape, [place]))
+        return [members for _, members in groups]
 
     def summary(self) -> pd.DataFrame:
         """One row a place and clock: total seconds, method, device, what is emulated."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from splitplan.data.catalog import device as catalog_device
 from splitplan.data.catalog import link as catalog_link
 from splitplan.data.device import Device, unknown_fields
 from splitplan.data.link import Link, Radio
+from splitplan.data.system_links import ALL, HUB, Medium, as_argument, entries_of, medium_of, with_sample
 from splitplan.data.way import Way, over_pair, over_shared, over_star
 from splitplan.errors import DataError, SplitplanError, raise_all
 from splitplan.models.files import is_instead, write_whole
@@ -33,15 +34,9 @@ rtt_s = 0.03
 radio = { up_w_per_bps = 0.0, down_w_per_bps = 0.0, base_w = 0.0 }  # watts of the device's radio; only for energy
 """
 
-HUB = "hub"
-"""The other end of a star's links; no place of a star may have this name."""
-ALL = "all"
-"""Who is joined by a shared medium."""
 RESERVED = ("link", "links", "star", "shared", "self")
 """Names that are arguments of `System` and so can be no place's."""
-
-Medium = Literal["pairs", "star", "shared"]
-"""How places are joined: by links of their own, each by one link to a hub, or all by one medium."""
+_LINK_FIELDS = (*(f.name for f in fields(Link)), "rate_bps", "from")
 
 
 @dataclass(frozen=True, init=False)
@@ -208,42 +203,30 @@ class System:
             raise DataError(f"cannot be read: {e.strerror}", str(path)) from e
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
             raise DataError(is_instead(path, of="a system") or f"is not valid TOML: {e}", str(path)) from e
-        problems: list[str] = [
-            f"unknown table {k!r}; known: medium, places, links" for k in data if k not in ("medium", "places", "links")
-        ]
-        if (medium := data.get("medium", "pairs")) not in get_args(Medium):
-            problems.append(f"medium is {medium!r}; give one of {', '.join(get_args(Medium))}")
-            medium = "pairs"
+        problems, forms = list[str](), list[str]()
+        medium = medium_of(data, forms)
+        problems += [f"unknown table {k!r}; known: medium, places, links" for k in data if k not in ("places", "links")]
         places: dict[str, Device] = {}
-        for name, body in _tables(data.get("places", {}), "places", problems):
+        tables = _tables(data.get("places", {}), "places", problems)
+        for name, body in tables:
             places.update({name: made} if (made := _collect(problems, f"[places.{name}]", _device, body)) else {})
         reserved = sorted(set(RESERVED) & set(places))
         problems += [f"[places.{name}]: the name is reserved; call the place something else" for name in reserved]
         links: dict[Any, Link] = {}
-        entries = data.get("links", [])
-        if not isinstance(entries, list):
-            problems.append("links must be a list of tables: [[links]]")
-            entries = []
-        for i, body in enumerate(entries):
-            where = f"[[links]] number {i + 1}"
-            between = body.pop("between", None) if isinstance(body, dict) else None
-            ends, wanted = _ends(between, medium)
-            if ends is None:
-                problems.append(f"{where}: needs between = {wanted}")
-                continue
+        for where, ends, body in entries_of(data, medium, _LINK_FIELDS, forms):
+            made = _collect(problems, where, _link, body)
             if ends in links:
-                problems.append(f"{where}: {' and '.join(map(repr, ends))} have a link already; give one")
-            links.update({ends: made} if (made := _collect(problems, where, _link, body)) else {})
-        if medium == "shared" and not links and not problems:
-            problems.append('medium is "shared"; needs one [[links]] with between = "all"')
+                problems.append(f"{where}: {' and '.join(map(repr, ends or ()))} have a link already; give one")
+            elif ends is not None and made is not None:
+                links[ends] = made
         try:
-            raise_all(problems)
-            given = _as_argument(medium, links)
+            raise_all([*_with_skeleton(problems), *with_sample(forms, medium, [name for name, _ in tables])])
+            given = as_argument(medium, links)
             return cls(
                 link=None, links=given.get("links"), star=given.get("star"), shared=given.get("shared"), **places
             )
         except DataError as e:
-            raise DataError(_with_skeleton(e.problems), str(path)) from e
+            raise DataError(e.problems if problems or forms else _with_skeleton(e.problems), str(path)) from e
 
     @staticmethod
     def skeleton() -> str:
@@ -277,29 +260,11 @@ def _rates(k: Link) -> str:
     return f"{k.name}, {k.rate_up_bps / 1e6:g} Mbit/s up, {k.rate_down_bps / 1e6:g} down, rtt {k.rtt_s * 1e3:g} ms"
 
 
-def _ends(between: Any, medium: str) -> tuple[tuple[str, ...] | None, str]:
-    """The ends of a link of a TOML file, or None, and the form that they must have."""
-    if medium == "shared":
-        return (("all places",) if between == ALL else None), f'"{ALL}", since the medium is shared'
-    if not (isinstance(between, list) and len(between) == 2 and all(isinstance(x, str) for x in between)):
-        return None, '["place", "hub"], since the medium is a star' if medium == "star" else '["place", "place"]'
-    if medium == "star" and between[1] != HUB:
-        return None, '["place", "hub"], since the medium is a star'
-    return tuple(between), ""
-
-
-def _as_argument(medium: str, links: dict[Any, Link]) -> dict[str, Any]:
-    """The links of a TOML file as `System` takes them."""
-    if medium == "star":
-        return {"star": {ends[0]: k for ends, k in links.items()}}
-    return {"shared": next(iter(links.values()))} if medium == "shared" else {"links": links}
-
-
-def _with_skeleton(problems: tuple[str, ...]) -> tuple[str, ...]:
+def _with_skeleton(problems: Sequence[str]) -> tuple[str, ...]:
     """The problems, a valid file after the last one when some are of form: a field or table that is unknown or missing."""
     signs = ("unknown field", "unknown table", "needs ", "has no places", "must hold tables", "must be a")
     if not any(sign in p for p in problems for sign in signs):
-        return problems
+        return tuple(problems)
     shown = "\n".join(f"      {line}".rstrip() for line in SKELETON.splitlines())
     return (*problems[:-1], f"{problems[-1]}\n    A valid file to start from (splitplan.System.skeleton()):\n{shown}")
 

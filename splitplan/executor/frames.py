@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from splitplan.data.plan import SplitPlan, wire_bytes
 from splitplan.models.graph import INPUT, LayerGraph
@@ -65,6 +67,26 @@ class FrameRecord:
             latency_s=self.latency_s,
             lost=sends and bool(self.alone),
         )
+
+
+def longest_stream(frames: Sequence[FrameRecord]) -> list[FrameRecord]:
+    """The frames of the longest stream; none when none were streamed."""
+    streams: dict[int, list[FrameRecord]] = defaultdict(list)
+    for f in frames:
+        if f.stream is not None:
+            streams[f.stream].append(f)
+    return max(streams.values(), key=len, default=[])
+
+
+def longest_silence(frames: Sequence[FrameRecord]) -> float:
+    """The longest time in seconds for which some of these frames were under way and none was answered."""
+    by_answer = sorted(frames, key=lambda f: f.done_s)
+    # Since when the frames wait that had no answer before this one's, from the last answer back.
+    since = list(accumulate((f.submitted_s for f in reversed(by_answer)), min))
+    found, before_s = 0.0, -math.inf
+    for f, since_s in zip(by_answer, reversed(since), strict=True):
+        found, before_s = max(found, f.done_s - max(before_s, since_s)), f.done_s
+    return found
 
 
 def count(frames: Sequence[FrameRecord]) -> dict[str, float]:

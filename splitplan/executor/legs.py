@@ -130,12 +130,34 @@ def _leg(graph: LayerGraph, plan: PipelinePlan, system: System, number: int, a: 
 
 @dataclass(frozen=True)
 class MateWays:
-    """How the first place of a stage and another one that shares its rows reach each other."""
+    """How the first place of a stage and another one that shares its rows reach each other.
+
+    Parameters
+    ----------
+    stage : int
+    head, place : str
+        The first place of the stage, and the other one.
+    there, back : Way
+    messages : int
+        Blocks of a frame of which the other place makes rows: so many messages go each way.
+    """
 
     stage: int
+    head: str
     place: str
     there: Way
     back: Way
+    messages: int
+
+    @property
+    def both(self) -> tuple[tuple[str, str, Way], ...]:
+        """Each way: its sender, its receiver, itself."""
+        return (self.head, self.place, self.there), (self.place, self.head, self.back)
+
+
+def rows_name(sender: str, receiver: str) -> str:
+    """What predictions and a frame's times call the rows that go between two places of a stage: ``rows_a_to_b``."""
+    return f"rows_{sender}_to_{receiver}"
 
 
 def mates_of(plan: PipelinePlan, system: System) -> tuple[MateWays, ...]:
@@ -148,14 +170,15 @@ def mates_of(plan: PipelinePlan, system: System) -> tuple[MateWays, ...]:
     """
     found, problems = [], []
     for number, stage in enumerate(plan.stages):
-        for place in stage.places[1:]:
+        for k, place in enumerate(stage.places[1:], 1):
             there, back = system.way(stage.place, place), system.way(place, stage.place)
             if there is None or back is None:
                 problems.append(
                     f"shares rows of {stage.place} with {place}, and nothing leads there and back; give the system a link"
                 )
             else:
-                found.append(MateWays(number, place, there, back))
+                messages = sum(b.rows[k] > 0 for b in stage.blocks)
+                found.append(MateWays(number, stage.place, place, there, back, messages))
     raise_all(problems, f"pipeline plan for {plan.model!r}")
     return tuple(found)
 

@@ -104,6 +104,7 @@ class PipelineApp(Front[_Entry]):
             frames, notes = tuple(self._frames), [*self._notes]
             counts = {"frames": float(len(frames)), **self._counts}
             counts["surplus_answers_dropped"] = float(self._surplus)
+            counts |= {"replanning_s": crew.replanning_s} if crew.replanning_s else {}
         plans, abouts = crew.plans.copy(), crew.abouts.copy()  # the keeper changes them
         legs = [crew.legs_at(k) for k in range(len(plans))]
         told = facts(plans[0], legs[0], self.system, abouts, crew.settings.hosts, crew.emulate)

@@ -30,7 +30,7 @@ from splitplan.executor.pipeline_settings import PipelineSettings, plan_problems
 from splitplan.executor.reach import PATIENCE_S, knock
 from splitplan.executor.session import Session
 from splitplan.executor.spawn import WorkerProcess
-from splitplan.executor.split import check_torch_device
+from splitplan.executor.split import not_here
 from splitplan.executor.wire import Message
 from splitplan.executor.worker import WorkerOptions
 from splitplan.models.trace import Traced
@@ -89,6 +89,8 @@ class PipelineCrew:
         Of the arrangement that stands.
     gone : dict of str to str
         Places that are lost, and why.
+    replanning_s : float
+        For how long it has arranged plans anew: from when a loss was known until the next plan stood, or none could.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class PipelineCrew:
         self.emulate = settings.emulated
         self.plans, self.plan_id = [plan], ""
         self.numbers: dict[str, int] = {}
+        self._not_here = not_here({p: d for p, d in system.places.items() if p not in settings.hosts})
         self.legs = legs_of(traced.graph, plan, system)
         self._all_legs = [self.legs]
         raise_all(self._problems(plan, system), "deploy")
@@ -124,6 +127,7 @@ class PipelineCrew:
         self.sessions: dict[str, Session] = {}
         self.abouts: dict[str, dict[str, Any]] = {}
         self.gone: dict[str, str] = {}
+        self.replanning_s = 0.0
         self._cut: set[tuple[str, str]] = set()
         self._broken = ("", "")
         self._medium: Medium | None = None
@@ -142,7 +146,8 @@ class PipelineCrew:
 
     def _problems(self, plan: PipelinePlan, system: System) -> list[str]:
         """Why a plan cannot be run on a system; where that does not carry it, a `DataError`."""
-        return plan_problems(self.settings, plan, legs_of(self._traced.graph, plan, system), mates_of(plan, system))
+        found = plan_problems(self.settings, plan, legs_of(self._traced.graph, plan, system), mates_of(plan, system))
+        return found + [self._not_here[p] for p in plan.places if p in self._not_here]
 
     # -- starting ------------------------------------------------------------------------------------
 
@@ -259,8 +264,6 @@ class PipelineCrew:
         if here:
             self._tell(f"starting the worker{'s' if len(here) > 1 else ''} at {', '.join(here)}")
         for place in here:
-            check_torch_device(self.system.places[place].kind)
-        for place in here:
             options = WorkerOptions(
                 self._model_file(), self._address(place), self._keys_directory, **self._options(place)
             )
@@ -350,9 +353,20 @@ class PipelineCrew:
 
     def recover(self) -> Hop | None:
         """Arrange the plan anew, or another one on who is left; None when nobody is, or it is being closed."""
+        begin = time.monotonic()
+        try:
+            return self._recover()
+        finally:
+            self.replanning_s = self.replanning_s + time.monotonic() - begin
+
+    def _recover(self) -> Hop | None:
         self._look()
+        for place in self._not_here:
+            self._note(
+                f"{place} was left out of re-planning: its torch device is not here, and no worker of it is in hosts"
+            )
         while not self._closed.is_set():
-            left = without(self.system, self.gone, self._cut)
+            left = without(self.system, {*self.gone, *self._not_here}, self._cut)
             if left is None:
                 return None
             try:

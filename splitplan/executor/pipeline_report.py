@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -13,10 +12,10 @@ import numpy as np
 from splitplan.data.pipeline_plan import PipelinePlan
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
-from splitplan.data.way import Way
 from splitplan.errors import listed
-from splitplan.executor.frames import FrameRecord
-from splitplan.executor.legs import Leg
+from splitplan.executor.frames import FrameRecord, longest_silence, longest_stream
+from splitplan.executor.legs import Leg, mates_of, rows_name
+from splitplan.executor.pipeline_busy import Busy, bottleneck_text, busiest, busy_of, longest_of
 from splitplan.executor.pipeline_gantt import BEGAN, Bar, measured_bars, predicted_bars, stage_key
 from splitplan.executor.report import Row, row_of, rows_to_frame, rows_to_html, rows_to_text
 
@@ -27,29 +26,6 @@ if TYPE_CHECKING:
 
 _STEADY = 10
 """Answers while the pipeline was full that make its pace known."""
-
-
-@dataclass(frozen=True)
-class Busy:
-    """A place, or what carries transfers, and the seconds for which one frame keeps it busy.
-
-    Parameters
-    ----------
-    what : str
-        A place's name; ``a→b`` of a pair, ``a up`` or ``b down`` of a star, ``medium`` of a shared one.
-    predicted_s, measured_s : float or None
-        The measured ones are medians, of what passes there added up. What an emulated way carries keeps it busy for as long as its
-        bytes were given the way, which is shorter than from end to end: a thread that wakes up late keeps no way busy. Of a real way
-        it is from end to end, its delay too.
-    utilisation : float or None
-        Of the time from when the longest stream's first frame was handed over to its last answer, what its frames kept it busy. None
-        where a real way counts: for how long that was busy is not known.
-    """
-
-    what: str
-    predicted_s: float | None
-    measured_s: float | None
-    utilisation: float | None
 
 
 @dataclass(frozen=True)
@@ -64,11 +40,14 @@ class PipelineReport:
         Of the one that rows and ``busy`` are of.
     rows : tuple of Row
         ``throughput``; ``latency`` of frames that were alone in the system, ``response`` of streamed ones, waiting included; of each
-        place ``at P``, of each way ``P → Q`` from when a frame has it to when it is through, its delay left out; ``overhead``.
+        place ``at P``, of each way ``P → Q`` from when a frame has it to when it is through, its delay left out; of each way between the
+        first place of a stage and another one that shares its rows ``rows P → Q``, all blocks added up; ``overhead``.
     busy : tuple of Busy
         In the order in which a frame passes.
     counts : dict of str to float
-        Frames answered, arrangements anew, frames handed over again, percentiles of the response in seconds …
+        Frames answered, arrangements anew, frames handed over again, percentiles of the response in seconds … When something was lost,
+        ``replanning_s``, for how long plans were arranged anew, all together, and ``longest_without_answer_s``, the longest time for
+        which answered frames had waited without any being answered.
     notes : tuple of str
         What was emulated, what ran where, what went wrong.
     frames : tuple of FrameRecord
@@ -95,19 +74,24 @@ class PipelineReport:
 
     @property
     def bottleneck(self) -> str:
-        """Who was busy longest for a frame, by measurement; empty before any was computed."""
-        known = [b for b in self.busy if b.measured_s is not None]
-        return max(known, key=lambda b: b.measured_s or 0.0).what if known else ""
+        """Whose utilisation was largest while frames were streamed; before that, who was busy longest for a frame; empty if nobody was."""
+        return busiest(self.busy)
+
+    @property
+    def predicted_bottleneck(self) -> str:
+        """Whom a frame keeps busy longest by the prediction; empty where one is missing."""
+        return longest_of(self.busy)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a quantity: ``quantity, unit, predicted, measured, p95, ratio, n, how``."""
         return rows_to_frame(self.rows)
 
     def busy_to_frame(self) -> pd.DataFrame:
-        """One row a place or link: ``what, predicted_s, measured_s, utilisation, bottleneck``."""
+        """One row a place or link: ``what, predicted_s, measured_s, utilisation, bottleneck, predicted_bottleneck``."""
         import pandas as pd
 
-        return pd.DataFrame({**vars(b), "bottleneck": b.what == self.bottleneck} for b in self.busy)
+        told = {"bottleneck": self.bottleneck, "predicted_bottleneck": self.predicted_bottleneck}
+        return pd.DataFrame({**vars(b), **{k: b.what == v for k, v in told.items()}} for b in self.busy)
 
     def plans_to_frame(self) -> pd.DataFrame:
         """One row a plan that ran: ``number, plan, frames, replayed``."""
@@ -168,6 +152,7 @@ class PipelineReport:
             "rows": [{**vars(r), "ratio": r.ratio} for r in self.rows],
             "busy": [vars(b) for b in self.busy],
             "bottleneck": self.bottleneck,
+            "predicted_bottleneck": self.predicted_bottleneck,
             "counts": dict(self.counts),
             "notes": list(self.notes),
         }
@@ -175,7 +160,7 @@ class PipelineReport:
     def _remarks(self) -> list[str]:
         used = [f"{b.what} {b.utilisation:.0%}" for b in self.busy if b.utilisation is not None]
         told = [f"busy while frames were streamed: {', '.join(used)}"] if used else []
-        told += [f"bottleneck: {self.bottleneck}"] if self.bottleneck else []
+        told += bottleneck_text(self.busy)
         if len(self.plans) > 1:
             told += [
                 f"plan {k}, {plan.describe()}: {sum(f.cut == k and not f.alone for f in self.frames)} frames"
@@ -222,7 +207,7 @@ def make_report(
     whole = [f for f in frames if not f.alone]
     number = max(range(len(plans)), key=lambda k: sum(f.cut == k for f in whole))
     plan, mine = plans[number], [f for f in whole if f.cut == number]
-    unlike = _unlike(plan, system, abouts)
+    unlike, mates = _unlike(plan, system, abouts), mates_of(plan, system)
     rows = [_throughput(plan, mine), _latency(plan, mine)]
     streamed = [f.latency_s for f in frames if f.stream is not None]
     rows.append(row_of("response", "s", None, streamed, "of streamed frames, waiting included"))
@@ -237,9 +222,10 @@ def make_report(
     if unlike:
         rows[:2] = [_remarked(r, "not comparable: " + "; ".join(unlike.values())) for r in rows[:2]]
     rows.append(_overhead(plan, mine))
-    found = dict(counts) | {f"response_p{q}_s": float(np.quantile(streamed, q / 100)) for q in (50, 95, 99) if streamed}
+    found = dict(counts) | ({"longest_without_answer_s": longest_silence(frames)} if "replanning_s" in counts else {})
+    found |= {f"response_p{q}_s": float(np.quantile(streamed, q / 100)) for q in (50, 95, 99) if streamed}
     return PipelineReport(
-        tuple(plans), number, tuple(rows), _busy(plan, legs[number], mine, emulate), found, notes, frames,
+        tuple(plans), number, tuple(rows), busy_of(plan, legs[number], mates, mine, emulate), found, notes, frames,
         measured_bars(plan, legs[number], mine), predicted_bars(plan, legs[number]),
     )  # fmt: skip
 
@@ -278,9 +264,9 @@ def _pieces(plan: PipelinePlan, legs: Sequence[Leg]) -> list[tuple[str, str]]:
         found.append((f"at_{first}_s", f"at {first}"))
         for mate in mates:
             found += [
-                (f"{first}_to_{mate}_s", f"{first} → {mate}"),
+                (f"{rows_name(first, mate)}_s", f"rows {first} → {mate}"),
                 (f"at_{mate}_s", f"at {mate}"),
-                (f"{mate}_to_{first}_s", f"{mate} → {first}"),
+                (f"{rows_name(mate, first)}_s", f"rows {mate} → {first}"),
             ]
         if mates:
             found.append((stage_key(stage), f"stage {' + '.join(stage.places)}"))
@@ -289,23 +275,17 @@ def _pieces(plan: PipelinePlan, legs: Sequence[Leg]) -> list[tuple[str, str]]:
 
 def _latency(plan: PipelinePlan, frames: Sequence[FrameRecord]) -> Row:
     single = [f.latency_s for f in frames if f.single]
-    how = "" if single or not frames else "with waiting: no frame was alone in the system"
-    return row_of("latency", "s", plan.predicted.get("latency_s"), single or [f.latency_s for f in frames], how)
-
-
-def _longest(frames: Sequence[FrameRecord]) -> list[FrameRecord]:
-    """The frames of the longest stream; none when none were streamed."""
-    streams: dict[int, list[FrameRecord]] = defaultdict(list)
-    for f in frames:
-        if f.stream is not None:
-            streams[f.stream].append(f)
-    return max(streams.values(), key=len, default=[])
+    waited = bool(frames) and not single
+    how = "with waiting: several frames were under way; not comparable: predicted is of one that is alone, as app(x) sends it"
+    values = single or [f.latency_s for f in frames]
+    row = row_of("latency", "s", plan.predicted.get("latency_s"), values, how if waited else "")
+    return replace(row, comparable=not waited)
 
 
 def _throughput(plan: PipelinePlan, frames: Sequence[FrameRecord]) -> Row:
     period_s = plan.predicted.get("period_s")
     predicted = 1 / period_s if period_s else None
-    of = _longest(frames)
+    of = longest_stream(frames)
     done = sorted(f.done_s for f in of)
     if len(done) < 3:
         how = "fewer than 3 frames were streamed; app.stream(items) measures it"
@@ -324,7 +304,7 @@ def _overhead(plan: PipelinePlan, frames: Sequence[FrameRecord]) -> Row:
     inside = {"clock_uncertainty_s"}  # what a stage of rows takes is one number: its places overlap
     for places in [s.places for s in plan.stages if len(s.places) > 1]:
         inside |= {f"at_{p}_s" for p in places}
-        inside |= {f"{a}_to_{b}_s" for p in places[1:] for a, b in ((places[0], p), (p, places[0]))}
+        inside |= {f"{rows_name(a, b)}_s" for p in places[1:] for a, b in ((places[0], p), (p, places[0]))}
     values = [
         f.latency_s
         - math.fsum(v for k, v in f.times.items() if k.endswith("_s") and k not in inside and not k.startswith(BEGAN))
@@ -333,50 +313,6 @@ def _overhead(plan: PipelinePlan, frames: Sequence[FrameRecord]) -> Row:
     ]
     how = "latency less computing, ways and waits: delays, headers, copies, processes"
     return row_of("overhead", "s", predicted, values, how if values else "no frame was alone in the system")
-
-
-def _busy(plan: PipelinePlan, legs: Sequence[Leg], frames: Sequence[FrameRecord], emulate: bool) -> tuple[Busy, ...]:
-    """Whom a frame keeps busy for how long; a place also by what it sends and receives, when communication is added."""
-    keys: dict[str, list[str]] = {}
-    ways: dict[str, Way] = {}
-    for leg, stage in zip(legs, [*plan.stages, None], strict=True):
-        if leg.way is not None:
-            ways[f"{leg.name}_s"] = leg.way
-            for what in leg.way.resources:
-                keys.setdefault(what, []).append(f"{leg.name}_s")
-            for end in () if plan.overlap else (leg.sender, leg.receiver):
-                keys.setdefault(end, []).append(f"{leg.name}_s")
-        if stage is not None:
-            # A place that sends and receives by turns is busy with more than its stage: of several, each for itself.
-            for what in (" + ".join(stage.places),) if plan.overlap else stage.places:
-                keys.setdefault(what, []).append(stage_key(stage))
-
-    def seconds(frame: FrameRecord, names: Sequence[str]) -> float | None:
-        took = [
-            ways[n].busy_s(frame.times.get(f"{n.removesuffix('_s')}_bytes", math.nan))
-            if emulate and n in ways
-            else frame.times.get(n, math.nan)
-            for n in names
-        ]
-        return None if any(map(math.isnan, took)) else math.fsum(took)
-
-    streamed = _longest(frames)
-    lasted_s = max((f.done_s for f in streamed), default=0.0) - min((f.submitted_s for f in streamed), default=0.0)
-    found = []
-    for what, names in keys.items():
-        told = [plan.predicted[n] for n in names if n in plan.predicted]
-        seen = [x for f in frames if (x := seconds(f, names)) is not None]
-        kept = [x for f in streamed if (x := seconds(f, names)) is not None]
-        real = not emulate and any(n in ways for n in names)
-        found.append(
-            Busy(
-                what,
-                math.fsum(told) if len(told) == len(names) else None,
-                float(np.median(seen)) if seen else None,
-                math.fsum(kept) / lasted_s if kept and lasted_s > 0 and not real else None,
-            )
-        )
-    return tuple(found)
 
 
 def guessed(plan: PipelinePlan, profile: Profile) -> list[str]:

@@ -281,8 +281,12 @@ def make_rows(
         values = [f.times[f"{piece}_s"] for f in whole if f"{piece}_s" in f.times]
         rows.append(row_of(piece, "s", plan.predicted.get(f"{piece}_s"), values, ""))
     single = [f.latency_s for f in whole if f.single]
-    how = "" if single or not whole else "with waiting: no frame was alone in the system"
-    rows.append(row_of("latency", "s", plan.predicted.get("latency_s"), single or [f.latency_s for f in whole], how))
+    waited = bool(whole) and not single
+    how = (
+        "with waiting: no frame was alone in the system; not comparable: predicted is of one that is" if waited else ""
+    )
+    latency = row_of("latency", "s", plan.predicted.get("latency_s"), single or [f.latency_s for f in whole], how)
+    rows.append(replace(latency, comparable=not waited))
     rows.append(_overhead(plan, whole))
     if arrived := [f.latency_s for f in frames if f.arrived]:
         rows.append(row_of("response", "s", None, arrived, "arrival to answer, waiting included, of every frame"))

@@ -21,10 +21,11 @@ from typing import Any
 import zmq
 
 from splitplan.data.pipeline_plan import PipelinePlan, Stage
-from splitplan.data.plan import Wire
+from splitplan.data.plan import Wire, wire_bytes
 from splitplan.errors import BoundaryError, ExecutorError, SplitplanError
 from splitplan.executor.codec import round_trip
 from splitplan.executor.keys import Keys
+from splitplan.executor.legs import rows_name
 from splitplan.executor.medium import Medium, StageSender, shaper_of
 from splitplan.executor.roles import Parts, error_parts
 from splitplan.executor.session import Session, error_of
@@ -97,10 +98,10 @@ class Mate:
         self, place: str, first: str, wire: Wire, delay_s: float, sender: StageSender, broke: Callable[[str], None]
     ) -> None:
         self.place, self._wire, self._delay_s, self._sender, self._broke = place, wire, delay_s, sender, broke
-        self._there, self._back = f"{first}_to_{place}_s", f"{place}_to_{first}_s"
+        self._there, self._back = rows_name(first, place), rows_name(place, first)
         self._session: Session | None = None
         self._came = threading.Condition()
-        self._asked, self._owes = (-1, -1), False
+        self._asked, self._asked_bytes, self._owes = (-1, -1), 0, False
         self._answer: Message | None = None
         self._arrived_s = math.nan
         self._over = False
@@ -145,6 +146,7 @@ class Mate:
             if self._over:
                 raise Interrupted
             self._asked, self._answer, self._owes = (frame_id, block), None, True
+            self._asked_bytes = packed.size_bytes
 
         def make(start_s: float) -> Callable[[], None]:
             there_s = start_s + self._delay_s + session.clock.offset_s
@@ -159,7 +161,7 @@ class Mate:
             raise
 
     def take(self) -> tuple[Values, dict[str, float]]:
-        """Wait for its rows of the block that it was asked for; they, and the seconds that they took.
+        """Wait for its rows of the block that it was asked for; they, and the seconds and bytes that they took.
 
         Raises
         ------
@@ -178,10 +180,14 @@ class Mate:
             raise error_of(body, f"the worker at {self.place!r}")
         assert self._session is not None
         times = {f"at_{self.place}_s": body["compute_s"]}
+        made = sum(
+            wire_bytes(v.nbytes, str(v.dtype).removeprefix("torch."), self._wire) for v in answer.tensors.values()
+        )
+        times |= {f"{self._there}_bytes": float(self._asked_bytes), f"{self._back}_bytes": float(made)}
         if math.isfinite(back_s := arrived_s - (body["sent_s"] - self._session.clock.offset_s)):
-            times[self._back] = back_s
+            times[f"{self._back}_s"] = back_s
         if body["there_s"] is not None:
-            times[self._there] = body["there_s"]
+            times[f"{self._there}_s"] = body["there_s"]
         return answer.tensors, times
 
     def _heard(self, message: Message) -> None:
@@ -253,8 +259,8 @@ def run_rows(
             times[f"at_{place}_s"] += compute_s
         for k, mate in asked:
             made[k], took = mate.take()
-            for name, seconds in took.items():
-                times[name] = times.get(name, 0.0) + seconds
+            for name, value in took.items():
+                times[name] = times.get(name, 0.0) + value
         known |= join_rows(block, made)
     times[f"stage_{'+'.join([place, *(m.place for m in mates)])}_s"] = time.monotonic() - begin
     return known, times

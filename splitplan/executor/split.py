@@ -36,6 +36,21 @@ def check_torch_device(torch_device: str, device: Device | None = None) -> None:
     )
 
 
+def not_here(places: Mapping[str, Device]) -> dict[str, str]:
+    """The places, of those whose workers are to be started here, that this torch cannot compute as; why, and the cure."""
+    if torch.cuda.is_available():
+        return {}
+    return {
+        place: f"place {place!r} is {device.name!r}, which computes on torch device {device.kind!r}, and this torch sees no CUDA device. "
+        f'To run the plan with it, start a worker there and name it: hosts={{{place!r}: "tcp://host:5555"}} '
+        f"(--hosts {place}=tcp://host:5555). To emulate it on this machine, give the place sp.device('this-cpu', slowdown=…) in the "
+        'system (in TOML: from = "this-cpu" and slowdown), and make profile and plan for that system'
+        + ("; or install a CUDA build of torch" if device.local else "")
+        for place, device in places.items()
+        if device.kind.startswith("cuda")
+    }
+
+
 class Compute:
     """Runs parts on one torch device, one run at a time, slowed by a duty cycle when a slower device is emulated.
 

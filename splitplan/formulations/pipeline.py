@@ -168,7 +168,7 @@ class PipelinePlacement(Scaled, Formulation):
         -------
         dict of str to float
             ``objective`` and ``period_s``; ``throughput_hz`` unless the period is 0; ``latency_s`` of a frame that waits for nothing;
-            ``at_P_s`` computing, ``P_to_Q_s`` on the way, ``busy_X_s`` of each place (when communication is added) and of each
+            ``at_P_s`` computing, ``P_to_Q_s`` on the way, ``rows_P_to_Q_s`` of rows within a stage, ``busy_X_s`` of each place (when communication is added) and of each
             resource that several transfers share. Where no way leads, ∞.
         """
         plan.check(self.profile.graph)
@@ -187,6 +187,8 @@ class PipelinePlacement(Scaled, Formulation):
                 passed += computing[e]
         terms, delays = {f"at_{c.places[e]}_s": s for e, s in computing.items()}, 0.0
         terms |= {f"stage_{'+'.join(self.groups.names(x.group))}_s": x.seconds for x in shared.values()}
+        for x in shared.values():
+            terms |= {f"rows_{c.places[d]}_to_{c.places[e]}_s": s for (d, e), s in x.rows_s.items()}
         for d, e, i in c.moves(order, cuts):
             way = c.ways.get((d, e))
             terms[f"{c.places[d]}_to_{c.places[e]}_s"] = float(c.transfer[d, e, i])
@@ -288,6 +290,23 @@ class PipelinePlacement(Scaled, Formulation):
         predicted = {k: v for k, v in self.evaluate(plan).items() if k != "objective" and np.isfinite(v)}
         return replace(plan, predicted=predicted)
 
+    def plan(self, counts: Mapping[str, int]) -> PipelinePlan:
+        """A plan of your own with what this problem predicts of it, to be compared, simulated and run like any other.
+
+        Parameters
+        ----------
+        counts : mapping of str to int
+            Places in the order of the stages, and how many layers each computes, together all of the graph's:
+            ``problem.plan({"camera": 10, "box": 21})``. No rows are shared.
+
+        Raises
+        ------
+        DataError
+            A place that the system has not, a number of layers that is none, layers that are not as many as the graph has; or what the
+            problem forbids (`violations`); all of it at once.
+        """
+        return pipeline_naive.own(self, counts)
+
     def adopted(self, plan: PipelinePlan) -> PipelinePlan:
         """A plan of `alone` as one of this problem."""
         return replace(plan, **self._limits)
@@ -350,7 +369,7 @@ class PipelinePlacement(Scaled, Formulation):
         names = [
             k
             for k, v in terms.items()
-            if k.startswith(("at_", "busy_", "stage_")) or "_to_" in k
+            if k.startswith(("at_", "busy_", "stage_")) or ("_to_" in k and not k.startswith("rows_"))
             if v >= period * (1 - 1e-9)
         ]
         return {"bottleneck": ", ".join(names)} if names else {}

@@ -36,12 +36,15 @@ class SharedStage:
         By place of the group.
     busy_s : dict of str to float
         By resource, for the rows that are handed out and back.
+    rows_s : dict of (int, int) to float
+        By way, from place to place of the group, what its rows keep it busy for; the same seconds, over all blocks.
     """
 
     group: Group
     seconds: float
     computing_s: tuple[float, ...]
     busy_s: Mapping[str, float] = field(default_factory=dict)
+    rows_s: Mapping[tuple[int, int], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +115,12 @@ class GroupCosts:
             for r, s in part.busy_s.items():
                 busy[r] = busy.get(r, 0.0) + s
         computing = tuple(sum(x) for x in zip(*(p.computing_s for p in parts), strict=True))
-        return SharedStage(group, sum(p.seconds for p in parts), computing, busy)
+        rows: dict[tuple[int, int], float] = {}
+        for k, e in enumerate(group[1:], 1):
+            if any(b.rows[k] for b in blocks):
+                rows[group[0], e] = sum(p.getting_s[k] for p in parts)
+                rows[e, group[0]] = sum(p.returning_s[k] for p in parts)
+        return SharedStage(group, sum(p.seconds for p in parts), computing, busy, rows)
 
     def shared(self, plan: PipelinePlan) -> dict[int, SharedStage]:
         """The stages of several places of a plan, by their numbers."""

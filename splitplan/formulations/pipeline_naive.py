@@ -1,10 +1,14 @@
-"""Plain pipelines that need no solver: the best single place, equal layers, shares by memory, shares by FLOPs. What tools do today."""
+"""Plain pipelines that need no solver: the best single place, equal layers, shares by memory, shares by FLOPs (what tools do today); a user's own."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from splitplan.errors import DataError, did_you_mean, raise_all
 
 if TYPE_CHECKING:
     from splitplan.data.pipeline_plan import PipelinePlan
@@ -33,6 +37,38 @@ def plans(problem: PipelinePlacement) -> dict[str, PipelinePlan]:
     if work.any():
         found["FLOPs in proportion to speed"] = shared_out(problem, order, work, speeds(problem)[list(order)])
     return found
+
+
+def own(problem: PipelinePlacement, counts: Mapping[str, int]) -> PipelinePlan:
+    """A user's own plan: places in order, and how many layers each computes; see `PipelinePlacement.plan`."""
+    where, c = f"plan for {problem.profile.graph.name!r}", problem.costs
+    if not isinstance(counts, Mapping):
+        a, b = [*c.places, "b"][:2]
+        form = f"{{{a!r}: 10, {b!r}: {max(c.layers - 10, 1)}}}"
+        raise DataError(f"is {counts!r}; give places and how many layers each computes, in order: {form}", where)
+    known = ", ".join(c.places)
+    problems = [
+        f"names place {p!r}, which the system has not; it has {known}{did_you_mean(p, c.places)}"
+        for p in counts
+        if p not in c.index
+    ]
+    bad = {p: k for p, k in counts.items() if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1}
+    problems += [
+        f"{p!r} has {k!r} layers; give a whole number from 1, or leave out a place that computes nothing"
+        for p, k in bad.items()
+    ]
+    if not bad and (total := sum(counts.values())) != c.layers:
+        added = " + ".join(map(str, counts.values())) or "nothing"
+        off = f"{abs(c.layers - total)} {'are missing' if total < c.layers else 'too many'}"
+        problems.append(
+            f"the layers are {added}{f' = {total}' if len(counts) > 1 else ''}, and must be {c.layers}, as many as "
+            f"the {problem.profile.graph.name!r} of the profile has: {off}"
+        )
+    raise_all(problems, where)
+    cuts = list(accumulate(map(int, counts.values())))[:-1]
+    plan = problem.plan_for([c.index[p] for p in counts], cuts)
+    raise_all([f"the problem forbids it: {x}" for x in problem.violations(plan)], where)
+    return plan
 
 
 def in_line(problem: PipelinePlacement) -> tuple[int, ...]:

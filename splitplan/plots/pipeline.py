@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 FRAMES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 """Colours of frames, in turn."""
 
+LEAST_POINTS = 2.0
+"""Width of a bar that is shorter than that. The white edges of two bars would cover it."""
+_AXES = 0.8
+"""Part of a figure's width that is a chart's, about; labels take the rest."""
+
 
 def plot_pipeline(table: pd.DataFrame, *, title: str = "", convergence: pd.DataFrame | None = None) -> Figure:
     """Draw who computes and sends what when, and, beside it, how the search that found it converged.
@@ -73,13 +78,21 @@ def draw_bars(figure: Figure | SubFigure, bars: pd.DataFrame) -> None:
 def _gantt(ax: Axes, table: pd.DataFrame, lanes: list[str], end: float | None = None) -> None:
     row = {lane: k for k, lane in enumerate(lanes)}
     end = float(table["end_s"].max()) or 1.0 if end is None else end
-    for task in table.itertuples():
+    least_s = LEAST_POINTS / 72 / (_AXES * WIDTH) * end
+    drawn = _widened(table, least_s)
+    for k, task in enumerate(table.itertuples()):
         y, tall = row[str(task.lane)], 0.62 if task.what == "compute" else 0.34
         start, stop, ready = float(task.start_s), float(task.end_s), float(task.ready_s)  # type: ignore[arg-type]
         colour = FRAMES[int(task.frame) % len(FRAMES)]  # type: ignore[arg-type]
         if start > ready and int(task.frame) > 0:  # type: ignore[arg-type]
             ax.barh(y + 0.4, start - ready, 0.07, left=ready, color=PALE, linewidth=0)
-        ax.barh(y, stop - start, tall, left=start, color=colour, linewidth=0.4, edgecolor="white")
+        if k in drawn:
+            left, right = drawn[k]
+            gap = 0.2 * least_s  # its white edge, outside: it parts it from long neighbours, and covers no short one
+            ax.barh(y, right - left + 2 * gap, tall, left=left - gap, color="white", linewidth=0, zorder=1.4)
+            ax.barh(y, right - left, tall, left=left, color=colour, linewidth=0, zorder=1.5)
+        else:
+            ax.barh(y, stop - start, tall, left=start, color=colour, linewidth=0.4, edgecolor="white")
         if task.frame == 0 and task.label and (stop - start) > 0.08 * end:
             ax.text((start + stop) / 2, y, str(task.label), ha="center", va="center", fontsize=6, color="white")
     ax.set_yticks(range(len(lanes)), [shorten(x, 26) for x in lanes])
@@ -87,6 +100,28 @@ def _gantt(ax: Axes, table: pd.DataFrame, lanes: list[str], end: float | None = 
     ax.set_xlim(0, end * 1.01)
     ax.set_xlabel("seconds; a colour a frame, thin grey below: it waits for what is busy", fontsize=8)
     tidy(ax, "x")
+
+
+def _widened(table: pd.DataFrame, least_s: float) -> dict[int, tuple[float, float]]:
+    """From where to where each bar is drawn that is too short to be seen, by its number in the table.
+
+    About its middle, and not beyond half the way to the middle of the next such bar of its lane, so that each is seen. A long
+    neighbour loses half the least width at most.
+    """
+    found: dict[int, tuple[float, float]] = {}
+    start, stop = (table[name].to_numpy(float) for name in ("start_s", "end_s"))
+    lane = table["lane"].astype(str).to_numpy()
+    middle = (start + stop) / 2
+    for name in dict.fromkeys(lane):
+        short = [int(k) for k in np.flatnonzero((lane == name) & (stop - start < least_s))]
+        short.sort(key=lambda k: middle[k])
+        at = [-np.inf, *(float(middle[k]) for k in short), np.inf]
+        for before, here, after, k in zip(at, at[1:], at[2:], short, strict=False):
+            half = least_s / 2
+            left, right = here - min(half, (here - before) / 2), here + min(half, (after - here) / 2)
+            shift = max(0.0, -left)  # the first transfer begins where the axis does
+            found[k] = min(left, float(start[k])) + shift, max(right, float(stop[k])) + shift
+    return found
 
 
 def plot_convergence(table: pd.DataFrame, *, title: str = "") -> Figure:

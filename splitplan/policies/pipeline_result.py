@@ -46,6 +46,8 @@ class Task:
         Until what comes after it may begin; keeps nothing busy.
     flows : bool
         Whether that is counted from when it begins, since bits are passed on as they come; else from its end.
+    rows : bool
+        Whether it is a transfer of rows between two places of one stage.
     """
 
     lane: str
@@ -56,6 +58,7 @@ class Task:
     after: tuple[int, ...] = ()
     delay_s: float = 0.0
     flows: bool = False
+    rows: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +185,7 @@ class PipelineResult:
         for task, seconds in zip(self.tasks, (self.end_s - self.start_s).mean(axis=0).tolist(), strict=True):
             if task.what in ("compute", "transfer"):
                 computes = task.what == "compute"
-                name = f"at_{task.lane}_s" if computes else f"{task.lane.replace(' → ', '_to_')}_s"
+                name = f"at_{task.lane}_s" if computes else f"{'rows_' * task.rows}{task.lane.replace(' → ', '_to_')}_s"
                 found[name] = found.get(name, 0.0) + seconds
         return found | {f"busy_{r}_s": s / self.frames for r, s in self.busy_s.items()}
 
@@ -301,7 +304,8 @@ class PipelineResult:
 class Reports(Protocol):
     """What has a table of what was measured, as the executor's report: columns ``quantity`` and ``measured``.
 
-    Where it has ``busy`` too, that is taken: what a frame kept busy (``what``) and for how long (``measured_s``).
+    Where it has ``busy`` too, that is taken: what a frame kept busy (``what``) and for how long (``measured_s``). ``rows``, if it has
+    them, say of each ``quantity`` whether it is ``comparable``.
     """
 
     def to_frame(self) -> pd.DataFrame:
@@ -319,14 +323,15 @@ def beside(formula: Numbers, simulated: Numbers | None = None, measured: Numbers
     ----------
     formula, simulated, measured : mapping of str to float, PipelineResult, or report
         The formula as ``plan.predicted`` or what a problem's ``evaluate`` returns; the others by the same names, see
-        `PipelineResult.quantities`. A live app's report counts: its ``at a`` is ``at_a_s``, its ``a → b`` is ``a_to_b_s``, its ``busy``
-        are ``busy_X_s``.
+        `PipelineResult.quantities`. A live app's report counts: its ``at a`` is ``at_a_s``, its ``a → b`` is ``a_to_b_s``, its
+        ``rows a → b`` are ``rows_a_to_b_s``, its ``busy`` are ``busy_X_s``.
 
     Returns
     -------
     DataFrame
         One row a quantity that the formula knows, or that both others do: ``quantity, unit, formula, simulated, measured`` and the ratios
-        ``simulated_to_formula, measured_to_formula, measured_to_simulated``; NaN where a number is missing or divides by 0.
+        ``simulated_to_formula, measured_to_formula, measured_to_simulated``; NaN where a number is missing or divides by 0, and of what a
+        report says is of different things, as latency with waiting and that of a frame that is alone.
     """
     import pandas as pd
 
@@ -335,13 +340,15 @@ def beside(formula: Numbers, simulated: Numbers | None = None, measured: Numbers
     names += [k for k in given[1] if k not in given[0] and k in given[2]]
     values = np.array([[g.get(k, math.nan) for g in given] for k in names], float).reshape(-1, 3)
     f, s, m = values.T
+    apart = np.isin(names, _apart(measured))
     found = pd.DataFrame({"quantity": [k.rsplit("_", 1)[0] for k in names]})
     found["unit"] = ["1/s" if k.endswith("_hz") else "s" for k in names]
     for name, column in (("formula", f), ("simulated", s), ("measured", m)):
         found[name] = column
     ratios = (("simulated_to_formula", s, f), ("measured_to_formula", m, f), ("measured_to_simulated", m, s))
     for name, over, under in ratios:
-        found[name] = np.divide(over, under, out=np.full(len(f), math.nan), where=under != 0)
+        known = (under != 0) & ~(apart & (over is m))
+        found[name] = np.divide(over, under, out=np.full(len(f), math.nan), where=known)
     return found
 
 
@@ -359,6 +366,12 @@ def _numbers(given: Numbers | None) -> dict[str, float]:
     return found | ({"period_s": 1 / hz} if (hz := found.get("throughput_hz", 0.0)) > 0 else {})
 
 
+def _apart(given: Numbers | None) -> list[str]:
+    """What a report has measured and says cannot be compared, by the predictions' names."""
+    found = [_key(row.quantity) for row in getattr(given, "rows", ()) if not row.comparable]
+    return found + ["period_s"] * ("throughput_hz" in found)
+
+
 def _key(quantity: str) -> str:
     """A report's name of a quantity as predictions call it."""
     if quantity == "throughput":
@@ -366,6 +379,8 @@ def _key(quantity: str) -> str:
     kind, _, places = quantity.partition(" ")
     if kind in ("at", "stage") and " → " not in quantity:
         return f"{kind}_{places.replace(' + ', '+')}_s"
+    if kind == "rows" and " → " in places:
+        return f"rows_{places.replace(' → ', '_to_')}_s"
     return f"{quantity.replace(' → ', '_to_')}_s"
 
 

@@ -273,13 +273,29 @@ class _Making:
                     continue
                 there, back = self._way(first, place), self._way(place, first)
                 self._add(
-                    Task(f"{first} → {place}", "transfer", number, "", there.resources, (begin,), there.delay_s),
+                    Task(
+                        f"{first} → {place}",
+                        "transfer",
+                        number,
+                        "",
+                        there.resources,
+                        (begin,),
+                        there.delay_s,
+                        rows=True,
+                    ),
                     of.getting_s[k],
                 )
                 self._add(Task(**{**vars(computed), "after": (len(self.tasks) - 1,)}), *numbers)
                 ends.append(
                     self._add(
-                        Task(f"{place} → {first}", "transfer", number, "", back.resources, delay_s=back.delay_s),
+                        Task(
+                            f"{place} → {first}",
+                            "transfer",
+                            number,
+                            holds=back.resources,
+                            delay_s=back.delay_s,
+                            rows=True,
+                        ),
                         of.returning_s[k],
                     )
                 )

@@ -349,6 +349,25 @@ def test_noise_is_of_the_layers_that_make_up_the_time(diamond: sp.LayerGraph) ->
     assert "warning: place &#x27;device&#x27; is noisy" in noisy._repr_html_()
 
 
+def test_places_that_share_a_measurement_are_told_of_once(diamond: sp.LayerGraph, tmp_path: Path) -> None:
+    rows = []
+    for place, slowdown, wide in (("camera", 6.0, 1.0), ("board", 4.0, 1.0), ("box", 3.0, 1.0), ("hall", 3.0, 1.001)):
+        for layer, seconds, spread in zip("abcd", (0.06, 0.03, 1 / 300, 1 / 700), (0.03, 0.006, 0.0, 0.0), strict=True):
+            rows.append((layer, place, math.nan, slowdown * seconds, slowdown * wide * spread, 9, "measured"))
+    quiet = [(layer, "quiet", math.nan, 0.01, 0.001, 9, "measured") for layer in "abcd"]
+    profile = sp.Profile(diamond, pd.DataFrame(rows + quiet, columns=list(COLUMNS)))
+    together, apart = profile.warnings
+    assert together.startswith(
+        "places 'camera', 'board', 'box' are noisy: they share one measurement, and its layers' seconds vary by 40%"
+    )
+    assert apart.startswith("place 'hall' is noisy: its layers' seconds"), (
+        "as slow as box, and of a measurement of its own"
+    )
+    assert str(profile).count("noisy") == 2
+    profile.save(tmp_path / "profile.csv")
+    assert sp.Profile.read(tmp_path / "profile.csv").warnings == profile.warnings
+
+
 def test_what_was_not_measured_has_no_noise(diamond_profile: sp.Profile, diamond: sp.LayerGraph) -> None:
     assert diamond_profile.noise == {}
     assert measured(diamond, [0.0] * 4, [0.0] * 4).noise == {}

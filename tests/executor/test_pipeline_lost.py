@@ -62,6 +62,8 @@ def test_a_stage_is_killed_in_a_stream(small: Traced, victim: str) -> None:
         assert victim not in app.pids and victim not in app.plan.places
     assert len(report.plans) == 2 and report.counts["replans"] == 1 and report.counts["frames_replayed"] >= 1
     assert f"{victim} is gone" in str(report) and "re-planned on" in str(report)
+    lasted_s = max(f.done_s for f in report.frames) - min(f.submitted_s for f in report.frames)
+    assert all(0 < report.counts[k] < lasted_s for k in ("replanning_s", "longest_without_answer_s"))
     assert not any(f.alone for f in report.frames)
     assert {f.cut for f in report.frames} == {0, 1} and sum("replays" in f.times for f in report.frames) >= 1
     assert report.counts["largest_output_difference"] == 0

@@ -21,6 +21,7 @@ from splitplan.executor.pipeline_report import guessed, make_report
 from splitplan.models.rows import RowModel
 from splitplan.models.trace import Traced, trace
 from splitplan.models.zoo import zoo, zoo_example
+from splitplan.policies.pipeline_result import beside
 
 from .pipelines import expected, joined
 
@@ -65,6 +66,7 @@ def inputs(count: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize(("places", "wire"), [(("a", "b"), "fp32"), (("a", "b", "c"), "fp16")])
 def test_shared_rows_give_the_models_results(cnn: Traced, places: tuple[str, ...], wire: str) -> None:
     predicted = {"period_s": 1.0, f"stage_{'+'.join(places)}_s": 1.0, "a_to_d_s": 0.1, "at_d_s": 0.5}
+    predicted |= {"rows_a_to_b_s": 0.2, "rows_b_to_a_s": 0.3}
     plan = shared(cnn, places, [3, 6], "d", wire=wire, predicted=predicted)
     given = inputs(8)
     with deploy(cnn, plan, joined(("a", "b", "c", "d"), rate_bps=2e8, rtt_s=0.001)) as app:
@@ -80,7 +82,17 @@ def test_shared_rows_give_the_models_results(cnn: Traced, places: tuple[str, ...
     lanes = report.bars_to_frame().groupby("how")["lane"].unique()
     assert list(lanes["predicted"]) == list(lanes["measured"]) == [" + ".join(places), "a → d", "d"]
     for mate in places[1:]:
-        assert rows[f"at {mate}"].n == rows[f"a → {mate}"].n == rows[f"{mate} → a"].n == 9
+        assert rows[f"at {mate}"].n == rows[f"rows a → {mate}"].n == rows[f"rows {mate} → a"].n == 9
+    assert (rows["rows a → b"].predicted, rows["rows b → a"].predicted) == (0.2, 0.3)
+    assert beside(plan.predicted, measured=report).set_index("quantity")["measured_to_formula"].notna()["rows_b_to_a"]
+    way = joined(("a", "b"), rate_bps=2e8).way("a", "b")
+    assert way is not None
+    for f in (
+        report.frames
+    ):  # two blocks are shared: what their rows are given a way for is no more than they took from end to end
+        carried = way.busy_s(f.times["rows_a_to_b_bytes"]) + way.busy_s(0.0)
+        assert 0 < carried <= f.times["rows_a_to_b_s"] * (1 + 1e-6)
+        assert f.times["rows_b_to_a_bytes"] > 0
     assert report.counts["largest_output_difference_relative"] <= (1e-5 if wire == "fp32" else 1e-2)
 
 
@@ -101,6 +113,31 @@ def test_whom_a_frame_keeps_busy(cnn: Traced, overlap: bool) -> None:
     wanted = together if overlap else each
     assert {b.what: b.predicted_s for b in report.busy} == wanted
     assert {b.what: b.measured_s for b in report.busy} == pytest.approx(wanted)
+
+
+def test_rows_are_told_apart_from_inputs_on_the_same_way(cnn: Traced) -> None:
+    """Inputs begin at b, which then makes rows for a: both go from b to a, and each has a row of its own."""
+    seconds = {"b_to_a_s": 0.5, "rows_a_to_b_s": 0.0625, "rows_b_to_a_s": 0.125, "stage_a+b_s": 1.0, "a_to_c_s": 0.25}
+    seconds |= {"at_a_s": 0.75, "at_b_s": 0.375, "at_c_s": 0.25}
+    plan, system = shared(cnn, ("a", "b"), [3, 6], "c", source="b", predicted=seconds), joined(ABC)
+    way = system.way("b", "a")
+    assert way is not None
+
+    def size_bytes(busy_s: float, messages: int) -> float:
+        return (busy_s * way.rate_bps / 8 - messages * way.header_bytes) / way.overhead
+
+    took = {k: 2 * v for k, v in seconds.items()}
+    sizes = {"b_to_a_bytes": size_bytes(1.0, 1), "rows_b_to_a_bytes": size_bytes(0.25, 2)}
+    frame = FrameRecord(0, 0.0, 3.75, True, None, "", took | sizes | {"rows_a_to_b_bytes": size_bytes(0.125, 2)})
+    report = make_report((plan,), [legs_of(cnn.graph, plan, system)], system, (frame,), {}, (), abouts={}, emulate=True)
+    rows = {r.quantity: r for r in report.rows}
+    for name, key in (("b → a", "b_to_a_s"), ("rows a → b", "rows_a_to_b_s"), ("rows b → a", "rows_b_to_a_s")):
+        assert (rows[name].predicted, rows[name].measured) == (seconds[key], 2 * seconds[key])
+    # The inputs' way counts beside the stage, in whose seconds the rows' ways are.
+    assert rows["overhead"].measured == pytest.approx(3.75 - 2 * (0.5 + 1.0 + 0.25 + 0.25))
+    busy = {b.what: b for b in report.busy}
+    assert busy["b→a"].predicted_s == pytest.approx(0.625) and busy["b→a"].measured_s == pytest.approx(1.25)
+    assert "a→b" not in busy, "nothing else uses it: it is part of the stage"
 
 
 @pytest.mark.parametrize("emulate", [True, False])
@@ -142,6 +179,17 @@ def test_shared_rows_on_a_shared_medium(cnn: Traced) -> None:
     given = inputs(5)
     with deploy(cnn, shared(cnn, ("a", "b"), [4], "d", source="d", sink="d"), system) as app:
         assert all(close(got, expected(cnn, x)) for got, x in zip(app.stream(given), given, strict=True))
+        report = app.report()
+    way, names = system.way("a", "b"), ("d_to_a", "rows_a_to_b", "rows_b_to_a", "a_to_d")
+    assert way is not None
+    frame = report.frames[-1].times
+    assert all(frame[f"{name}_bytes"] > 0 for name in names)
+    (busy,) = (b for b in report.busy if b.what == "medium")
+    # Rows are on the medium too; and it carries one transfer at a time.
+    most = max(sum(way.busy_s(f.times[f"{name}_bytes"]) for name in names) for f in report.frames)
+    assert busy.measured_s is not None and busy.utilisation is not None
+    assert sum(way.busy_s(frame[f"{name}_bytes"]) for name in ("d_to_a", "a_to_d")) < busy.measured_s <= most * 1.01
+    assert busy.utilisation <= 1 + 1e-9
 
 
 @pytest.mark.parametrize("victim", ["a", "b"])

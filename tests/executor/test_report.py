@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from splitplan.data.system import System
@@ -59,3 +61,10 @@ def test_a_report_draws_itself_and_says_what_measured_is(small: Traced, pair: Sy
     report = Report((plan,), tuple(make_rows((plan,), pair, [record(i) for i in range(4)], {})), {}, ())
     assert len(report.plot().axes) == 2  # seconds, and frames a second
     assert "measured: median of n frames" in str(report) and "median of n frames" in report._repr_html_()
+
+
+def test_latency_with_waiting_is_not_compared_with_that_of_a_frame_alone(small: Traced, pair: System) -> None:
+    waiting = [replace(record(i), single=False) for i in range(4)]
+    latency = rows(small, pair, waiting)["latency"]
+    assert (latency.measured, latency.predicted, latency.ratio) == (0.5, 0.5, None) and "not comparable" in latency.how
+    assert rows(small, pair, [*waiting, record(4)])["latency"].ratio == 1

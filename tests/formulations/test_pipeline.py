@@ -33,6 +33,49 @@ def plan(p: PipelinePlacement, *stages: tuple[str, int]) -> PipelinePlan:
     return p.plan_for([p.costs.index[e] for e, _ in stages], cuts)
 
 
+def test_a_plan_of_ones_own_is_priced_as_any_other(diamond: sp.LayerGraph) -> None:
+    p = problem(diamond, max_stages=2)
+    own = p.plan({"y": 1, "x": 3})
+    assert own == plan(p, ("y", 1), ("x", 3)) != p.plan({"x": 1, "y": 3}), "the order of the mapping is the stages'"
+    assert own.places == ("y", "x") and [s.layers for s in own.stages] == [("a",), ("b", "c", "d")]
+    assert own.predicted["period_s"] == p.evaluate(own)["objective"] and not p.violations(own)
+    assert own.max_stages == 2, "what replanning keeps"
+    assert p.plan({"z": 4}).places == ("z",)
+    assert problem(diamond, rows=False).solve().objective <= own.predicted["period_s"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"x": 2, "yy": 2}, "names place 'yy', which the system has not; it has x, y, z; did you mean 'y'?"),
+        ({"x": 2, "y": 1}, "the layers are 2 + 1 = 3, and must be 4, as many as the 'diamond' of the profile has: 1 are missing"),
+        ({"x": 4, "y": 2}, "the layers are 4 + 2 = 6, and must be 4, as many as the 'diamond' of the profile has: 2 too many"),
+        ({"x": 5}, "the layers are 5, and must be 4"),
+        ({}, "the layers are nothing, and must be 4"),
+        ({"x": 4, "y": 0}, "'y' has 0 layers; give a whole number from 1, or leave out a place that computes nothing"),
+        ({"x": 5, "y": -1}, "'y' has -1 layers; give a whole number from 1"),
+        ({"x": 2.0, "y": 2}, "'x' has 2.0 layers; give a whole number"),
+        ({"x": True, "y": 3}, "'x' has True layers; give a whole number"),
+        ([("x", 2), ("y", 2)], "give places and how many layers each computes, in order: {'x': 10, 'y': 1}"),
+        ({"x": 1, "y": 1, "z": 2}, "the problem forbids it: max_stages=2: the plan has 3 stages"),
+    ],
+)  # fmt: skip
+def test_a_plan_of_ones_own_that_cannot_be(diamond: sp.LayerGraph, counts: Any, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        problem(diamond, max_stages=2).plan(counts)
+    assert len(caught.value.problems) == 1 and message in str(caught.value)
+    assert str(caught.value).startswith("plan for 'diamond': ")
+
+
+def test_all_that_is_wrong_with_a_plan_of_ones_own_is_told_at_once(diamond: sp.LayerGraph) -> None:
+    with pytest.raises(DataError) as caught:
+        problem(diamond).plan({"q": 2, "x": 0, "y": -2})
+    assert len(caught.value.problems) == 3
+    apart = {"links": {("x", "y"): WIRE, ("y", "z"): WIRE}}
+    with pytest.raises(DataError, match="the problem forbids it: nothing leads from x to z"):
+        problem(diamond, joined=apart).plan({"x": 2, "z": 2})
+
+
 def test_what_crosses(diamond: sp.LayerGraph) -> None:
     """ta is read by b and c: it lives across positions 1 and 2, tb across 2 and 3 as well."""
     p = problem(diamond)

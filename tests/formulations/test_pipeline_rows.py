@@ -175,6 +175,8 @@ def test_a_stage_by_hand() -> None:
     assert terms["stage_p+q_s"] == terms["objective"] == pytest.approx(max(mine, far) + 0.1)
     assert terms["at_p_s"] == pytest.approx(mine + 0.1)
     assert terms["at_q_s"] == pytest.approx(0.7)
+    assert (terms["rows_p_to_q_s"], terms["rows_q_to_p_s"]) == (pytest.approx(there), pytest.approx(back))
+    assert plan(p).predicted["rows_q_to_p_s"] == terms["rows_q_to_p_s"]
     assert terms["latency_s"] == pytest.approx(max(mine, far) + 0.1)
     assert audit_pipeline(p, plan(p), {}).objective == pytest.approx(terms["objective"], rel=1e-12)
 
@@ -189,7 +191,9 @@ def test_what_rows_keep_busy_by_hand() -> None:
     terms = added.evaluate(plan(added))
     inputs = 8 * (800 * 1.5 + 10) / 4e4
     assert terms["busy_q_s"] == terms["busy_p_s"] == terms["objective"] == pytest.approx(terms["stage_p+q_s"] + inputs)
-    # The inputs come, and the rows come back, over the way from q to p.
+    # The inputs come, and the rows come back, over the way from q to p: two terms.
+    assert added.evaluate(plan(added))["q_to_p_s"] == pytest.approx(inputs) != terms["rows_q_to_p_s"]
+    assert terms["rows_q_to_p_s"] == pytest.approx(8 * (300 * 1.5 + 10) / 4e4)
     slow = problem(sp.Link("slow", 8e6, 5e3, 0.0), source="q")
     terms = slow.evaluate(plan(slow))
     assert terms["stage_p+q_s"] < terms["objective"] == pytest.approx(8 * (800 + 300) / 5e3)

@@ -7,12 +7,14 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 from benchmarks.pipeline_instances import chain_problem, small_ones
 from splitplan.errors import DataError, InfeasibleError
 from splitplan.formulations.pipeline_schedule import schedule
-from splitplan.plots.pipeline import plot_convergence, plot_pipeline
+from splitplan.plots.pipeline import FRAMES, LEAST_POINTS, plot_convergence, plot_pipeline
 
 
 def drawn(figure: Figure) -> None:
@@ -52,6 +54,58 @@ def test_the_schedule_keeps_to_what_is_busy_and_settles_at_the_period() -> None:
         assert alone <= p.evaluate(solution.plan)["latency_s"] * (1 + 1e-9)
         if p.overlap and p.system.medium == "pairs":
             assert (ends[-1] - ends[0]) / 29 == pytest.approx(solution.objective, rel=1e-9, abs=1e-15)
+
+
+DPI = 400
+
+
+def steps(*tasks: tuple[int, str, float, float]) -> pd.DataFrame:
+    """Transfers: frame, lane, start and end."""
+    rows = [(frame, lane, "transfer", "", start, start, end) for frame, lane, start, end in tasks]
+    return pd.DataFrame(rows, columns=["frame", "lane", "what", "label", "ready_s", "start_s", "end_s"])
+
+
+def pixels(figure: Figure, frame: int) -> np.ndarray:
+    """Which pixels have a frame's colour, but for its mixtures at edges, array of bool."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    buffer.seek(0)
+    image = np.rint(255 * imread(buffer)[..., :3]).astype(int)
+    wanted = [round(255 * c) for c in to_rgb(FRAMES[frame])]
+    return np.asarray((np.abs(image - wanted) <= 2).all(axis=-1))
+
+
+def columns(figure: Figure, frame: int) -> int:
+    return int(pixels(figure, frame).any(axis=0).sum())
+
+
+@pytest.mark.parametrize("start", [0.0, 5.0])
+@pytest.mark.parametrize("short_s", [1e-9, 1e-3, 0.01])
+def test_a_bar_that_is_too_short_is_still_seen(start: float, short_s: float) -> None:
+    figure = plot_pipeline(steps((0, "a → b", start, start + short_s), (1, "b → c", 2.0, 10.0)))
+    seen, least = columns(figure, 0), LEAST_POINTS / 72 * DPI
+    assert 0.6 * least <= seen <= 1.5 * least + 1
+    drawn(figure)
+
+
+def test_short_bars_hide_neither_each_other_nor_long_ones() -> None:
+    """Between two long bars, without a gap; and three short ones one behind the other in another lane."""
+    between = steps((0, "a", 0.0, 0.2), (1, "a", 0.2, 0.201), (2, "a", 0.201, 0.401), (3, "b", 0.0, 10.0))
+    figure = plot_pipeline(between)
+    seen = [columns(figure, k) for k in range(3)]
+    least = LEAST_POINTS / 72 * DPI
+    assert seen[1] >= 0.6 * least and min(seen[0], seen[2]) >= least, "long ones are some 7 points wide"
+    behind = steps(*((k, "a", 0.02 * k, 0.02 * k + 0.001) for k in range(3)), (3, "b", 0.0, 10.0))
+    # 0.02 s are 0.7 points: less than the least width, so that each has as much as is left between its neighbours.
+    behind.loc[:2, ["ready_s", "start_s", "end_s"]] += 5.0
+    figure = plot_pipeline(behind)
+    assert all(columns(figure, k) >= 2 for k in range(3))
+
+
+def test_long_bars_stay_where_they_are() -> None:
+    figure = plot_pipeline(steps((0, "a", 0.0, 4.0), (1, "a", 4.0, 8.0), (2, "b", 3.0, 3.0005)))
+    bars = [(p.get_x(), p.get_width()) for p in figure.axes[0].patches if p.get_width() > 1]  # type: ignore[attr-defined]
+    assert bars == [(0.0, 4.0), (4.0, 4.0)]
 
 
 def test_bad_tables() -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import splitplan as sp
-from splitplan.executor.pipeline_report import Busy
+from splitplan.executor.pipeline_busy import Busy
 from splitplan.policies.pipeline_result import beside
 
 
@@ -40,6 +40,12 @@ def test_what_a_run_kept_busy_stands_beside_what_was_predicted_of_it() -> None:
     assert found.loc[["busy_a", "busy_medium"], "measured"].tolist() == [0.03, 0.04]
     assert found.loc[["busy_a", "busy_medium"], "measured_to_formula"].tolist() == pytest.approx([1.5, 2.0])
     assert math.isnan(found.loc["busy_d", "measured"]), "nothing was measured of it"
+
+
+def test_rows_within_a_stage_stand_beside_their_own_prediction() -> None:
+    report = Report({"b → a": 0.5, "rows b → a": 0.25})
+    found = beside({"b_to_a_s": 1.0, "rows_b_to_a_s": 1.0}, measured=report).set_index("quantity")
+    assert found["measured"].to_dict() == {"b_to_a": 0.5, "rows_b_to_a": 0.25}
 
 
 def test_a_stage_of_several_places_stands_beside_its_prediction_and_counts_once() -> None:
