@@ -68,6 +68,28 @@ GRACE = 1.05, 0.2
 BY_DUALITY = "recomputed from the LP's multipliers (weak duality)"
 
 
+@dataclass(frozen=True)
+class BranchAndBound:
+    """The options of solvers that search a MILP's tree by HiGHS.
+
+    Parameters
+    ----------
+    threads : int
+        HiGHS has one scheduler a process; every solve of the process should ask for the same.
+    node_limit : int or None
+        Most nodes: a limit that gives the same answer on every machine, unlike time.
+    """
+
+    threads: int = 1
+    node_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads < 1 or (self.node_limit is not None and self.node_limit < 0):
+            raise SolverError(
+                f"threads={self.threads}, node_limit={self.node_limit}; give threads from 1, node_limit from 0"
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What HiGHS has in hand and why it stopped.
