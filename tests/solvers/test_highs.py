@@ -24,7 +24,9 @@ from splitplan.formulations.solution import Termination
 from splitplan.solvers import clock
 from splitplan.solvers.arrays import Affine, Arrays, to_arrays
 from splitplan.solvers.highs import Highs, HighsLP, found
-from splitplan.solvers.highs_run import TERMINATIONS, Engine, dual_bound, solve_arrays, version
+from splitplan.solvers.highs_run import TERMINATIONS, BranchAndBound, Engine, dual_bound, solve_arrays, version
+from splitplan.solvers.pipeline_highs import PipelineMILP
+from splitplan.solvers.placement_milp import PlacementMilp
 
 STATUSES = [s for name, s in highspy.HighsModelStatus.__members__.items() if name != "kMax" and name != "kMin"]
 
@@ -161,10 +163,11 @@ def test_highs_is_cancelled_when_it_does_not_look_at_its_clock(monkeypatch: pyte
     assert 0 < outcome.bound <= outcome.objective
 
 
+@pytest.mark.parametrize("solver", [Highs, PipelineMILP, PlacementMilp])
 @pytest.mark.parametrize("options", [{"threads": 0}, {"node_limit": -1}])
-def test_options_that_cannot_be(options: dict[str, int]) -> None:
+def test_options_that_cannot_be(solver: type[BranchAndBound], options: dict[str, int]) -> None:
     with pytest.raises(SolverError, match="give threads from 1, node_limit from 0"):
-        Highs(**options)
+        solver(**options)
 
 
 def test_an_option_that_highs_does_not_know_is_an_error(small: sp.SplitPoint) -> None:
