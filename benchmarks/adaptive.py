@@ -118,7 +118,7 @@ def measure(smoke: bool, progress: Progress) -> tuple[pd.DataFrame, str]:
         for channel in channels(duration_s)[: 1 if smoke else 2]:
             contest: dict[str, dict[str, Any]] = {}
             alone, streamed = policies(problem, table, channel), policies(heavy, flow, channel)
-            order = list(alone)
+            order = list(alone)[: 2 if smoke else None]
             turn = len(rows) // len(order) % len(order)  # nobody is always the first
             for who in order[turn:] + order[:turn]:
                 progress(f"adaptive: {name}, {channel.name}, {who}")

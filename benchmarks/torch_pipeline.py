@@ -20,6 +20,8 @@ from benchmarks.rows import network
 from splitplan.executor.environment import worker_environment
 from splitplan.formulations.pipeline import PipelinePlacement
 
+SCHEDULES = {"torch, GPipe": "ScheduleGPipe", "torch, 1F1B": "Schedule1F1B"}
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -33,16 +35,18 @@ class Setting:
         Of each measured stream: torch's schedules take them as so many micro-batches of one step.
     rounds : int
         In which all ways of running take their turn, each in fresh processes.
+    schedules : tuple of str
+        Of torch's, by their names here.
     """
 
     models: tuple[str, ...] = ("resnet50", "googlenet", "mobilenet_v2")
     frames: int = 32
     rounds: int = 3
     budget_s: float = 10.0
+    schedules: tuple[str, ...] = tuple(SCHEDULES)
 
 
-SMOKE = Setting(models=("tiny-branch",), frames=4, rounds=1, budget_s=0.2)
-SCHEDULES = {"torch, GPipe": "ScheduleGPipe", "torch, 1F1B": "Schedule1F1B"}
+SMOKE = Setting(models=("tiny-branch",), frames=4, rounds=1, budget_s=0.2, schedules=("torch, 1F1B",))
 
 
 def ours(traced: sp.Traced, plan: sp.PipelinePlan, setting: Setting) -> float:
@@ -95,8 +99,8 @@ def run(setting: Setting, progress: Progress) -> pd.DataFrame:
                 alone = theirs(folder, name, "alone", setting)
                 found.setdefault("one process", []).append(alone["fps"])
                 found.setdefault("splitplan", []).append(ours(traced, plan, setting))
-                for way, schedule in SCHEDULES.items():
-                    measured = theirs(folder, name, schedule, setting)
+                for way in setting.schedules:
+                    measured = theirs(folder, name, SCHEDULES[way], setting)
                     found.setdefault(way, []).append(measured["fps"])
                     gap[way] = max(gap.get(way, 0.0), measured["gap"])
             for way, fps in found.items():

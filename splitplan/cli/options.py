@@ -32,6 +32,12 @@ WireOption = Annotated[str, typer.Option(help="Precision on the link: fp32, fp16
 ResultOption = Annotated[str, typer.Option(help="Where the result must be: device, server, anywhere.")]
 InputBytes = Annotated[float | None, typer.Option(help="Bytes of the raw input on the wire.")]
 ClockOption = Annotated[float | None, typer.Option(help="The device's clock.", show_default="its top clock")]
+SolverOption = Annotated[str, typer.Option(help="A solver's name; auto climbs the ladder.")]
+TimeLimitOption = Annotated[float | None, typer.Option(help="Seconds after which the best in hand comes back.")]
+GapOption = Annotated[float, typer.Option(help="Relative gap at which the solver may stop.")]
+PlanOption = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE.json", help="Where to write the plan.")
+]
 FigureOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Where to draw it: .png, .pdf, .svg.")]
 
 

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from splitplan.cli.options import FigureOption, Json, read_profile, read_rate, read_system
+from splitplan.cli.options import (
+    FigureOption,
+    GapOption,
+    Json,
+    PlanOption,
+    SolverOption,
+    TimeLimitOption,
+    read_profile,
+    read_rate,
+    read_system,
+)
 from splitplan.cli.output import check_figure, print_json, save_figure, say, warnings_said, working
 from splitplan.cli.place_show import show_operators, show_pipeline
 from splitplan.errors import DataError, raise_all
@@ -96,12 +106,10 @@ def place(
         str | None,
         typer.Option(metavar="NAME", help="Of PipeEdge's folder: the file of hosts.", show_default="devices.yml"),
     ] = None,
-    solver: Annotated[str, typer.Option(help="A solver's name; auto climbs the ladder.")] = "auto",
-    time_limit_s: Annotated[float | None, typer.Option(help="Seconds after which the best in hand comes back.")] = None,
-    gap: Annotated[float, typer.Option(help="Relative gap at which the solver may stop.")] = 0.0,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE.json", help="Where to write the plan.")
-    ] = None,
+    solver: SolverOption = "auto",
+    time_limit_s: TimeLimitOption = None,
+    gap: GapOption = 0.0,
+    output: PlanOption = None,
     figure: FigureOption = None,
     json: Json = False,
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,13 +9,17 @@ import typer
 from splitplan.cli.options import (
     ClockOption,
     FigureOption,
+    GapOption,
     InputBytes,
     Json,
     PinDevice,
     PinServer,
+    PlanOption,
     ProfileArgument,
     ResultOption,
+    SolverOption,
     SystemOption,
+    TimeLimitOption,
     WireOption,
     read_split,
 )
@@ -43,12 +46,10 @@ def solve(
     result: ResultOption = "device",
     input_bytes: InputBytes = None,
     clock_hz: ClockOption = None,
-    solver: Annotated[str, typer.Option(help="A solver's name; auto climbs the ladder.")] = "auto",
-    time_limit_s: Annotated[float | None, typer.Option(help="Seconds after which the best in hand comes back.")] = None,
-    gap: Annotated[float, typer.Option(help="Relative gap at which the solver may stop.")] = 0.0,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE.json", help="Where to write the plan.")
-    ] = None,
+    solver: SolverOption = "auto",
+    time_limit_s: TimeLimitOption = None,
+    gap: GapOption = 0.0,
+    output: PlanOption = None,
     figure: FigureOption = None,
     json: Json = False,
 ) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,14 +16,31 @@ if TYPE_CHECKING:
     from splitplan.formulations.operator_latency import OperatorLatency
 
 
-def build(problem: OperatorLatency, known_s: float | None = None) -> pyo.ConcreteModel:
-    """The whole problem as a list of its parts; ``known_s`` is a known schedule's latency (all in a row unless given).
+def build(
+    problem: OperatorLatency, known_s: float | None = None, left: Callable[[], bool] = lambda: True
+) -> pyo.ConcreteModel:
+    """The whole problem as a list of its parts.
+
+    Parameters
+    ----------
+    problem : OperatorLatency
+    known_s : float, optional
+        A known schedule's latency; all in a row unless given.
+    left : callable
+        Whether there is time left.
 
     Raises
     ------
     InfeasibleError
         Some operator can run nowhere, so that there is nothing to state of it.
+    TimeoutError
+        There is no time left.
     """
+
+    def in_time() -> None:
+        if not left():
+            raise TimeoutError("the model was not finished in time")
+
     nowhere = np.isinf(problem.seconds).all(axis=1)  # beside those that have nowhere to read or write because of these
     stuck = nowhere if nowhere.any() else ~problem.can[problem.groups.of].any(axis=1)
     if stuck.any():
@@ -30,14 +48,19 @@ def build(problem: OperatorLatency, known_s: float | None = None) -> pyo.Concret
         raise InfeasibleError(f"operator {name!r} can run on no device of {problem.describe()}")
     m = pyo.ConcreteModel(name="operator latency")
     m.H = (horizon(problem) if known_s is None else known_s) * problem.scale * (1 + 1e-9)
-    variables(m, problem)
-    constraint_somewhere(m, problem)
-    constraint_memory(m, problem)
-    constraint_moves(m, problem)
-    constraint_after(m, problem)
-    constraint_one_at_a_time(m, problem)
-    constraint_end(m, problem)
-    constraint_implied(m, problem)
+    parts: list[Callable[[pyo.ConcreteModel, OperatorLatency], None]] = [
+        variables,
+        constraint_somewhere,
+        constraint_memory,
+        constraint_moves,
+        constraint_after,
+        partial(constraint_one_at_a_time, in_time=in_time),
+        constraint_end,
+        constraint_implied,
+    ]
+    for part in parts:
+        in_time()
+        part(m, problem)
     objective(m)
     return m
 
@@ -178,10 +201,14 @@ def constraint_after(m: pyo.ConcreteModel, problem: OperatorLatency) -> None:
         m.after.add(m.s[w] >= m.s[v] + own(m, problem, v) + sum(terms))
 
 
-def constraint_one_at_a_time(m: pyo.ConcreteModel, problem: OperatorLatency) -> None:
-    """(5) two operators on one device come one after the other."""
+def constraint_one_at_a_time(m: pyo.ConcreteModel, problem: OperatorLatency, in_time: Callable[[], None]) -> None:
+    """(5) two operators on one device come one after the other.
+
+    Most of the model: ``in_time`` is called for every pair, and may raise.
+    """
     m.one_at_a_time = pyo.ConstraintList(doc="a device runs one operator at a time")
     for v, w in m.o:
+        in_time()
         for d in range(len(problem.devices)):
             here, there = at(m, problem, v, d), at(m, problem, w, d)
             if isinstance(here, int) or isinstance(there, int):

@@ -16,7 +16,7 @@ from splitplan.formulations.solution import Found, Solution, Termination
 from splitplan.solvers import slot_highs, slot_horizon_highs
 from splitplan.solvers.arrays import Affine, Arrays, to_arrays
 from splitplan.solvers.clock import Clock
-from splitplan.solvers.highs_run import Engine, Outcome, version
+from splitplan.solvers.highs_run import BranchAndBound, Engine, Outcome, version
 from splitplan.solvers.infeasible import explain
 from splitplan.solvers.limits import run_within
 from splitplan.solvers.reduce import reduced
@@ -31,31 +31,14 @@ LEAST_SCALED = 10.0
 
 
 @dataclass(frozen=True)
-class Highs:
-    """The MILP, by branch and bound.
-
-    Parameters
-    ----------
-    threads : int
-        HiGHS has one scheduler a process; every solve of the process should ask for the same.
-    node_limit : int or None
-        Most nodes: a limit that gives the same answer on every machine, unlike time.
-    """
-
-    threads: int = 1
-    node_limit: int | None = None
+class Highs(BranchAndBound):
+    """The MILP, by branch and bound."""
 
     name: ClassVar[str] = "highs"
     solves: ClassVar[tuple[str, ...]] = ("split-point", "relay-split", "slot-control", "slot-horizon")
     rung: ClassVar[Ladder] = Ladder.MILP
     exact: ClassVar[bool] = True
     relax: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if self.threads < 1 or (self.node_limit is not None and self.node_limit < 0):
-            raise SolverError(
-                f"threads={self.threads}, node_limit={self.node_limit}; give threads from 1, node_limit from 0"
-            )
 
     def why_not(self, problem: Problem) -> str | None:
         """Any split, any relay, any slot and any window of slots can be stated as a MILP."""

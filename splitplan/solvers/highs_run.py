@@ -15,6 +15,7 @@ import numpy as np
 from splitplan.errors import SolverError
 from splitplan.formulations.solution import Termination
 from splitplan.solvers.arrays import Arrays
+from splitplan.solvers.clock import Clock
 
 _STATUSES: dict[Termination, tuple[str, ...]] = {
     Termination.CONVERGED: (
@@ -61,7 +62,32 @@ MOST_SINGLE = 100
 CONFIRMED = 2_000
 """Most columns of a MILP that is solved a second time: it takes about as long again, and without presolve larger ones longer."""
 
+GRACE = 1.05, 0.2
+"""HiGHS is cancelled when it has run for so many times its time limit, and so many seconds more: it looks at its clock only in places."""
+
 BY_DUALITY = "recomputed from the LP's multipliers (weak duality)"
+
+
+@dataclass(frozen=True)
+class BranchAndBound:
+    """The options of solvers that search a MILP's tree by HiGHS.
+
+    Parameters
+    ----------
+    threads : int
+        HiGHS has one scheduler a process; every solve of the process should ask for the same.
+    node_limit : int or None
+        Most nodes: a limit that gives the same answer on every machine, unlike time.
+    """
+
+    threads: int = 1
+    node_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads < 1 or (self.node_limit is not None and self.node_limit < 0):
+            raise SolverError(
+                f"threads={self.threads}, node_limit={self.node_limit}; give threads from 1, node_limit from 0"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +257,7 @@ class Engine:
         plan's own value) and to claim a worse one as proven. So what it claims is asked once more without presolve: the better plan
         comes back, with the lower of the two bounds; if only one of the two finds a plan, that one.
         """
-        start = time.perf_counter()
+        clock = Clock(time_limit_s)
         outcome = self._run(time_limit_s, interruptible)
         settled = outcome.termination in (
             Termination.CONVERGED,
@@ -240,11 +266,10 @@ class Engine:
         )
         if self.hot or not self.integer or not settled or not confirm or len(self.columns) > CONFIRMED:
             return outcome
-        left = None if time_limit_s is None else max(0.0, time_limit_s - (time.perf_counter() - start))
         self.highs.clearSolver()
         self.option("presolve", "off")
         try:
-            again = self._run(left, interruptible)
+            again = self._run(clock.left_s, interruptible)
         finally:
             self.option("presolve", "choose")
         if again.termination is not Termination.CONVERGED or again.objective is None:
@@ -256,27 +281,29 @@ class Engine:
 
     def _run(self, time_limit_s: float | None, interruptible: bool) -> Outcome:
         """Solve what is loaded, once."""
-        # HiGHS counts run time over the life of the object.
-        limit = math.inf if time_limit_s is None else self.highs.getRunTime() + time_limit_s
-        self.option("time_limit", limit)
-        started = time.perf_counter()
-        interrupted = False
+        clock, stopped = Clock(time_limit_s), None
         for tolerance in TOLERANCES:
             for kind in ("primal", "dual", "mip"):
                 self.option(f"{kind}_feasibility_tolerance", tolerance)
+            left = math.inf if clock.left_s is None else clock.left_s
+            # An LP's run time HiGHS counts over the life of the object, a MIP's anew for every run.
+            self.option("time_limit", left if self.integer else self.highs.getRunTime() + left)
             if interruptible:
-                interrupted = self._run_watched()
+                stopped = self._run_watched(left)
             else:
                 self.highs.run()
             # HiGHS withdraws an optimum whose rows it broke by some 1e-9 in its own rounding; what a looser one gives is audited as any.
-            if interrupted or self.highs.getModelStatus() != highspy.HighsModelStatus.kSolveError:
+            if stopped is not None or self.highs.getModelStatus() != highspy.HighsModelStatus.kSolveError:
                 break
-        return self._outcome(interrupted, time.perf_counter() - started)
+        return self._outcome(stopped, clock.passed_s)
 
-    def _run_watched(self) -> bool:
-        """Run in a thread of highspy's (it lets go of the interpreter) while this one waits for Ctrl-C."""
+    def _run_watched(self, time_limit_s: float) -> Termination | None:
+        """Run in a thread of highspy's (it lets go of the interpreter) while this one waits for Ctrl-C, and for the limit to be well over.
+
+        Returns why it was cancelled, if it was.
+        """
         self.highs.HandleUserInterrupt = True
-        interrupted = False
+        stopped, late = None, Clock(time_limit_s * GRACE[0] + GRACE[1])
         thread = self.highs.startSolve()
         # Python before 3.13 takes a thread for dead once a join on it was interrupted; HiGHS's own word counts.
         while self.highs.is_solver_running():
@@ -285,17 +312,20 @@ class Engine:
                     thread.join(0.1)
                 else:
                     time.sleep(0.01)
+                if late.left_s == 0 and stopped is None:
+                    stopped = Termination.TIME_LIMIT
+                    self.highs.cancelSolve()
             except KeyboardInterrupt:
-                interrupted = True
+                stopped = Termination.INTERRUPTED
                 self.highs.cancelSolve()
         self.highs.HandleUserInterrupt = False
-        return interrupted
+        return stopped
 
-    def _outcome(self, interrupted: bool, seconds: float) -> Outcome:
+    def _outcome(self, stopped: Termination | None, seconds: float) -> Outcome:
         info, status = self.highs.getInfo(), self.highs.getModelStatus()
         termination = TERMINATIONS.get(status, Termination.ERROR)
-        if interrupted and termination is not Termination.CONVERGED:
-            termination = Termination.INTERRUPTED
+        if stopped is not None and termination is not Termination.CONVERGED:
+            termination = stopped
         feasible = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
         values, objective, bound = None, None, None
         solution = self.highs.getSolution()

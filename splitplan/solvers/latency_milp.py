@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -68,8 +68,14 @@ class LatencyMilp:
         known = search.value if np.isfinite(search.value) else None
         if known is not None and known <= aim:
             return search.found(clock.passed_s, "a list schedule meets the lower bound")
-        model = operator_latency_model.build(problem, known)
-        engine = Engine(to_arrays(model), gap=gap, verbose=verbose)
+        try:
+            arrays = to_arrays(operator_latency_model.build(problem, known, lambda: clock.left_s != 0))
+            engine = Engine(arrays, gap=gap, verbose=verbose)
+        except TimeoutError:
+            log = "the time limit was over while the model was built"
+            if known is None:
+                return Found(None, Termination.TIME_LIMIT, log=log, build_s=clock.passed_s)
+            return replace(search.found(0.0, log, gap), termination=Termination.TIME_LIMIT, build_s=clock.passed_s)
         built = clock.passed_s
         outcome = engine.run(clock.left_s)
         bound = None if outcome.bound is None else max(problem.bound, outcome.bound / problem.scale)

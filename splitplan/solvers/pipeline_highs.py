@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from splitplan.errors import SolverError
 from splitplan.formulations import pipeline_model, pipeline_naive, pipeline_rows_model
 from splitplan.formulations.registry import Ladder
 from splitplan.formulations.solution import Found, Termination
 from splitplan.solvers.arrays import to_arrays
 from splitplan.solvers.clock import Clock
 from splitplan.solvers.highs import LEAST_SCALED
-from splitplan.solvers.highs_run import Engine, version
+from splitplan.solvers.highs_run import BranchAndBound, Engine, version
 from splitplan.solvers.pipeline_bounds import Bound, lower_bound
 from splitplan.solvers.pipeline_groups_solve import rows_bound
 from splitplan.solvers.pipeline_units import root, units_of
@@ -30,28 +29,13 @@ MOST_ROW_COLUMNS = 30_000
 
 
 @dataclass(frozen=True)
-class PipelineMILP:
-    """The MILP over columns (interval, place), with rows (interval, group) and (block, shares), by HiGHS. For small cases, and as the specification of the others.
-
-    Parameters
-    ----------
-    threads : int
-    node_limit : int or None
-    """
-
-    threads: int = 1
-    node_limit: int | None = None
+class PipelineMILP(BranchAndBound):
+    """The MILP over columns (interval, place), with rows (interval, group) and (block, shares), by HiGHS. For small cases, and as the specification of the others."""
 
     name: ClassVar[str] = "pipeline-milp"
     solves: ClassVar[tuple[str, ...]] = ("pipeline-placement",)
     rung: ClassVar[Ladder] = Ladder.MILP
     exact: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.threads < 1 or (self.node_limit is not None and self.node_limit < 0):
-            raise SolverError(
-                f"threads={self.threads}, node_limit={self.node_limit}; give threads from 1, node_limit from 0"
-            )
 
     def why_not(self, problem: PipelinePlacement) -> str | None:
         """Too many columns."""

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, ClassVar
 import highspy
 import numpy as np
 
-from splitplan.errors import SolverError
 from splitplan.formulations import placement_model
 from splitplan.formulations.registry import Ladder
 from splitplan.formulations.solution import Found, Termination
 from splitplan.solvers.arrays import to_arrays
 from splitplan.solvers.clock import Clock
-from splitplan.solvers.highs_run import Engine, version
+from splitplan.solvers.highs_run import BranchAndBound, Engine, version
 from splitplan.solvers.placement_cutoff import whole_tensors
 from splitplan.solvers.placement_dp import too_tight
 from splitplan.solvers.placement_reduce import reduced
@@ -24,30 +23,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PlacementMilp:
-    """The integer program of `OperatorPlacement`, by branch and bound over groups merged where nothing is lost by it.
-
-    Parameters
-    ----------
-    threads : int
-        HiGHS has one scheduler a process; every solve of the process should ask for the same.
-    node_limit : int or None
-        Most nodes: a limit that gives the same answer on every machine, unlike time.
-    """
-
-    threads: int = 1
-    node_limit: int | None = None
+class PlacementMilp(BranchAndBound):
+    """The integer program of `OperatorPlacement`, by branch and bound over groups merged where nothing is lost by it."""
 
     name: ClassVar[str] = "placement-milp"
     solves: ClassVar[tuple[str, ...]] = ("operator-placement",)
     rung: ClassVar[Ladder] = Ladder.MILP
     exact: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.threads < 1 or (self.node_limit is not None and self.node_limit < 0):
-            raise SolverError(
-                f"threads={self.threads}, node_limit={self.node_limit}; give threads from 1, node_limit from 0"
-            )
 
     def why_not(self, problem: OperatorPlacement) -> str | None:
         """Any placement can be stated as a MILP."""

@@ -258,7 +258,7 @@ def test_live_beside_simulated(live_run: list[object], tmp_path: Path) -> None:
     assert "was not set" not in shown and "emulated link: as channel 'c.csv' up" in shown
     assert "rest " in shown and "(profiled " in shown and "medians of" in shown
     assert len(pd.read_parquet(tmp_path / "r.parquet")) == 30 and (tmp_path / "r.png").stat().st_size > 10_000
-    assert set(loads(*run)) == {"live", "simulated"}
+    assert set(loads(*live_run, "--seconds", 1)) == {"live", "simulated"}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")

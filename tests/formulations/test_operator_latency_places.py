@@ -25,6 +25,7 @@ from splitplan.solvers.highs_run import Engine
 from splitplan.solvers.latency_list import LatencyList
 from splitplan.solvers.latency_milp import LatencyMilp
 from tests.formulations.latency_brute_force import least, random_layers
+from tests.formulations.lp_files import least_of_file
 from tests.generators import Drawn
 
 GOLDEN = Path(__file__).parent / "golden_latency"
@@ -332,6 +333,56 @@ def test_what_is_too_large_for_the_milp_goes_to_the_list() -> None:
     assert "longest path" in listed.bound_by
 
 
+def crowded(layers: int = 30, places: int = 4, seed: int = 0) -> OperatorLatency:
+    """A wide random network on unlike places that hold little more than it together: far too large for the MILP."""
+    rng = np.random.default_rng(seed)
+    names, readers = [f"l{k}" for k in range(layers)], dict[str, list[str]]()
+    for k, v in enumerate(names):
+        for u in [u for u in names[:k] if rng.random() < 0.15] or ["input"]:
+            readers.setdefault(u, []).append(v)
+    kept = {f"w{v}": float(rng.uniform(10, 100)) for v in names}
+    net = sp.LayerGraph(
+        "crowded",
+        tuple(sp.Layer(v, parameters=(f"w{v}",), memory_bytes=1.0) for v in names),
+        tuple(
+            sp.Tensor(f"t{u}", u, tuple(readers.get(u, ())), float(rng.uniform(1e4, 1e6)), is_output=u not in readers)
+            for u in ("input", *names)
+        ),
+        kept,
+    )
+    at = [f"p{k}" for k in range(places)]
+    profile = sp.Profile.given(net, {p: {v: float(rng.uniform(0.1, 2.0)) for v in names} for p in at})
+    room = 1.05 * sum(kept.values()) / places + 1.0
+    links = {(a, b): WAY.but(rate_bps=float(rng.uniform(5e6, 5e7))) for k, a in enumerate(at) for b in at[k + 1 :]}
+    system = sp.System(links=links, **{p: sp.Device(p, memory_bytes=room) for p in at})
+    return OperatorLatency.of_profile(profile, system, source="p0", sink="p0")
+
+
+@pytest.mark.parametrize("limit_s", [0.0, 0.05, 1.0])
+def test_the_milp_at_its_time_limit_has_a_plan_and_a_bound(limit_s: float) -> None:
+    p = crowded()
+    solution = p.solve(LatencyMilp(pairs=10_000), time_limit_s=limit_s)
+    assert (solution.status, solution.termination) == ("feasible", "time limit")
+    assert solution.bound is not None and p.bound * (1 - 1e-9) <= solution.bound < solution.objective
+    listed = p.solve(LatencyList(rounds=500))
+    assert solution.bound <= listed.objective * (1 + 1e-9), "a bound below every plan"
+
+
+def test_the_milp_is_stated_while_there_is_time() -> None:
+    p, asked = crowded(), [0]
+
+    def left() -> bool:
+        asked[0] += 1
+        return asked[0] < 100
+
+    with pytest.raises(TimeoutError, match="not finished in time"):
+        operator_latency_model.build(p, left=left)
+    assert asked[0] == 100 < len(operator_latency_model.unrelated(p))
+    nothing = fork(cam=20.0, box=110.0, hall=20.0)  # no list schedule finds room either
+    with pytest.raises(NoSolutionError, match="time limit"):
+        nothing.solve("latency-milp", time_limit_s=0.0)
+
+
 def test_a_traced_network() -> None:
     model = sp.zoo("tiny-branch")
     traced = sp.trace(model, sp.zoo_example("tiny-branch"))
@@ -368,15 +419,9 @@ def test_golden_file(tmp_path: Path) -> None:
 
 
 def test_the_file_means_what_the_problem_means(tmp_path: Path) -> None:
-    import highspy
-
     p = fork(box=150.0)
     p.write_lp(tmp_path / "m.lp")
-    h = highspy.Highs()
-    h.setOptionValue("output_flag", False)
-    assert h.readModel(str(tmp_path / "m.lp")) == highspy.HighsStatus.kOk
-    h.run()
-    assert h.getInfo().objective_function_value / p.scale == pytest.approx(p.solve().objective, rel=1e-6)
+    assert least_of_file(tmp_path / "m.lp") / p.scale == pytest.approx(p.solve().objective, rel=1e-6)
     notes = (tmp_path / "m.lp").read_text(encoding="utf-8")
     assert "Devices: 0: cam, 1: box, 2: hall." in notes and "2: b" in notes
 

@@ -21,9 +21,12 @@ from benchmarks.instances import Seeded
 from splitplan.errors import InfeasibleError, NoSolutionError, SolverError
 from splitplan.formulations.base import conclude
 from splitplan.formulations.solution import Termination
+from splitplan.solvers import clock
 from splitplan.solvers.arrays import Affine, Arrays, to_arrays
 from splitplan.solvers.highs import Highs, HighsLP, found
-from splitplan.solvers.highs_run import TERMINATIONS, Engine, dual_bound, solve_arrays, version
+from splitplan.solvers.highs_run import TERMINATIONS, BranchAndBound, Engine, dual_bound, solve_arrays, version
+from splitplan.solvers.pipeline_highs import PipelineMILP
+from splitplan.solvers.placement_milp import PlacementMilp
 
 STATUSES = [s for name, s in highspy.HighsModelStatus.__members__.items() if name != "kMax" and name != "kMin"]
 
@@ -66,7 +69,7 @@ def test_what_a_user_gets_for_every_status(
         modelStatusToString=engine.highs.modelStatusToString,
     )
     monkeypatch.setattr(engine, "highs", fake)
-    outcome = engine._outcome(False, 0.0)
+    outcome = engine._outcome(None, 0.0)
     assert outcome.termination is TERMINATIONS[status]
     assert (outcome.values is not None) == in_hand
     if in_hand:
@@ -110,10 +113,61 @@ def test_a_time_limit_gives_the_incumbent_also_through_auto() -> None:
     assert solution.build_s + solution.solve_s < 3
 
 
+def test_all_runs_of_a_solve_share_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A MIP is solved twice, and an engine runs more than once: none of the runs has more than what the others left."""
+    arrays, now, handed = knapsack(0, None)[0], [0.0], list[float]()
+
+    def four_seconds(self: Engine, time_limit_s: float) -> None:
+        handed.append(self.highs.getOptionValue("time_limit")[1] - (0 if self.integer else self.highs.getRunTime()))
+        self.highs.run()
+        now[0] += 4.0
+
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(Engine, "_run_watched", four_seconds)
+    mip = Engine(arrays)
+    for _ in range(3):
+        assert mip.run(10.0).termination is Termination.CONVERGED
+    assert handed == [10.0, 6.0] * 3
+    assert mip.run(3.0).termination is Termination.CONVERGED
+    assert handed[6:] == [3.0, 0.0]
+    handed.clear()
+    lp = Engine(arrays, relax=True)
+    for _ in range(3):
+        assert lp.run(10.0).termination is Termination.CONVERGED
+    assert handed == pytest.approx([10.0] * 3, abs=1e-9)
+
+
+@pytest.mark.parametrize("relax", [False, True])
+def test_canary_for_what_highs_counts_as_run_time(relax: bool) -> None:
+    """Of an LP all runs of the object, of a MIP this one: what `Engine` hands it as time limit."""
+    engine = Engine(knapsack(0, None)[0], relax=relax)
+    for _ in range(50):
+        engine.highs.clearSolver()
+        engine.highs.run()
+    engine.highs.clearSolver()
+    engine.option("time_limit", engine.highs.getRunTime() / 2)
+    engine.highs.run()
+    expected = highspy.HighsModelStatus.kTimeLimit if relax else highspy.HighsModelStatus.kOptimal
+    assert engine.highs.getModelStatus() == expected
+
+
+def test_highs_is_cancelled_when_it_does_not_look_at_its_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_ = Engine.option
+    monkeypatch.setattr(
+        Engine, "option", lambda self, name, value: None if name == "time_limit" else set_(self, name, value)
+    )
+    p = instances.partition(50)  # which HiGHS does not solve in hours
+    outcome = Engine(to_arrays(p.build())).run(0.5)
+    assert outcome.termination is Termination.TIME_LIMIT
+    assert outcome.bound is not None and outcome.objective is not None
+    assert 0 < outcome.bound <= outcome.objective
+
+
+@pytest.mark.parametrize("solver", [Highs, PipelineMILP, PlacementMilp])
 @pytest.mark.parametrize("options", [{"threads": 0}, {"node_limit": -1}])
-def test_options_that_cannot_be(options: dict[str, int]) -> None:
+def test_options_that_cannot_be(solver: type[BranchAndBound], options: dict[str, int]) -> None:
     with pytest.raises(SolverError, match="give threads from 1, node_limit from 0"):
-        Highs(**options)
+        solver(**options)
 
 
 def test_an_option_that_highs_does_not_know_is_an_error(small: sp.SplitPoint) -> None:
