@@ -315,7 +315,7 @@ class Crew:
         self._closed.set()
 
     def close(self) -> None:
-        """Stop all; `mend` must not run any more."""
+        """Stop all; `mend` must not run any more. May be called again, as after an interrupt."""
         self._closed.set()
         if self.session is not None:
             self.session.close()

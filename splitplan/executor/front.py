@@ -105,7 +105,9 @@ class Front(ABC, Generic[EntryT]):
         self._notes: list[str] = []
         self._surplus = 0
         self._local, self._closed, self._ended = "", False, False
-        self._closing = threading.Lock()
+        self._closing, self._settling = threading.Lock(), threading.local()
+        self._closer: threading.Thread | None = None
+        self._unended: Exception | None = None
         self._stir = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="splitplan keeper", daemon=True)
 
@@ -193,16 +195,36 @@ class Front(ABC, Generic[EntryT]):
             yield _outcome(under_way.popleft())
 
     def close(self, wait: bool = True) -> None:
-        """Stop the workers and remove what was made. What an interrupt leaves undone, another call does, or the end of the process.
+        """Stop the workers and remove what was made. What an interrupt or an error leaves undone, another call does, or the end of the process.
 
         Parameters
         ----------
         wait : bool
-            Answer first what has been accepted; otherwise those frames get an `ExecutorError`.
+            Answer first what has been accepted; otherwise those frames get an `ExecutorError`. Where a frame's own callback closes the
+            app nothing is waited for: the thread that is there may be the one that has to answer.
         """
-        if wait and not self._closed:
+        if wait and not self._closed and not getattr(self._settling, "now", False):
             for entry in list(self._pending.values()):
                 entry.future.exception()
+        if threading.current_thread() is not threading.main_thread():
+            self._end()
+            return
+        # In a thread of its own: an interrupt reaches the main one only, and what is begun goes on.
+        if self._closer is None or not self._closer.is_alive():
+            self._closer = threading.Thread(target=self._end_or_say, name="splitplan closing")
+            self._closer.start()
+        self._closer.join()
+        error, self._unended = self._unended, None
+        if error is not None:
+            raise error
+
+    def _end_or_say(self) -> None:
+        try:
+            self._end()
+        except Exception as e:  # noqa: BLE001  raised by `close`, which waits for this
+            self._unended = e
+
+    def _end(self) -> None:
         if self._ended or not self._closing.acquire(blocking=False):  # somebody closes it already
             return
         try:
@@ -215,7 +237,7 @@ class Front(ABC, Generic[EntryT]):
             self._fail_all(ExecutorError("the app was closed before this frame was answered"))
             self._crew.close()
             self._ended = True
-            atexit.unregister(self._at_exit)  # last: what an interrupt here leaves undone is done at exit
+            atexit.unregister(self._at_exit)  # last: what an error leaves undone is done at exit
         finally:
             self._closing.release()
 
@@ -235,7 +257,7 @@ class Front(ABC, Generic[EntryT]):
         return "closed" if self._closed else self._local or "running"
 
     def _at_exit(self) -> None:
-        self.close(wait=False)
+        self._end()  # here: no thread can be started any more
 
     # -- frames ----------------------------------------------------------------------------------
 
@@ -320,10 +342,14 @@ class Front(ABC, Generic[EntryT]):
     def _settle(self, entry: Entry, value: Any = None, error: BaseException | None = None) -> None:
         if entry.counted:
             self._slots.release()
-        if error is not None:
-            entry.future.set_exception(error)
-        else:
-            entry.future.set_result(value)
+        self._settling.now = True  # callbacks run in here
+        try:
+            if error is not None:
+                entry.future.set_exception(error)
+            else:
+                entry.future.set_result(value)
+        finally:
+            self._settling.now = False
 
     def _fail_all(self, error: SplitplanError) -> None:
         with self._lock:

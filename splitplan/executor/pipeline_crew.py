@@ -34,7 +34,7 @@ from splitplan.executor.split import not_here
 from splitplan.executor.wire import Message
 from splitplan.executor.worker import WorkerOptions
 from splitplan.models.trace import Traced
-from splitplan.policies.replan import Replans, without
+from splitplan.policies.replan import Replans, ends_only, without
 
 _SOCKET_PATH = 90  # the kernel's limit is 104 (macOS) to 108 bytes
 _DYING_S = 0.3
@@ -361,12 +361,14 @@ class PipelineCrew:
 
     def _recover(self) -> Hop | None:
         self._look()
+        ends = {self.plan.source, self.plan.sink}  # for these the app stands, wherever they are
         for place in self._not_here:
             self._note(
                 f"{place} was left out of re-planning: its torch device is not here, and no worker of it is in hosts"
             )
         while not self._closed.is_set():
-            left = without(self.system, {*self.gone, *self._not_here}, self._cut)
+            left = without(self.system, self.gone.keys() | self._not_here.keys() - ends, self._cut)
+            left = None if left is None else ends_only(left, self._not_here)
             if left is None:
                 return None
             try:

@@ -235,7 +235,9 @@ class Session:
             self._frames.send(parts)
 
     def close(self) -> None:
-        """Say goodbye and close; from any thread but the session's own."""
+        """Say goodbye and close; from any thread but the session's own. May be called again, as after an interrupt."""
+        if self._data.closed and self._control.closed:
+            return
         if self.lost is None:
             self._pings.send(encode("bye", {"session": self.token}))
         self._loop.stop()
@@ -331,7 +333,8 @@ class Session:
         self._lose(f"the session failed: {type(error).__name__}: {error}")
 
     def _close_sockets(self) -> None:
-        self._data.disable_monitor()
+        if not self._data.closed:
+            self._data.disable_monitor()
         for socket in (self._data, self._control, self._monitor):
             if socket is not None:
                 socket.close()

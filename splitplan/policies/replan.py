@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from splitplan.data.device import Device
 from splitplan.data.pipeline_plan import PipelinePlan, Stage
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
@@ -63,6 +64,20 @@ class Replan:
         return found
 
 
+NO_ROOM_BYTES = 1.0
+"""The memory of a place that computes nothing."""
+
+
+def ends_only(system: System, places: Collection[str]) -> System | None:
+    """A system in which some places have no memory to compute in: frames may come from there, and results go there.
+
+    None when no other place is left.
+    """
+    if set(system.places) <= set(places):
+        return None
+    return _over(system, {p: d.but(memory_bytes=NO_ROOM_BYTES) if p in places else d for p, d in system.places.items()})
+
+
 def all_at_one(plan: PipelinePlan, system: System) -> PipelinePlan:
     """All layers at the first place of a system that the plan's source reaches and that reaches its sink.
 
@@ -75,7 +90,8 @@ def all_at_one(plan: PipelinePlan, system: System) -> PipelinePlan:
         reaches = plan.sink in system.places and (plan.sink == place or system.way(place, plan.sink) is not None)
         return reached, reaches
 
-    place = max(system.places, key=lambda p: sum(served(p)))  # the first of those that serve most
+    able = [p for p, d in system.places.items() if d.memory_bytes != NO_ROOM_BYTES] or list(system.places)
+    place = max(able, key=lambda p: sum(served(p)))  # the first of those that serve most
     reached, reaches = served(place)
     return replace(
         plan,
@@ -98,6 +114,11 @@ def without(system: System, gone: Collection[str], cut: Collection[tuple[str, st
     places = {p: d for p, d in system.places.items() if p not in gone}
     if not places:
         return None
+    return _over(system, places, cut)
+
+
+def _over(system: System, places: dict[str, Device], cut: Collection[tuple[str, str]] = ()) -> System:
+    """Some of a system's places, over its medium."""
     if system.shared is not None:
         return System(link=None, links=None, star=None, shared=system.shared, **places)
     if system.star:

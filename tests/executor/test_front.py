@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,12 +15,14 @@ from splitplan.data.system import System
 from splitplan.errors import DataError, ExecutorError
 from splitplan.executor.app import App
 from splitplan.executor.crew import Settings
+from splitplan.executor.deploy import deploy
 from splitplan.executor.pipeline_app import PipelineApp
 from splitplan.executor.pipeline_settings import PipelineSettings
+from splitplan.executor.spawn import WorkerProcess
 from splitplan.models.trace import Traced
 from splitplan.policies.base import Fixed
 
-from .conftest import EXAMPLE, cut, same
+from .conftest import EXAMPLE, cut, gone, same
 from .pipelines import expected, joined, pipeline
 
 AnyApp = App | PipelineApp
@@ -44,26 +48,72 @@ def test_a_stream_of_a_depth_that_is_none_is_refused(app: AnyApp, depth: Any) ->
         app.stream([EXAMPLE], depth=depth)
 
 
-def test_what_an_interrupt_leaves_unclosed_is_closed_by_the_next_call(
-    app: AnyApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_an_error_leaves_unclosed_is_closed_by_the_next_call(app: AnyApp, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     really = app._crew.close
 
     def close() -> None:
         calls.append("close")
         if len(calls) == 1:
-            raise KeyboardInterrupt
+            raise RuntimeError("no")
         really()
 
     monkeypatch.setattr(app._crew, "close", close)
     monkeypatch.setattr(atexit, "unregister", lambda f: calls.append("unregister"))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RuntimeError, match="no"):
         app.close(wait=False)
     assert calls == ["close"]
     app._at_exit()
     app.close()
     assert calls == ["close", "close", "unregister"]
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("kind", ["device and server", "pipeline"])
+@pytest.mark.parametrize("how", ["interrupt", "error"])
+def test_a_close_that_stopped_half_way_is_finished(
+    small: Traced, pair: System, monkeypatch: pytest.MonkeyPatch, kind: str, how: str
+) -> None:
+    """The likeliest interrupt: while the workers end."""
+    if kind == "pipeline":
+        app: AnyApp = deploy(small, pipeline(small, [2], ("a", "b")), joined(("a", "b")), check=False)
+    else:
+        app = deploy(small, cut(small, 2), pair, check=False)
+    pids, stopped, stop = list(app.pids.values()), [0], WorkerProcess.stop
+
+    def first_not(worker: WorkerProcess) -> None:
+        stopped[0] += 1
+        if stopped[0] == 1 and how == "error":
+            raise RuntimeError("no")
+        if stopped[0] == 1:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            time.sleep(0.3)
+        stop(worker)
+
+    monkeypatch.setattr(WorkerProcess, "stop", first_not)
+    with pytest.raises(KeyboardInterrupt if how == "interrupt" else RuntimeError):
+        app.close()
+    app.close()
+    assert len(pids) == 2
+    assert all(gone(pid) for pid in pids)
+    with pytest.raises(ExecutorError, match="the app is closed"):
+        app.submit(EXAMPLE)
+
+
+def test_a_frames_own_callback_may_close_the_app(app: AnyApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs in the thread that has to answer the next frame."""
+
+    def fails() -> str:
+        raise RuntimeError("no more processes")
+
+    monkeypatch.setattr(app, "_mend", fails)
+    first, second = app.submit(EXAMPLE), app.submit(EXAMPLE)
+    first.add_done_callback(lambda _: app.close())
+    app._keeper.start()
+    app._stir.set()
+    assert first.result(20) is not None
+    with pytest.raises(ExecutorError, match="closed before this frame was answered"):
+        second.result(20)
 
 
 def test_a_frame_whose_hand_over_was_interrupted_is_not_waited_for(

@@ -91,3 +91,32 @@ def test_it_is_left_out_when_another_place_is_lost(small: Traced) -> None:
         report = str(app.report())
     assert "board was left out of re-planning: its torch device is not here" in report
     assert "computed by the whole model in this process" not in report
+
+
+def test_a_source_on_it_stays_the_source(small: Traced) -> None:
+    """The app stands for it; nothing is computed there, whoever is lost."""
+    places = ("board", "a", "b")  # the board first: `all_at_one` would take it
+    plan = pipeline(small, [2], ("a", "b"), source="board", sink="board")
+    system = system_of(places)
+    with deploy(small, plan, system) as app:
+        asked: list[System] = []
+
+        def policy(left: System) -> PipelinePlan:
+            asked.append(left)
+            return all_at_one(plan, left)
+
+        app._crew._replan = policy
+        x, *_ = frames(1)
+        assert same(app(x), expected(small, x))
+        app._crew._broken = (app._crew.plan_id, "a way broke")  # nobody is gone: the plan stands as it is
+        app._stir.set()
+        assert same(app(x), expected(small, x))
+        assert app.plan == plan
+        assert not asked
+        os.kill(app.pids["b"], signal.SIGKILL)
+        while not asked:
+            assert same(app(x), expected(small, x))
+        assert same(app(x), expected(small, x))
+        assert app.plan.places == ("a",)
+        assert app.plan.source == app.plan.sink == "board"
+    assert tuple(asked[0].places) == ("board", "a")
