@@ -13,6 +13,7 @@ import highspy
 import numpy as np
 
 from splitplan.errors import SolverError
+from splitplan.formulations.base import TOLERANCE
 from splitplan.formulations.solution import Termination
 from splitplan.solvers.arrays import Arrays
 from splitplan.solvers.clock import Clock
@@ -52,6 +53,11 @@ TERMINATIONS: Mapping[Any, Termination] = {
 }
 """Why HiGHS stopped. Whether it has something in hand is asked separately, of its primal solution status."""
 
+NO_PLAN = (Termination.INFEASIBLE, Termination.INFEASIBLE_OR_UNBOUNDED)
+"""No plan exists, HiGHS says."""
+
+SETTLED = (Termination.CONVERGED, Termination.UNBOUNDED, *NO_PLAN)
+"""HiGHS came to an end of its own: a cancel that came just before changes nothing of it."""
 
 TOLERANCES = (1e-9, 1e-8, 1e-7)
 """Feasibility tolerances, tried in turn until HiGHS does not end in a solve error."""
@@ -103,7 +109,7 @@ class Outcome:
         In the model's units, offset included.
     log : str
     bound_by : str
-        Whose word the bound is.
+        Whose word the bound is, and whether it is one that a second run did not confirm.
     """
 
     termination: Termination
@@ -175,6 +181,7 @@ class Engine:
         self.integer = bool(arrays.whole.any()) and not relax
         self._pass(arrays)
         self.loaded = arrays
+        self.cancelled: Termination | None = None
 
     def option(self, name: str, value: Any) -> None:
         """Set one option; HiGHS ignores what it does not know, so its return code is checked."""
@@ -254,34 +261,29 @@ class Engine:
         ``confirm`` may be switched off where neither a lost optimum nor a bound that is too high by it would be claimed.
 
         At tolerances of 1e-9 HiGHS 1.15.1's presolve was seen to lose the optimum of a MILP (one of some hundred random ones whose limit is the best
-        plan's own value) and to claim a worse one as proven. So what it claims is asked once more without presolve: the better plan
-        comes back, with the lower of the two bounds; if only one of the two finds a plan, that one.
+        plan's own value) and to claim a worse one as proven. So what it claims is asked once more without presolve, in the time that is left; `together`
+        says what comes of the two. A run that was cancelled is not asked again.
         """
         clock = Clock(time_limit_s)
         outcome = self._run(time_limit_s, interruptible)
-        settled = outcome.termination in (
-            Termination.CONVERGED,
-            Termination.INFEASIBLE,
-            Termination.INFEASIBLE_OR_UNBOUNDED,
-        )
+        settled = outcome.termination is Termination.CONVERGED or outcome.termination in NO_PLAN
         if self.hot or not self.integer or not settled or not confirm or len(self.columns) > CONFIRMED:
             return outcome
+        if self.cancelled is not None:
+            return together(outcome, Outcome(self.cancelled, None, None, None, "not begun"))
         self.highs.clearSolver()
         self.option("presolve", "off")
         try:
             again = self._run(clock.left_s, interruptible)
         finally:
             self.option("presolve", "choose")
-        if again.termination is not Termination.CONVERGED or again.objective is None:
-            return outcome  # the second did not come to an end of its own: the first's word is what there is
-        if outcome.objective is None:
-            return again
-        bounds = [o.bound for o in (outcome, again) if o.bound is not None]
-        return replace(min(outcome, again, key=lambda o: o.objective or 0.0), bound=min(bounds, default=None))
+        return together(outcome, again)
 
     def _run(self, time_limit_s: float | None, interruptible: bool) -> Outcome:
         """Solve what is loaded, once."""
         clock, stopped = Clock(time_limit_s), None
+        if self.cancelled is not None:
+            self._renew()
         for tolerance in TOLERANCES:
             for kind in ("primal", "dual", "mip"):
                 self.option(f"{kind}_feasibility_tolerance", tolerance)
@@ -295,7 +297,16 @@ class Engine:
             # HiGHS withdraws an optimum whose rows it broke by some 1e-9 in its own rounding; what a looser one gives is audited as any.
             if stopped is not None or self.highs.getModelStatus() != highspy.HighsModelStatus.kSolveError:
                 break
+        self.cancelled = stopped
         return self._outcome(stopped, clock.passed_s)
+
+    def _renew(self) -> None:
+        """The same options and model, the rows of `forbid` too, in a new object: one that was cancelled once ends every later run at once."""
+        old, self.highs = self.highs, highspy.Highs()
+        for status in (self.highs.passOptions(old.getOptions()), self.highs.passModel(old.getLp())):
+            if status == highspy.HighsStatus.kError:
+                raise SolverError("HiGHS refused its own options or model; please report this")
+        self.cancelled = None
 
     def _run_watched(self, time_limit_s: float) -> Termination | None:
         """Run in a thread of highspy's (it lets go of the interpreter) while this one waits for Ctrl-C, and for the limit to be well over.
@@ -324,7 +335,7 @@ class Engine:
     def _outcome(self, stopped: Termination | None, seconds: float) -> Outcome:
         info, status = self.highs.getInfo(), self.highs.getModelStatus()
         termination = TERMINATIONS.get(status, Termination.ERROR)
-        if stopped is not None and termination is not Termination.CONVERGED:
+        if stopped is not None and termination not in SETTLED:
             termination = stopped
         feasible = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
         values, objective, bound = None, None, None
@@ -340,6 +351,35 @@ class Engine:
         log = f"{self.highs.modelStatusToString(status)} after {seconds:.3f} s, {info.simplex_iteration_count} simplex iterations{nodes}"
         whose = "HiGHS's own claim (branch and bound)" if self.integer else BY_DUALITY
         return Outcome(termination, values, objective, bound, log, whose)
+
+
+def together(first: Outcome, again: Outcome) -> Outcome:
+    """What two runs of one MILP say together, the second without presolve.
+
+    Both came to an end of their own: the better plan, with the lower of the two bounds; if only one has a plan, that one; if none has,
+    that there is none. If the second was stopped, what the first claimed is not confirmed:
+
+    - That there is no plan is then not said: what the second has in hand comes back, and why it stopped.
+    - A plan of the second that is below the first's bound refutes the first: the second comes back, with its own bound.
+    - Else the first's claim stands, and `Outcome.bound_by` says that it is not confirmed.
+    """
+    ended = again.termination is Termination.CONVERGED and again.objective is not None
+    late = again.termination is Termination.TIME_LIMIT
+    why = f"not confirmed: {'the time was over' if late else f'the second run ended by: {again.termination}'}"
+    log = f"{first.log}; again without presolve: {again.log}; {why}"
+    if first.objective is None:
+        if again.termination in NO_PLAN:
+            return first
+        return again if ended else replace(again, log=f"{log} ({first.termination}, by the first)")
+    if ended:
+        bounds = [o.bound for o in (first, again) if o.bound is not None]
+        return replace(min(first, again, key=lambda o: o.objective or 0.0), bound=min(bounds, default=None))
+    claim = first.objective if first.bound is None else first.bound
+    if again.objective is not None and again.objective < claim - TOLERANCE * max(1.0, abs(claim)):
+        return replace(again, log=f"{log}, and refuted by a better plan")
+    best = first if again.objective is None or again.objective >= first.objective else again
+    bound = None if first.bound is None or best.objective is None else min(first.bound, best.objective)
+    return replace(best, termination=first.termination, bound=bound, bound_by=f"{first.bound_by}, {why}", log=log)
 
 
 def dual_bound(a: Arrays, multipliers: np.ndarray) -> float | None:

@@ -69,12 +69,15 @@ class LatencyMilp:
         if known is not None and known <= aim:
             return search.found(clock.passed_s, "a list schedule meets the lower bound")
         try:
-            arrays = to_arrays(operator_latency_model.build(problem, known, lambda: clock.left_s != 0))
+            model = operator_latency_model.build(problem, known, lambda: clock.left_s != 0)
+            in_time(clock)
+            arrays = to_arrays(model)
+            in_time(clock)
             engine = Engine(arrays, gap=gap, verbose=verbose)
         except TimeoutError:
             log = "the time limit was over while the model was built"
             if known is None:
-                return Found(None, Termination.TIME_LIMIT, log=log, build_s=clock.passed_s)
+                return none_yet(problem, Termination.TIME_LIMIT, problem.bound, log, clock.passed_s)
             return replace(search.found(0.0, log, gap), termination=Termination.TIME_LIMIT, build_s=clock.passed_s)
         built = clock.passed_s
         outcome = engine.run(clock.left_s)
@@ -88,17 +91,34 @@ class LatencyMilp:
                 plan = search.plan
         elif known is not None:
             plan = search.plan
+        elif none:
+            return Found(None, outcome.termination, conflicts=why_none(problem), log=outcome.log, build_s=built)
         else:
-            return Found(None, outcome.termination, conflicts=why_none(problem) if none else (), log=outcome.log, build_s=built)  # fmt: skip
+            return none_yet(problem, outcome.termination, bound or problem.bound, outcome.log, built)
+        whose = outcome.bound_by
         if outcome.values is None and none:  # nothing is as short as the list schedule, to rounding
             bound = known
+        elif bound is None or bound <= problem.bound:
+            bound, whose = problem.bound, search.found(0.0, "").bound_by
         return Found(
             plan,
             Termination.CONVERGED if none else outcome.termination,
-            bound=bound if bound is not None else problem.bound,
-            bound_by=outcome.bound_by or "HiGHS's own claim (branch and bound)",
+            bound=bound,
+            bound_by=whose,
             solver_version=version().removeprefix("HiGHS "),
             build_s=built,
             solve_s=clock.passed_s - built,
             log=outcome.log,
         )
+
+
+def in_time(clock: Clock) -> None:
+    """Raise `TimeoutError` when the time is over, as the model does while it is stated."""
+    if clock.left_s == 0:
+        raise TimeoutError
+
+
+def none_yet(problem: OperatorLatency, why: Termination, bound: float, log: str, build_s: float) -> Found:
+    """No schedule yet; what is known, that none is sooner than the bound, is said all the same."""
+    log = f"{log}; no schedule ends before {bound:.6g} {problem.unit}"
+    return Found(None, why, bound=bound, log=log, build_s=build_s)

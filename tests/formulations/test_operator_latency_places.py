@@ -7,6 +7,7 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,9 +20,11 @@ from splitplan.data.operators import OperatorGraph, OperatorSchedule
 from splitplan.errors import DataError, InfeasibleError, NoSolutionError
 from splitplan.formulations import latency_bounds, operator_latency_model
 from splitplan.formulations.operator_latency import OperatorLatency
+from splitplan.formulations.solution import Termination
+from splitplan.solvers import clock, latency_milp
 from splitplan.solvers.arrays import to_arrays
 from splitplan.solvers.audit_latency import audit_latency
-from splitplan.solvers.highs_run import Engine
+from splitplan.solvers.highs_run import Engine, Outcome
 from splitplan.solvers.latency_list import LatencyList
 from splitplan.solvers.latency_milp import LatencyMilp
 from tests.formulations.latency_brute_force import least, random_layers
@@ -379,8 +382,46 @@ def test_the_milp_is_stated_while_there_is_time() -> None:
         operator_latency_model.build(p, left=left)
     assert asked[0] == 100 < len(operator_latency_model.unrelated(p))
     nothing = fork(cam=20.0, box=110.0, hall=20.0)  # no list schedule finds room either
-    with pytest.raises(NoSolutionError, match="time limit"):
+    with pytest.raises(NoSolutionError, match=f"time limit.*no schedule ends before {nothing.bound:.6g} s"):
         nothing.solve("latency-milp", time_limit_s=0.0)
+    found = LatencyMilp().solve(nothing, time_limit_s=0.0, gap=0.0, verbose=False)
+    assert (found.plan, found.termination, found.bound) == (None, "time limit", nothing.bound)
+
+
+@pytest.mark.parametrize("over", ["build", "to_arrays"])
+def test_the_milp_begins_nothing_when_its_time_is_over(over: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the arrays after the model nor HiGHS after the arrays."""
+    p, now, begun = crowded(), [0.0], list[str]()
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    module = operator_latency_model if over == "build" else latency_milp
+
+    def late(*args: object) -> object:
+        now[0] = 20.0
+        return ""
+
+    monkeypatch.setattr(module, over, late)
+    if over == "build":
+        monkeypatch.setattr(latency_milp, "to_arrays", lambda model: begun.append("arrays"))
+    monkeypatch.setattr(latency_milp, "Engine", lambda *args, **options: begun.append("HiGHS"))
+    solution = p.solve(LatencyMilp(pairs=10_000), time_limit_s=10.0)
+    assert (solution.status, solution.termination, begun) == ("feasible", "time limit", [])
+
+
+def test_a_list_schedule_is_not_called_optimal_on_one_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HiGHS finds nothing shorter, and the time is over before it is asked again."""
+    p, asked = crowded(), list[str]()
+
+    def run(self: Engine, time_limit_s: float | None, interruptible: bool) -> Outcome:
+        asked.append("")
+        why = Termination.TIME_LIMIT if len(asked) == 2 else Termination.INFEASIBLE
+        return Outcome(why, None, None, None, "", "HiGHS's word")
+
+    monkeypatch.setattr(Engine, "_run", run)
+    solver = LatencyMilp(pairs=10_000)
+    solution = p.solve(solver, time_limit_s=600.0)
+    assert (len(asked), solution.status, solution.termination) == (2, "feasible", "time limit")
+    assert solution.bound == pytest.approx(p.bound) and solution.bound_by.startswith("longest path")
+    assert p.solve(solver, time_limit_s=600.0).status == "optimal", "where both say so"
 
 
 def test_a_traced_network() -> None:

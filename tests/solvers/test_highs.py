@@ -24,7 +24,16 @@ from splitplan.formulations.solution import Termination
 from splitplan.solvers import clock
 from splitplan.solvers.arrays import Affine, Arrays, to_arrays
 from splitplan.solvers.highs import Highs, HighsLP, found
-from splitplan.solvers.highs_run import TERMINATIONS, BranchAndBound, Engine, dual_bound, solve_arrays, version
+from splitplan.solvers.highs_run import (
+    TERMINATIONS,
+    BranchAndBound,
+    Engine,
+    Outcome,
+    dual_bound,
+    solve_arrays,
+    together,
+    version,
+)
 from splitplan.solvers.pipeline_highs import PipelineMILP
 from splitplan.solvers.placement_milp import PlacementMilp
 
@@ -161,6 +170,173 @@ def test_highs_is_cancelled_when_it_does_not_look_at_its_clock(monkeypatch: pyte
     assert outcome.termination is Termination.TIME_LIMIT
     assert outcome.bound is not None and outcome.objective is not None
     assert 0 < outcome.bound <= outcome.objective
+
+
+def test_an_engine_that_was_cancelled_runs_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its options, its model and the rows of `forbid`."""
+    set_ = Engine.option
+    with monkeypatch.context() as deaf:
+        deaf.setattr(
+            Engine, "option", lambda self, name, value: None if name == "time_limit" else set_(self, name, value)
+        )
+        p = instances.partition(50)
+        engine = Engine(to_arrays(p.build()))
+        first = engine.run(0.3)
+        assert engine.cancelled is first.termination is Termination.TIME_LIMIT
+    assert first.values is not None
+    engine.option("mip_max_nodes", 5)
+    engine.forbid(first.values)
+    for interruptible in (True, False):
+        again = engine.run(60.0, interruptible)
+        assert again.termination is Termination.NODE_LIMIT
+        assert again.values is not None and again.bound is not None
+        chosen = [j for j, whole in zip(engine.columns, engine.loaded.whole, strict=True) if whole]
+        assert any(round(again.values[j]) != round(first.values[j]) for j in chosen), "the forbidden plan came back"
+    assert engine.highs.getOptionValue("mip_abs_gap")[1] == 0.0
+    engine.allow_all()
+    assert engine.highs.getNumRow() == len(engine.loaded.rows)
+
+
+@pytest.mark.parametrize("stopped", [Termination.INTERRUPTED, Termination.TIME_LIMIT])
+@pytest.mark.parametrize("status", STATUSES, ids=lambda s: s.name)
+def test_a_cancel_renames_nothing_that_was_settled(
+    monkeypatch: pytest.MonkeyPatch, status: Any, stopped: Termination
+) -> None:
+    engine = Engine(knapsack(0, None)[0])
+    engine.highs.run()
+    real = engine.highs
+    fake = SimpleNamespace(
+        getInfo=real.getInfo,
+        getModelStatus=lambda: status,
+        getSolution=real.getSolution,
+        modelStatusToString=real.modelStatusToString,
+    )
+    monkeypatch.setattr(engine, "highs", fake)
+    own = {"converged", "proven infeasible", "infeasible or unbounded", "unbounded"}
+    expected = TERMINATIONS[status] if TERMINATIONS[status] in own else stopped
+    assert engine._outcome(stopped, 0.0).termination is expected
+
+
+# -- what two runs say together -----------------------------------------------------------------------------
+
+
+def answer(termination: str, objective: float | None, bound: float | None) -> Outcome:
+    values = None if objective is None else {"x0": objective}
+    return Outcome(Termination(termination), values, objective, bound, termination, "HiGHS's word")
+
+
+STOPS = ("time limit", "interrupted", "node or iteration limit", "solver error")
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "expected"),
+    [
+        # Both came to an end: the better plan, the lower bound.
+        (("converged", -63, -63), ("converged", -68, -68), ("converged", -68, -68)),
+        (("converged", -68, -68), ("converged", -63, -63), ("converged", -68, -68)),
+        (("proven infeasible", None, None), ("converged", -68, -68), ("converged", -68, -68)),
+        (("proven infeasible", None, None), ("proven infeasible", None, None), ("proven infeasible", None, None)),
+        # The second was stopped with a better plan: the first's claim is refuted.
+        *((("converged", -63, -63), (why, -68, -71), (why, -68, -71)) for why in STOPS),
+        (("converged", -63, -63), ("time limit", -68, None), ("time limit", -68, None)),
+        (("converged", -63, None), ("time limit", -68, -71), ("time limit", -68, -71)),
+        # That there is no plan is not said before the second says so.
+        *((("proven infeasible", None, None), (why, -68, -71), (why, -68, -71)) for why in STOPS),
+        *((("proven infeasible", None, None), (why, None, None), (why, None, None)) for why in STOPS),
+        (("infeasible or unbounded", None, None), ("time limit", None, -71), ("time limit", None, -71)),
+    ],
+)
+def test_a_claim_that_the_second_run_refutes_or_confirms(first: Any, again: Any, expected: Any) -> None:
+    one, two = answer(*first), answer(*again)
+    got = together(one, two)
+    assert (got.termination, got.objective, got.bound) == expected
+    assert got.values == (None if got.objective is None else {"x0": got.objective})
+    assert "not confirmed" not in got.bound_by
+    stopped = again[0] in STOPS
+    assert ("not confirmed" in got.log) == stopped
+    if stopped and first[1] is None:
+        assert first[0] in got.log, "what the first claimed is told"
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "expected"),
+    [
+        (("converged", -68, -68), ("time limit", None, None), ("converged", -68, -68)),
+        (("converged", -68, -68), ("time limit", -63, -71), ("converged", -68, -68)),
+        (("converged", -68, -68), ("time limit", -68, -71), ("converged", -68, -68)),
+        # Within the gap that was asked for the first's bound holds for a better plan too.
+        (("converged", -63, -66), ("time limit", -65, -71), ("converged", -65, -66)),
+        (("converged", -68, -68), ("time limit", -68 - 1e-9, -71), ("converged", -68 - 1e-9, -68 - 1e-9)),
+        (("converged", -68, None), ("time limit", -63, -71), ("converged", -68, None)),
+    ],
+)
+def test_a_claim_that_the_second_run_did_not_confirm_says_so(first: Any, again: Any, expected: Any) -> None:
+    got = together(answer(*first), answer(*again))
+    assert (got.termination, got.objective, got.bound) == expected
+    assert got.bound_by == "HiGHS's word, not confirmed: the time was over"
+    assert "not confirmed: the time was over" in got.log
+
+
+@pytest.mark.parametrize("why", ["interrupted", "node or iteration limit", "proven infeasible"])
+def test_why_it_is_not_confirmed(why: str) -> None:
+    got = together(answer("converged", -68, -68), answer(why, None, None))
+    assert got.bound_by == f"HiGHS's word, not confirmed: the second run ended by: {why}"
+
+
+def only_once(monkeypatch: pytest.MonkeyPatch) -> list[Outcome]:
+    """Every second run of a solve finds its time over."""
+    real, made = Engine._run, list[Outcome]()
+
+    def run(self: Engine, time_limit_s: float | None, interruptible: bool) -> Outcome:
+        made.append(real(self, 0.0 if len(made) % 2 else time_limit_s, interruptible))
+        return made[-1]
+
+    monkeypatch.setattr(Engine, "_run", run)
+    return made
+
+
+def test_a_user_is_told_that_an_optimum_is_not_confirmed(small: sp.SplitPoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = only_once(monkeypatch)
+    solution = small.solve("highs", time_limit_s=60.0)
+    assert [o.termination for o in made[-2:]] == ["converged", "time limit"]
+    assert solution.objective == pytest.approx(small.solve("ideals").objective)
+    assert "not confirmed: the time was over" in solution.bound_by and solution.bound_by in str(solution)
+
+
+def test_infeasible_is_not_said_unconfirmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    a = knapsack(0, None)[0]
+    none = replace(a, row_upper=np.full(len(a.rows), -1.0))
+    assert solve_arrays(none, time_limit_s=60.0).termination is Termination.INFEASIBLE
+    real, runs = Engine._run, [0]
+
+    def run(self: Engine, time_limit_s: float | None, interruptible: bool) -> Outcome:
+        runs[0] += 1  # HiGHS sees that there is no plan without any time, so the second's answer is set
+        return real(self, time_limit_s, interruptible) if runs == [1] else answer("time limit", None, None)
+
+    monkeypatch.setattr(Engine, "_run", run)
+    outcome = solve_arrays(none, time_limit_s=60.0)
+    assert runs == [2]
+    assert (outcome.termination, outcome.values) == (Termination.TIME_LIMIT, None)
+    assert outcome.log.endswith("not confirmed: the time was over (proven infeasible, by the first)")
+
+
+def test_a_run_that_was_cancelled_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C that came just before the first run's end ends the solve."""
+    runs = [0]
+
+    def at_its_end(self: Engine, time_limit_s: float) -> Termination:
+        runs[0] += 1
+        self.highs.run()
+        return Termination.INTERRUPTED
+
+    monkeypatch.setattr(Engine, "_run_watched", at_its_end)
+    a, best = knapsack(0, None)
+    outcome = Engine(a).run()
+    assert runs == [1]
+    assert (outcome.termination, outcome.objective) == (Termination.CONVERGED, pytest.approx(best))
+    assert outcome.bound_by.endswith("not confirmed: the second run ended by: interrupted")
+    none = Engine(replace(a, row_upper=np.full(len(a.rows), -1.0))).run()
+    assert (none.termination, none.values) == (Termination.INTERRUPTED, None)
 
 
 @pytest.mark.parametrize("solver", [Highs, PipelineMILP, PlacementMilp])
