@@ -98,6 +98,22 @@ def stream(
     return {"frames_per_s": count / took_s}
 
 
+def against(table: pd.DataFrame) -> str:
+    """From least to most, over models and channels: the ratios to the best fixed cut, and to the better of the ends where those were run."""
+
+    def spans(rows: pd.DataFrame) -> str:
+        names = {"x median_ms": "median latency", "x mean_ms": "mean", "x p95_ms": "p95", "x frames_per_s": "frames a second"}  # fmt: skip
+        better = rows.groupby(["model", "channel"])[list(names)].min()  # against whom adaptive does less well
+        return ", ".join(f"{name} {better[k].min():.2f}x to {better[k].max():.2f}x" for k, name in names.items())
+
+    text = "Against the best fixed cut, which knows the channel beforehand: " + spans(
+        table[table["policy"] == "best fixed cut"]
+    )
+    ends = table[table["policy"].isin(("device only", "server only"))]
+    text += f"; against the better end: {spans(ends)}" if len(ends) else ""
+    return f"{text} (above 1: adaptive is better)."
+
+
 def measure(smoke: bool, progress: Progress) -> tuple[pd.DataFrame, str]:
     """Every model, channel and policy, the policies one after the other over the same channel."""
     duration_s = 1.0 if smoke else 30.0
@@ -135,16 +151,8 @@ def measure(smoke: bool, progress: Progress) -> tuple[pd.DataFrame, str]:
                     | ratios
                 )
     table_ = pd.DataFrame(rows)
-    fixed = table_[table_["policy"] == "best fixed cut"]
-    ends = table_[table_["policy"].isin(("device only", "server only"))].groupby(["model", "channel"])
-
-    def span(ratios: pd.Series) -> str:
-        return f"{ratios.min():.2f}x to {ratios.max():.2f}x"
-
     note = (
-        f"Against the best fixed cut, which knows the channel beforehand: median latency {span(fixed['x median_ms'])}, mean {span(fixed['x mean_ms'])}, "
-        f"p95 {span(fixed['x p95_ms'])}, frames a second {span(fixed['x frames_per_s'])}; against the better end: median {span(ends['x median_ms'].min())}, mean "
-        f"{span(ends['x mean_ms'].min())}, p95 {span(ends['x p95_ms'].min())}, frames a second {span(ends['x frames_per_s'].min())} (above 1: adaptive is better).\n\n"
+        f"{against(table_)}\n\n"
         f"Device: this machine slowed {SLOWDOWN:g}x by a duty cycle; server: this machine; the uplink follows a made-up channel "
         f"({duration_s:g} s, seeded, coherence time {COHERENCE_S:g} s: an assumption) of the mean of published drive tests: "
         f"{'; '.join(str(c) for c in channels(duration_s))}. The policy knows nothing of it but what transfers took. Latency: frames at half of what "

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from splitplan.cli.terminal import one_line, plain
+from splitplan.cli.terminal import fitting, one_line, plain
 from splitplan.errors import DataError, raise_all
 
 if TYPE_CHECKING:
@@ -45,13 +45,13 @@ def err() -> Console:
 def say(text: str) -> None:
     """A line of progress, on stderr, so that stdout stays a script's."""
     console = err()
-    console.print(plain(text, console.encoding), markup=False)
+    console.print(fitting(text, console), markup=False)
 
 
 def say_error(text: str) -> None:
     """One message on stderr."""
     console = err()
-    console.print(plain(f"splitplan: {text}", console.encoding), markup=False, style="red")
+    console.print(fitting(f"splitplan: {text}", console), markup=False, style="red")
 
 
 def print_json(data: Any) -> None:

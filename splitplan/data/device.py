@@ -170,7 +170,7 @@ class Device:
         compute = work_flops / (self.efficiency * self.peak_flops)
         return self.slowdown * (self.overhead_s + np.maximum(compute, moved_bytes / self.bandwidth_bytes_s))
 
-    def but(self, **changes: Any) -> Device:
+    def but(self, /, **changes: Any) -> Device:
         """A copy with some fields changed, and its source saying so; an unknown field is an error that lists the known ones."""
         check_fields(type(self), changes, f"device {self.name!r}")
         return replace(self, **{"source": source_with(self, changes), **changes})

@@ -114,7 +114,7 @@ class Link:
             )
         return self.radio
 
-    def but(self, *, rate_bps: float | None = None, **changes: Any) -> Link:
+    def but(self, /, *, rate_bps: float | None = None, **changes: Any) -> Link:
         """A copy with some fields changed; ``rate_bps`` sets both rates."""
         if rate_bps is not None:
             both = {k for k in ("rate_up_bps", "rate_down_bps") if k in changes}

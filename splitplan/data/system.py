@@ -287,17 +287,23 @@ def _collect(problems: list[str], where: str, make: Any, body: dict[str, Any]) -
     return None
 
 
+def _from(body: dict[str, Any], example: str) -> tuple[str | None, dict[str, Any]]:
+    """The entry of the catalogue that a table starts from, if any, and its other fields."""
+    base = body.get("from")
+    if base is not None and not isinstance(base, str):
+        raise DataError(f'from is {base!r}; give the name of an entry of the catalogue as text, as from = "{example}"')
+    return base, {k: v for k, v in body.items() if k != "from"}
+
+
 def _device(body: dict[str, Any]) -> Device:
-    body = dict(body)
-    base = body.pop("from", None)
+    base, body = _from(body, "jetson-nano")
     if base is not None:
         return catalog_device(base, **body)
     return Device(**_known(Device, body, "device"))
 
 
 def _link(body: dict[str, Any]) -> Link:
-    body = dict(body)
-    base = body.pop("from", None)
+    base, body = _from(body, "lte-2021")
     if isinstance(body.get("radio"), dict):
         body["radio"] = Radio(**_known(Radio, body["radio"], "radio"))
     if base is not None:

@@ -122,7 +122,7 @@ def entries_of(
     forms : list of str
         Takes the problems of form.
     """
-    entries = data.get("links", [])
+    entries, places = data.get("links", []), data.get("places")
     if not isinstance(entries, list):
         what = "a table" if isinstance(entries, dict) else f"{entries!r}"
         forms.append(f"links is {what} and must be a list of tables: [[links]], with two brackets, once for each link")
@@ -145,7 +145,7 @@ def entries_of(
             for k in [k for k in body if between is None and k not in fields and did_you_mean(k, ["between"])]:
                 hints.append(f"{k!r} is no field of a link; did you mean 'between'?")
                 del body[k]
-            if isinstance(base := body.get("from"), str) and base in data.get("places", {}):
+            if isinstance(base := body.get("from"), str) and isinstance(places, dict) and base in places:
                 hints.append(f"from = {json.dumps(base)} names a place; it takes an entry of the catalogue")
                 body = {k: v for k, v in body.items() if k not in ("from", "to")}
             forms.append("; ".join([f"{where}: needs between = {wanted}", *hints]))

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import permutations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from splitplan.data.system import System
 from splitplan.errors import DataError, raise_all
 from splitplan.formulations import pipeline_naive
 from splitplan.formulations.base import TOLERANCE, Formulation
-from splitplan.formulations.pipeline_checks import problems
+from splitplan.formulations.pipeline_checks import leg_term, problems, rows_term
 from splitplan.formulations.pipeline_costs import PipelineCosts
 from splitplan.formulations.pipeline_groups import Group, GroupCosts, SharedStage
 from splitplan.formulations.scaled import Scaled
@@ -188,10 +189,10 @@ class PipelinePlacement(Scaled, Formulation):
         terms, delays = {f"at_{c.places[e]}_s": s for e, s in computing.items()}, 0.0
         terms |= {f"stage_{'+'.join(self.groups.names(x.group))}_s": x.seconds for x in shared.values()}
         for x in shared.values():
-            terms |= {f"rows_{c.places[d]}_to_{c.places[e]}_s": s for (d, e), s in x.rows_s.items()}
+            terms |= {rows_term(c.places[d], c.places[e]): s for (d, e), s in x.rows_s.items()}
         for d, e, i in c.moves(order, cuts):
             way = c.ways.get((d, e))
-            terms[f"{c.places[d]}_to_{c.places[e]}_s"] = float(c.transfer[d, e, i])
+            terms[leg_term(c.places[d], c.places[e])] = float(c.transfer[d, e, i])
             delays += float(c.transfer[d, e, i]) + (way.delay_s if way else np.inf)
         if not self.overlap:
             terms |= {f"busy_{c.places[e]}_s": s for e, s in at_place.items()}
@@ -366,10 +367,12 @@ class PipelinePlacement(Scaled, Formulation):
         """What bounds the period."""
         terms = self.evaluate(plan)
         period = terms.pop("objective")
+        # Rows within a stage are a part of the stage. A place may be called rows_x: the terms are left out by their whole names.
+        within = {rows_term(a, b) for a, b in permutations(self.costs.places, 2)} if self.rows else set()
         names = [
             k
             for k, v in terms.items()
-            if k.startswith(("at_", "busy_", "stage_")) or ("_to_" in k and not k.startswith("rows_"))
+            if k.startswith(("at_", "busy_", "stage_")) or ("_to_" in k and k not in within)
             if v >= period * (1 - 1e-9)
         ]
         return {"bottleneck": ", ".join(names)} if names else {}

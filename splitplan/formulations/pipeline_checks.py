@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import TYPE_CHECKING, get_args
 
 from splitplan.data.plan import Wire
@@ -40,7 +41,31 @@ def problems(p: PipelinePlacement) -> list[str]:
             found.append(
                 f"{name}: the system has no place {place!r}; it has {', '.join(places)}{did_you_mean(place, places)}"
             )
-    return found + _disconnected(p.system)
+    return found + _ambiguous(places, p.rows is True) + _disconnected(p.system)
+
+
+def leg_term(a: str, b: str) -> str:
+    """What `PipelinePlacement.evaluate` calls the seconds from place to place."""
+    return f"{a}_to_{b}_s"
+
+
+def rows_term(a: str, b: str) -> str:
+    """What `PipelinePlacement.evaluate` calls the seconds from place to place of the rows within a stage."""
+    return f"rows_{a}_to_{b}_s"
+
+
+def _ambiguous(places: tuple[str, ...], rows: bool) -> list[str]:
+    """Which names of places make one term of two: rows from a to b, and what goes from a place rows_a to b."""
+    meant: dict[str, list[str]] = {}
+    for a, b in permutations(places, 2):
+        meant.setdefault(leg_term(a, b), []).append(f"from {a!r} to {b!r}")
+        if rows:
+            meant.setdefault(rows_term(a, b), []).append(f"of rows from {a!r} to {b!r}")
+    return [
+        f"{term} would be the seconds {' and those '.join(which)}; call one of the places otherwise"
+        for term, which in meant.items()
+        if len(which) > 1
+    ]
 
 
 def _disconnected(system: System) -> list[str]:

@@ -18,6 +18,8 @@ FRAMES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 
 LEAST_POINTS = 2.0
 """Width of a bar that is shorter than that. The white edges of two bars would cover it."""
+_EDGE = 0.1
+"""White edge of such a bar, in parts of its width."""
 _AXES = 0.8
 """Part of a figure's width that is a chart's, about; labels take the rest."""
 
@@ -88,7 +90,7 @@ def _gantt(ax: Axes, table: pd.DataFrame, lanes: list[str], end: float | None = 
             ax.barh(y + 0.4, start - ready, 0.07, left=ready, color=PALE, linewidth=0)
         if k in drawn:
             left, right = drawn[k]
-            gap = 0.2 * least_s  # its white edge, outside: it parts it from long neighbours, and covers no short one
+            gap = _EDGE * least_s  # its white edge, outside: it parts it from long neighbours, and covers no short one
             ax.barh(y, right - left + 2 * gap, tall, left=left - gap, color="white", linewidth=0, zorder=1.4)
             ax.barh(y, right - left, tall, left=left, color=colour, linewidth=0, zorder=1.5)
         else:
@@ -97,7 +99,7 @@ def _gantt(ax: Axes, table: pd.DataFrame, lanes: list[str], end: float | None = 
             ax.text((start + stop) / 2, y, str(task.label), ha="center", va="center", fontsize=6, color="white")
     ax.set_yticks(range(len(lanes)), [shorten(x, 26) for x in lanes])
     ax.set_ylim(len(lanes) - 0.5, -0.5)
-    ax.set_xlim(0, end * 1.01)
+    ax.set_xlim(-(0.5 + _EDGE) * least_s, end * 1.01)  # what is short and begins at 0 is drawn about its middle too
     ax.set_xlabel("seconds; a colour a frame, thin grey below: it waits for what is busy", fontsize=8)
     tidy(ax, "x")
 
@@ -105,22 +107,19 @@ def _gantt(ax: Axes, table: pd.DataFrame, lanes: list[str], end: float | None = 
 def _widened(table: pd.DataFrame, least_s: float) -> dict[int, tuple[float, float]]:
     """From where to where each bar is drawn that is too short to be seen, by its number in the table.
 
-    About its middle, and not beyond half the way to the middle of the next such bar of its lane, so that each is seen. A long
-    neighbour loses half the least width at most.
+    About its middle, and not beyond half the way to the middle of the next bar of its lane, be that short or long: so no two of
+    them overlap, and a neighbour that is just long enough keeps half of its width.
     """
     found: dict[int, tuple[float, float]] = {}
     start, stop = (table[name].to_numpy(float) for name in ("start_s", "end_s"))
     lane = table["lane"].astype(str).to_numpy()
     middle = (start + stop) / 2
     for name in dict.fromkeys(lane):
-        short = [int(k) for k in np.flatnonzero((lane == name) & (stop - start < least_s))]
-        short.sort(key=lambda k: middle[k])
-        at = [-np.inf, *(float(middle[k]) for k in short), np.inf]
-        for before, here, after, k in zip(at, at[1:], at[2:], short, strict=False):
-            half = least_s / 2
-            left, right = here - min(half, (here - before) / 2), here + min(half, (after - here) / 2)
-            shift = max(0.0, -left)  # the first transfer begins where the axis does
-            found[k] = min(left, float(start[k])) + shift, max(right, float(stop[k])) + shift
+        tasks = sorted(np.flatnonzero(lane == name).tolist(), key=lambda k: middle[k])
+        at = [-np.inf, *(float(middle[k]) for k in tasks), np.inf]
+        for before, here, after, k in zip(at, at[1:], at[2:], tasks, strict=False):
+            if stop[k] - start[k] < least_s:
+                found[k] = here - min(least_s, here - before) / 2, here + min(least_s, after - here) / 2
     return found
 
 

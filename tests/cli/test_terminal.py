@@ -104,6 +104,48 @@ def test_tables_are_written_plainly_too(monkeypatch: pytest.MonkeyPatch) -> None
     assert stdout.written == stderr.written == "a -> b\n"
 
 
+ODD = "a → b\udcff\udcfe ö🚀\ud800≤\udc7f"
+"""Arrows, two bytes of a file's name that are no text, letters that ASCII has not, surrogates that stand for no byte."""
+
+
+@pytest.mark.parametrize(
+    ("encoding", "errors", "written"),
+    [
+        ("ascii", "strict", b"a -> b?? ???<=?"),
+        ("ascii", "surrogateescape", b"a -> b\xff\xfe ???<=?"),
+        ("ascii", "backslashreplace", b"a -> b\\udcff\\udcfe \\xf6\\U0001f680\\ud800<=\\udc7f"),
+        ("utf-8", "strict", "a → b?? ö🚀?≤?".encode()),
+        ("utf-8", "surrogateescape", "a → b".encode() + b"\xff\xfe " + "ö🚀?≤?".encode()),
+        ("utf-8", "backslashreplace", "a → b\\udcff\\udcfe ö🚀\\ud800≤\\udc7f".encode()),
+    ],
+)
+def test_what_a_stream_does_not_lose_it_does_not_lose_when_safe(
+    encoding: str, errors: str, written: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stdout, stderr = Terminal(encoding, errors), Terminal(encoding, errors)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    make_safe()
+    make_safe()  # a second time, as by another command in the same process
+    print(ODD, end="")
+    say(ODD)
+    assert isinstance(stdout.buffer, io.BytesIO) and isinstance(stderr.buffer, io.BytesIO)
+    assert stdout.buffer.getvalue() == written and stderr.buffer.getvalue() == written + b"\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a file's name is bytes on POSIX only")
+def test_a_files_name_that_is_no_text_in_the_c_locale() -> None:
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment.pop("PYTHONIOENCODING", None)
+    code = "import sys; from splitplan.cli.terminal import make_safe; make_safe(); print(sys.argv[1])"
+    command = [sys.executable, "-c", code, "größe\udcff".encode("utf-8", "surrogateescape")]
+    ran = subprocess.run(command, capture_output=True, env=environment, timeout=120, check=True)
+    assert ran.stdout == "größe".encode() + b"\xff\n", "as a pipe to another command needs it"
+    command = [sys.executable, "-m", "splitplan", "place", "nowhere.csv", "--system", b"a\xff.toml"]
+    ran = subprocess.run(command, capture_output=True, env=environment, timeout=120, check=False)
+    assert ran.returncode == 1 and b"Traceback" not in ran.stderr
+
+
 @pytest.mark.parametrize("arguments", [("catalog",), ("--help",), ("place", "nowhere.csv", "--system", "größe→.toml")])
 def test_a_command_where_nothing_but_ascii_can_be_written(arguments: tuple[str, ...]) -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "COLUMNS": "100"}

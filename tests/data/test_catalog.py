@@ -35,6 +35,15 @@ def test_radio_unit_is_watt_per_bit_per_second() -> None:
     assert radio.up_w_per_bps * 20e6 == pytest.approx(1.57)
 
 
+@pytest.mark.parametrize("name", [["this-cpu"], 3, None, {}])
+def test_names_that_are_no_text(name: object) -> None:
+    for what, make in (("device", sp.device), ("link", sp.link)):
+        with pytest.raises(
+            DataError, match=f"{what} of the catalogue: is called .*; give the name of an entry as text"
+        ):
+            make(name)  # type: ignore[operator]
+
+
 def test_unknown_names_list_the_known() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown device 'jetson'; known: this-cpu, .*jetson-nano.*Device"):
         sp.device("jetson")

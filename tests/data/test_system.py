@@ -138,7 +138,20 @@ def test_toml_reports_every_defect_with_its_place(tmp_path: Path) -> None:
         ("", "no places"),
         ("[places.links]\nfrom='this-cpu'", r"\[places.links\]: the name is reserved"),
         ("[places.self]\nfrom='this-cpu'", "reserved"),
-        ("[places.a]\nfrom = 3", r"\[places.a\]"),
+        ("places = 3\n[[links]]\nfrom = 'a'", "places must hold tables.*unknown link 'a'"),
+        ("places = 'abc'\n[[links]]\nfrom = 'a'", "places must hold tables.*unknown link 'a'"),
+        ("places = ['a']\n[[links]]\nfrom = 'a'\nto = 'b'", "places must hold tables.*unknown link 'a'"),
+        ("[places.a]\nfrom = 3", r"\[places.a\]: from is 3; give the name of an entry .* as from = "),
+        ("[places.a]\nfrom = ['this-cpu']", r"\[places.a\]: from is \['this-cpu'\]; give the name"),
+        ("[places.a]\nfrom = 'this-cpu'\nself = 3", r"\[places.a\]: unknown field 'self'"),
+        (
+            "[places.a]\nfrom = 'this-cpu'\n[[links]]\nfrom = ['a']",
+            r"number 1: from is \['a'\].*number 1: needs between",
+        ),
+        (
+            "[places.a]\nfrom = 'this-cpu'\n[[links]]\nfrom = 'loopback'\nself = 3",
+            "number 1: unknown field 'self'.*needs between",
+        ),
         ("[places.a]\nname = 'n'\nclock_hz = 'fast'", r"\[places.a\].*clock_hz"),
         ("[places.a]\nname = 'n'\nclock_hz = [1e9]\nactive_power_w = {a = 1}", r"\[places.a\].*active_power_w"),
         (
@@ -216,6 +229,18 @@ def test_one_rate_for_both_ways_in_a_file(tmp_path: Path) -> None:
     path.write_text(places + "name='l'\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"needs rate_up_bps \(or rate_bps for both ways\)"):
         sp.System.read(path)
+
+
+def test_an_entry_of_the_catalogue_under_another_name(tmp_path: Path) -> None:
+    path = tmp_path / "system.toml"
+    path.write_text(
+        "[places.a]\nfrom='this-cpu'\nname='camera'\n[places.b]\nfrom='this-cpu'\n"
+        "[[links]]\nbetween=['a','b']\nfrom='lte-2021'\nname='uplink'\nrate_bps=1e6",
+        encoding="utf-8",
+    )
+    read = sp.System.read(path)
+    assert read.places == {"a": sp.device("this-cpu").but(name="camera"), "b": sp.device("this-cpu")}
+    assert read.links == {("a", "b"): sp.link("lte-2021", rate_bps=1e6).but(name="uplink")}
 
 
 def test_missing_and_binary_files(tmp_path: Path) -> None:

@@ -182,6 +182,30 @@ def test_a_stage_by_hand() -> None:
     assert audit_pipeline(p, plan(p), {}).objective == pytest.approx(terms["objective"], rel=1e-12)
 
 
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_leg_of_a_place_that_is_called_like_rows_bounds_the_period(rows: bool) -> None:
+    places = {name: sp.Device(name) for name in ("rows_p", "q")}
+    slow = sp.Link("slow", 1e3, 1e3, 0.0)
+    system = sp.System(**places, links={("rows_p", "q"): slow})
+    profile = sp.Profile.given(graph(), dict(zip(places, TIMES.values(), strict=True)))
+    p = PipelinePlacement(profile, system, rows=rows)
+    made = p.plan_for([0, 1], [1])
+    assert p.facts(made, {})["bottleneck"] == "rows_p_to_q_s"
+    assert made.predicted["rows_p_to_q_s"] == made.predicted["period_s"]
+
+
+def test_rows_and_a_leg_that_would_have_one_name() -> None:
+    places = {name: sp.Device(name) for name in ("p", "rows_p", "q")}
+    system = sp.System(**places, shared=WIRE)
+    profile = sp.Profile.given(graph(), dict.fromkeys(places, TIMES["p"]))
+    with pytest.raises(DataError) as caught:
+        PipelinePlacement(profile, system, rows=True)
+    assert caught.value.problems == (
+        "rows_p_to_q_s would be the seconds of rows from 'p' to 'q' and those from 'rows_p' to 'q'; call one of the places otherwise",
+    )
+    assert PipelinePlacement(profile, system).solve().plan, "where no rows are shared there is but one"
+
+
 def test_what_rows_keep_busy_by_hand() -> None:
     """On a shared medium rows and the inputs' way to the first place add up; between pairs only where they use one direction."""
     there, back, inputs = (8 * (size * 1.5 + 10) / 8e4 for size in (500, 300, 800))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,13 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.patches import Rectangle
 
 from benchmarks.pipeline_instances import chain_problem, small_ones
 from splitplan.errors import DataError, InfeasibleError
 from splitplan.formulations.pipeline_schedule import schedule
 from splitplan.plots.pipeline import FRAMES, LEAST_POINTS, plot_convergence, plot_pipeline
+from splitplan.plots.style import WIDTH
 
 
 def drawn(figure: Figure) -> None:
@@ -100,6 +103,38 @@ def test_short_bars_hide_neither_each_other_nor_long_ones() -> None:
     behind.loc[:2, ["ready_s", "start_s", "end_s"]] += 5.0
     figure = plot_pipeline(behind)
     assert all(columns(figure, k) >= 2 for k in range(3))
+
+
+@pytest.mark.parametrize("start", [0.0, 5.0])
+def test_two_short_bars_one_behind_the_other(start: float) -> None:
+    """Where the axis begins too: the first one is not moved onto the second."""
+    figure = plot_pipeline(
+        steps((0, "a", start, start + 1e-3), (1, "a", start + 1e-3, start + 2e-3), (2, "b", 0.0, 10.0))
+    )
+    least = LEAST_POINTS / 72 * DPI
+    assert all(columns(figure, k) >= 0.3 * least for k in range(2)), "each has its outer half"
+
+
+@pytest.mark.parametrize("start", [0.0, 5.0])
+def test_a_bar_that_is_just_long_enough_is_seen_between_two_short_ones(start: float) -> None:
+    least_s = LEAST_POINTS / 72 / (0.8 * WIDTH) * 10.0
+    long = (start + 1e-3, start + 1e-3 + 1.01 * least_s)
+    figure = plot_pipeline(
+        steps((0, "a", start, long[0]), (1, "a", *long), (2, "a", long[1], long[1] + 1e-3), (3, "b", 0.0, 10.0))
+    )
+    assert all(columns(figure, k) >= 0.2 * LEAST_POINTS / 72 * DPI for k in range(3))
+
+
+def test_short_bars_of_unlike_widths_never_overlap() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        ends = np.cumsum(rng.choice([1e-4, 0.01, 0.03, 1.0], 12))
+        tasks = [(k, "a", float(s), float(e)) for k, (s, e) in enumerate(pairwise(ends))]
+        figure = plot_pipeline(steps(*tasks, (0, "b", 0.0, 100.0)))
+        bars = [p for p in figure.axes[0].patches if isinstance(p, Rectangle) and p.get_zorder() == 1.5]
+        spans = sorted((p.get_x(), p.get_x() + p.get_width()) for p in bars)
+        assert len(spans) == sum(e - s < 0.1 for _, _, s, e in tasks)
+        assert all(b <= c + 1e-12 for (_, b), (c, _) in pairwise(spans))
 
 
 def test_long_bars_stay_where_they_are() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from splitplan.data.device import Device, source_with
 from splitplan.data.link import Link, Radio
-from splitplan.errors import UnknownNameError
+from splitplan.errors import DataError, UnknownNameError
 
 
 @cache
@@ -29,7 +29,14 @@ def link_names() -> tuple[str, ...]:
     return tuple(_table("links"))
 
 
-def device(name: str, **changes: Any) -> Device:
+def _check_name(what: str, name: object, example: str) -> None:
+    if not isinstance(name, str):
+        raise DataError(
+            f'is called {name!r}; give the name of an entry as text, as "{example}"', f"{what} of the catalogue"
+        )
+
+
+def device(name: str, /, **changes: Any) -> Device:
     """A device from the catalogue, with some fields changed.
 
     Parameters
@@ -44,15 +51,16 @@ def device(name: str, **changes: Any) -> Device:
     UnknownNameError
         No such device; lists the known ones.
     DataError
-        A field that does not exist, or a value that cannot be right.
+        A name that is no text, a field that does not exist, or a value that cannot be right.
     """
+    _check_name("device", name, "jetson-nano")
     if name not in _table("devices"):
         raise UnknownNameError("device", name, device_names(), "Or describe it yourself: splitplan.Device(name=…, …)")
     fields = {"name": name, **_table("devices")[name]}
     return Device(**fields).but(**changes)
 
 
-def link(name: str, **changes: Any) -> Link:
+def link(name: str, /, **changes: Any) -> Link:
     """A link from the catalogue, with some fields changed; ``rate_bps`` sets both rates.
 
     Parameters
@@ -67,8 +75,9 @@ def link(name: str, **changes: Any) -> Link:
     UnknownNameError
         No such link; lists the known ones.
     DataError
-        A field that does not exist, or a value that cannot be right.
+        A name that is no text, a field that does not exist, or a value that cannot be right.
     """
+    _check_name("link", name, "lte-2021")
     if name not in _table("links"):
         raise UnknownNameError("link", name, link_names(), "Or describe it yourself: splitplan.Link(name=…, …)")
     fields = dict(_table("links")[name])
