@@ -62,6 +62,7 @@ def test_the_summary_tells_links_from_computing_and_ours_from_plain() -> None:
         "rate_mbps": 100.0,
         "cores": 0.3,
         "simulated_error_%": 1.0,
+        "own_error_%": -1.0,
         "latency_error_%": 2.0,
     }
     ours = {"plan": OURS, "binds": "at_board_s", "error_%": -4.0, "placed x, measured": 1.0, "placed x, predicted": 1.0}
@@ -72,6 +73,8 @@ def test_the_summary_tells_links_from_computing_and_ours_from_plain() -> None:
     note = summary(pd.DataFrame(rows), {"m": 0.05})
     assert "median |error| 7.0 %, worst +10.0 % (m on 2 places at 100 Mbit/s; 2 runs)" in note
     assert "Where computing binds: 4.0 %" in note and "where a link does: 10.0 %" in note
+    # 0.99 of what the places' own seconds say, and 0.96 and 1.10 of what the profile's do: 0.99 / 0.96 and 0.99 / 1.10.
+    assert "Placed plans: median |error| 1.0 %" in note and "-3.4 % in the median, -10.0 to +3.1 %" in note
     assert "equal layers 2.00x measured (1.90x predicted)" in note and "Plain plans: 30.0 %" in note and "m 5 %" in note
 
 
