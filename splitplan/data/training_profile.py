@@ -1,0 +1,323 @@
+"""What training costs: seconds of each layer forward, backward and in the optimizer, by micro-batch, threads and crowd; and of collectives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from splitplan.data.profile import Origin
+from splitplan.data.stored import Stored
+from splitplan.errors import DataError, raise_all
+from splitplan.models.graph import number_problem
+from splitplan.models.training_layer import TrainingLayer
+
+TIMES = ("layer", "samples", "threads", "workers", "forward_s", "backward_s")
+UPDATES = ("layer", "threads", "workers", "update_s")
+COLLECTIVES = ("what", "workers", "size_bytes", "time_s")
+KINDS = ("all_reduce", "all_gather", "reduce_scatter", "send")
+"""Collectives by their sizes: of ``all_reduce`` the tensor's, of ``all_gather`` the gathered one's, of ``reduce_scatter`` the one that
+is reduced, of ``send`` the message's."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingProfile(Stored):
+    """Seconds of training by layer, micro-batch, threads and crowd, and what workers pay to exchange.
+
+    Parameters
+    ----------
+    model, fingerprint : str
+    layers : tuple of TrainingLayer
+        In execution order.
+    crossing_bytes : tuple of float
+        For a sample, what lives between layers i and i + 1 and must cross when they are on two stages: positions 1 … n − 1. As much
+        comes back as gradients.
+    uncuttable : tuple of int
+        Positions, 1 … n − 1, at which the model cannot be cut: weights are shared across, or what crosses is not differentiable.
+    times : DataFrame
+        ``layer, samples, threads, workers, forward_s, backward_s``: typical seconds of a micro-batch of so many samples on a worker of
+        so many threads while so many such workers compute on the machine at once.
+    updates : DataFrame
+        ``layer, threads, workers, update_s``: the optimizer's seconds.
+    collectives : DataFrame
+        ``what, workers, size_bytes, time_s``: what is one of `KINDS`.
+    state_factor : float
+        Bytes of the optimizer's state over bytes of weights: 0 for plain SGD, 1 with momentum, 2 for Adam.
+    micro_s, step_s : float
+        Seconds beside the layers for each micro-batch of a stage, and for each iteration.
+    ratios : tuple of float
+        Seconds of whole measured steps over the typical ones, each at least one; what the latest time is made of.
+    origin : Origin
+
+    Raises
+    ------
+    DataError
+        With every defect at once.
+    """
+
+    model: str
+    fingerprint: str
+    layers: tuple[TrainingLayer, ...]
+    crossing_bytes: tuple[float, ...]
+    times: pd.DataFrame
+    updates: pd.DataFrame
+    collectives: pd.DataFrame
+    uncuttable: tuple[int, ...] = ()
+    state_factor: float = 0.0
+    micro_s: float = 0.0
+    step_s: float = 0.0
+    ratios: tuple[float, ...] = ()
+    origin: Origin = field(default_factory=lambda: Origin("given by the user"))
+
+    def __post_init__(self) -> None:
+        made = tuple(x if isinstance(x, TrainingLayer) else TrainingLayer(**x) for x in self.layers)
+        object.__setattr__(self, "layers", made)
+        for name in ("crossing_bytes", "uncuttable", "ratios"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if isinstance(self.origin, Mapping):
+            object.__setattr__(self, "origin", Origin(**self.origin))
+        for name, columns in (("times", TIMES), ("updates", UPDATES), ("collectives", COLLECTIVES)):
+            table = getattr(self, name)
+            if not isinstance(table, pd.DataFrame):
+                table = pd.DataFrame(list(table), columns=list(columns))
+                object.__setattr__(self, name, table)
+            raise_all(
+                [f"table {name!r} has no column {c!r}" for c in columns if c not in table.columns],
+                f"training profile of {self.model!r}",
+            )
+        raise_all(self._problems(), f"training profile of {self.model!r}")
+
+    def _problems(self) -> list[str]:
+        n = len(self.layers)
+        found: list[str | None] = [] if n else ["has no layers"]
+        names = [x.name for x in self.layers]
+        found += [f"layer {v!r} is there more than once" for v in dict.fromkeys(names) if names.count(v) > 1]
+        if len(self.crossing_bytes) != max(n - 1, 0):
+            found.append(
+                f"{len(self.crossing_bytes)} crossing_bytes for {n} layers; give one for each position between two"
+            )
+        found += [number_problem(f"crossing_bytes[{i}]", b) for i, b in enumerate(self.crossing_bytes)]
+        found += [f"uncuttable position {i!r} is none of 1 … {n - 1}" for i in self.uncuttable if i not in range(1, n)]
+        found += [number_problem(x, getattr(self, x)) for x in ("state_factor", "micro_s", "step_s")]
+        found += [number_problem(f"ratios[{i}]", r, positive=True) for i, r in enumerate(self.ratios)]
+        for name, keys, numbers in (
+            ("times", TIMES[:4], TIMES[4:]),
+            ("updates", UPDATES[:3], UPDATES[3:]),
+            ("collectives", COLLECTIVES[:3], COLLECTIVES[3:]),
+        ):
+            table: pd.DataFrame = getattr(self, name)
+            for column in numbers:
+                values = pd.to_numeric(table[column], errors="coerce").to_numpy(float)
+                bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+                found += [
+                    f"{name}.iloc[{i}].{column} is {table[column].iloc[i]!r}; give seconds from 0" for i in bad[:3]
+                ]
+            twice = table.duplicated(list(keys))
+            found += [f"{name}.iloc[{i}] is there twice" for i in np.flatnonzero(twice)[:3]]
+            if "layer" in keys:
+                unknown = sorted(set(table["layer"]) - set(names))
+                found += [f"{name} names layer {v!r}, which the profile has not" for v in unknown[:3]]
+        found += [
+            f"collective {k!r} is none of {', '.join(KINDS)}"
+            for k in sorted(set(self.collectives["what"]) - set(KINDS))
+        ]
+        if n and not len(self.times):
+            found.append("has no times")
+        problems = [p for p in found if p]
+        if problems:
+            return problems
+        for what, whole in (("times", self._groups), ("updates", self._update_groups)):
+            for key, group in whole.items():
+                missing = [v for v in names if v not in set(group["layer"])]
+                if missing:
+                    problems.append(
+                        f"{what} has no row of layer {missing[0]!r} at {key}"
+                        + f" ({len(missing)} layers)" * (len(missing) > 1)
+                    )
+        problems += [
+            f"updates has no rows for {t} threads, {w} workers"
+            for t, w in {k[1:] for k in self._groups} - set(self._update_groups)
+        ]
+        return problems
+
+    @cached_property
+    def _groups(self) -> dict[tuple[int, int, int], pd.DataFrame]:
+        return {tuple(map(int, k)): g for k, g in self.times.groupby(["samples", "threads", "workers"], sort=True)}  # type: ignore[misc]
+
+    @cached_property
+    def _update_groups(self) -> dict[tuple[int, int], pd.DataFrame]:
+        return {tuple(map(int, k)): g for k, g in self.updates.groupby(["threads", "workers"], sort=True)}  # type: ignore[misc]
+
+    # -- reading it ----------------------------------------------------------------------------------
+
+    @property
+    def threads(self) -> tuple[int, ...]:
+        """Threads of a worker that were measured."""
+        return tuple(sorted({t for _, t, _ in self._groups}))
+
+    def samples(self, threads: int) -> tuple[int, int]:
+        """Smallest and largest micro-batch that were measured in every crowd of workers of so many threads."""
+        by_crowd = [[s for s, t, c in self._groups if (t, c) == (threads, w)] for w in self._crowds(threads)]
+        return max(min(x) for x in by_crowd), min(max(x) for x in by_crowd)
+
+    def _crowds(self, threads: int) -> list[int]:
+        found = sorted({w for _, t, w in self._groups if t == threads})
+        if not found:
+            raise DataError(
+                f"has no times of {threads} threads; it has {', '.join(map(str, self.threads))}",
+                f"training profile of {self.model!r}",
+            )
+        return found
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {x.name: k for k, x in enumerate(self.layers)}
+
+    @cached_property
+    def _arrays(self) -> dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]:
+        """By threads and workers: the sizes that were measured, shape (s,), and seconds forward and backward, shape (s, 2, layers)."""
+        found: dict[tuple[int, int], dict[int, np.ndarray]] = {}
+        for (samples, threads, workers), group in self._groups.items():
+            values = np.empty((2, len(self.layers)))
+            values[:, [self._index[v] for v in group["layer"]]] = group[["forward_s", "backward_s"]].to_numpy(float).T
+            found.setdefault((threads, workers), {})[samples] = values
+        return {k: (np.array(sorted(v)), np.stack([v[s] for s in sorted(v)])) for k, v in found.items()}
+
+    def seconds(self, samples: float, threads: int, workers: int) -> np.ndarray:
+        """Seconds forward and backward of a micro-batch, shape (2, layers).
+
+        Between sizes and between crowds that were measured, straight lines; in a larger crowd than any that was, that one's.
+
+        Raises
+        ------
+        DataError
+            More or fewer samples, or other threads, than were measured.
+        """
+        crowds = self._crowds(threads)
+        low, high = self.samples(threads)
+        if not low <= samples <= high:
+            raise DataError(
+                f"has no times of {samples:g} samples with {threads} threads; it was measured from {low} to {high}",
+                f"training profile of {self.model!r}",
+            )
+
+        def at(crowd: int) -> np.ndarray:
+            sizes, values = self._arrays[threads, crowd]
+            k = int(np.searchsorted(sizes, samples))
+            if sizes[k] == samples:
+                return values[k]
+            share = (samples - sizes[k - 1]) / (sizes[k] - sizes[k - 1])
+            between: np.ndarray = (1 - share) * values[k - 1] + share * values[k]
+            return between
+
+        return _between(crowds, workers, at)
+
+    def update_s(self, threads: int, workers: int) -> np.ndarray:
+        """The optimizer's seconds, shape (layers,)."""
+
+        def at(crowd: int) -> np.ndarray:
+            group = self._update_groups[threads, crowd]
+            values = np.empty(len(self.layers))
+            values[[self._index[v] for v in group["layer"]]] = group["update_s"].to_numpy(float)
+            return values
+
+        return _between(sorted({w for t, w in self._update_groups if t == threads}), workers, at)
+
+    @cached_property
+    def _lines(self) -> dict[str, dict[int, tuple[np.ndarray, np.ndarray]]]:
+        found: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
+        for (what, workers), group in self.collectives.groupby(["what", "workers"], sort=True):
+            rows = group.sort_values("size_bytes")
+            found.setdefault(str(what), {})[int(workers)] = (  # type: ignore[call-overload]
+                rows["size_bytes"].to_numpy(float),
+                rows["time_s"].to_numpy(float),
+            )
+        return found
+
+    def collective_s(self, what: str, workers: int, size_bytes: float) -> float:
+        """Seconds of an exchange among so many workers; 0 for one worker or no bytes.
+
+        Straight lines between the sizes that were measured, the last one going on above them; for another number of workers those of
+        the nearest one that was, its bytes scaled as in a ring: (w − 1)/w of them pass each worker.
+
+        Raises
+        ------
+        DataError
+            Nothing of this kind was measured.
+        """
+        if workers <= 1 or size_bytes <= 0:
+            return 0.0
+        lines = self._lines.get(what)
+        if lines is None:
+            raise DataError(f"has no times of {what}", f"training profile of {self.model!r}")
+        nearest = min(lines, key=lambda w: (abs(w - workers), w))
+        sizes, seconds = lines[nearest]
+        share = 1.0 if what == "send" else ((workers - 1) / workers) / ((nearest - 1) / nearest)
+        return float(np.interp(size_bytes * share, sizes, seconds) + _beyond(size_bytes * share, sizes, seconds))
+
+    def ratio(self, quantile: float) -> float:
+        """The quantile of measured whole steps over the typical one, from above: at least that share of them is at most this; 1 when none were kept."""
+        if not self.ratios:
+            return 1.0
+        return float(np.quantile(np.array(self.ratios), quantile, method="higher"))
+
+    # -- for people, and on disk ---------------------------------------------------------------------
+
+    def to_frame(self) -> pd.DataFrame:
+        """Seconds of a whole step by samples, threads and workers: ``forward_s, backward_s, update_s``."""
+        frame = self.times.groupby(["samples", "threads", "workers"], as_index=False)[["forward_s", "backward_s"]].sum()
+        update = self.updates.groupby(["threads", "workers"], as_index=False)["update_s"].sum()
+        return frame.merge(update, on=["threads", "workers"])
+
+    def __str__(self) -> str:
+        size = sum(x.parameter_bytes for x in self.layers) / 1e6
+        head = f"TrainingProfile of {self.model!r}: {len(self.layers)} layers, {size:.4g} MB of weights; {self.origin.machine or self.origin.device}"
+        return head + "\n" + self.to_frame().to_string(index=False, float_format=lambda x: f"{x:.4g}")
+
+    def _repr_html_(self) -> str:
+        return f"<p>TrainingProfile of <code>{self.model}</code></p>" + self.to_frame().to_html(index=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and dicts, with the schema's version."""
+        body: dict[str, Any] = {k: getattr(self, k) for k in self.__dataclass_fields__}
+        body["layers"] = [asdict(x) for x in self.layers]
+        body["origin"] = asdict(self.origin)
+        for name in ("crossing_bytes", "uncuttable", "ratios"):
+            body[name] = list(body[name])
+        for name, columns in (("times", TIMES), ("updates", UPDATES), ("collectives", COLLECTIVES)):
+            body[name] = [list(row) for row in getattr(self, name)[list(columns)].itertuples(index=False)]
+        return {**self.stamp(), **_plain(body)}
+
+
+def _between(crowds: list[int], workers: int, at: Any) -> np.ndarray:
+    if workers in crowds or len(crowds) == 1 or workers > crowds[-1] or workers < crowds[0]:
+        found: np.ndarray = at(min(crowds, key=lambda c: abs(c - workers)))
+        return found
+    k = int(np.searchsorted(crowds, workers))
+    low, high = crowds[k - 1], crowds[k]
+    share = (workers - low) / (high - low)
+    mixed: np.ndarray = (1 - share) * at(low) + share * at(high)
+    return mixed
+
+
+def _beyond(size: float, sizes: np.ndarray, seconds: np.ndarray) -> float:
+    """What the last line adds above the largest size that was measured."""
+    if size <= sizes[-1] or len(sizes) < 2:
+        return 0.0
+    slope = max(0.0, (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2]))
+    return float(slope * (size - sizes[-1]))
+
+
+def _plain(value: Any) -> Any:
+    """The same with numbers of Python's own, so that it becomes JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_plain(v) for v in value]
+    return value
