@@ -27,11 +27,12 @@ def conflicts(problem: HybridTraining) -> tuple[str, ...]:
     over, k, c, limit, ends = min(short, key=lambda x: x[0])
     names = [x.name for x in problem.profile.layers]
     where = f"{names[ends[k]]!r} … {names[ends[k + 1] - 1]!r}"
-    return (
+    said = (
         f"memory: of {c.workers} workers in {c.stages} stages with {c.micro_batches} micro-batches, the one of {where} needs "
         f"{over + limit:.6g} bytes, {over:.6g} more than its share {limit:.6g} of a host: more memory or hosts, smaller micro-batches "
-        "(profile them), or an optimizer with less state",
+        "(profile them), or an optimizer with less state"
     )
+    return (said,)
 
 
 def _halves(problem: HybridTraining, stages: int) -> list[int]:
