@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import random
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -18,6 +19,7 @@ import splitplan as sp
 from splitplan.errors import DataError
 from splitplan.models.tiny import TinyBranch, TinyCNN, TinyMLP, TinyTransformer
 from splitplan.models.training import TrainingModel, training_model
+from splitplan.models.training_check import _difference, _tolerance
 from splitplan.models.training_stage import StageModule
 
 
@@ -140,6 +142,21 @@ class Layouts(nn.Module):
         return out
 
 
+class Mixed(nn.Module):
+    """Computes a stretch in bfloat16, and normalises its weights as it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 8), nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
+        self.memory, self.head = nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            y = torch.relu(self.one(x))
+        out: torch.Tensor = self.head(self.memory(torch.relu(self.two(y.float())))[0][:, -1])
+        return out
+
+
 class Frozen(nn.Module):
     """Layers that are not trained, under no_grad, before those that are; a pre-activation norm; channels dropped."""
 
@@ -185,6 +202,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "attention": (Attends, (6, 5)),
     "statistics": (Statistics, (6,)),
     "layouts": (Layouts, (3, 8, 8)),
+    "mixed": (Mixed, (4, 6)),
     "frozen": (Frozen, (3, 8, 8)),
     "alexnet": (lambda: _zoo("alexnet"), (3, 64, 64)),
     "vgg11_bn": (lambda: _zoo("vgg11_bn"), (3, 32, 32)),
@@ -247,7 +265,7 @@ def test_trained_in_parts_equals_trained_whole(name: str) -> None:
     big = name in ("alexnet", "vgg11_bn", "resnet18")
     rng = random.Random(name)
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.05, momentum=0.9) for m in (plain, model)]
-    for step in range(2):
+    for step in range(2 if big else 5):
         at = positions(tm, rng) if step else [i for i in range(len(tm.layers) + 1) if i not in tm.uncuttable]
         micro = 2 if big else 3
         stages = cut(tm, at, micro)
@@ -276,6 +294,28 @@ def test_trained_in_parts_equals_trained_whole(name: str) -> None:
         assert torch.equal(own, parameters[p])
     del plain, model, tm, stages
     gc.collect()
+
+
+def test_what_crosses_says_where_gradients_come_back() -> None:
+    tm = training_model(_seeded(Frozen), torch.randn(2, 3, 8, 8))
+    assert tm.uncuttable == (1,)
+    assert [[v.requires_grad for v in tm.crossing(i, 2)] for i in (0, 2, len(tm.layers))] == [[False], [True], [True]]
+
+
+def test_rounding_is_told_from_another_computation() -> None:
+    a = torch.tensor([1.0, -4.0, float("nan"), float("inf")])
+    assert _difference(a, a.clone()) == 0
+    assert (
+        0
+        < _difference(a, a + torch.tensor([1e-6, 0, 0, 0]))
+        < _tolerance(a)
+        < _difference(a, a + torch.tensor([0.01, 0, 0, 0]))
+    )
+    assert _difference(a, torch.zeros(4)) == math.inf
+    assert _difference(a, a[:3]) == _difference(a, a.double()) == _difference(None, a) == math.inf
+    assert _difference(None, None) == _difference(None, torch.zeros(3)) == 0
+    assert _tolerance(torch.tensor(3)) == 0
+    assert _difference(torch.tensor(3), torch.tensor(4)) == math.inf
 
 
 def test_tied_weights_stay_in_one_stage() -> None:
@@ -312,10 +352,10 @@ def test_layers_are_runs_of_operators_with_their_sizes() -> None:
     assert tm.crossing_bytes[1] == 2 * tm.crossing_bytes[0]
     assert tm.layers[-1].columns == 10
     assert (tm.layers[-1].input_bytes, tm.layers[-1].output_bytes) == (4 * 512, 40)
-    # what its operators keep: the image, the convolution's output (which normalisation reads), the activation's, the pooling's places
-    # and its output, which is the next convolution's input; and a mean and a deviation of 64 channels, shared by two samples
-    by_hand = 4 * 3 * 64 * 64 + 2 * 4 * 64 * 32 * 32 + (8 + 4) * 64 * 16 * 16 + 4 * 64
-    assert tm.layers[0].saved_bytes - by_hand == pytest.approx(-4 * 64 * 16 * 16)
+    # What its operators keep: the image, what normalisation reads, the activation, and where the pooling found its maxima; and a mean
+    # and a deviation of 64 channels, shared by two samples. The pooled image is kept by the layer that reads it.
+    by_hand = 4 * 3 * 64 * 64 + 2 * 4 * 64 * 32 * 32 + 8 * 64 * 16 * 16 + 4 * 64
+    assert tm.layers[0].saved_bytes == by_hand
 
 
 def test_names_are_unique_and_tell_what_a_module_computes() -> None:
