@@ -167,18 +167,14 @@ class TrainingModel:
                 f"outputs of {self.name!r}",
             )
         value = dict(zip(flow.results, given, strict=True))
-        leaves = [value[flow.read(None, r)] if isinstance(r, fx.Node) else r for r in flow.program.results]
+        leaves = [value[r] if isinstance(r, fx.Node) else r for r in flow.program.results]
         return pytree.tree_unflatten(leaves, self._out_spec)
 
     def flatten(self, returned: Any) -> list[torch.Tensor]:
         """What the last stage returns, from what the model's forward does: the inverse of `unflatten`."""
         flow = self._cuts.flow
         leaves = pytree.tree_leaves(returned)
-        found = {
-            flow.read(None, r): leaf
-            for r, leaf in zip(flow.program.results, leaves, strict=True)
-            if isinstance(r, fx.Node)
-        }
+        found = {r: leaf for r, leaf in zip(flow.program.results, leaves, strict=True) if isinstance(r, fx.Node)}
         return [found[n] for n in flow.results]
 
     def call(self, values: Sequence[torch.Tensor]) -> Args:

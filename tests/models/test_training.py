@@ -24,26 +24,30 @@ from splitplan.models.training_stage import StageModule
 
 
 class InPlace(nn.Module):
-    """Works in place on what other layers have made: a sum of branches, an activation, a dropout, twice on the same tensor."""
+    """Works in place on what earlier layers have made and sent on: a sum of branches, an activation, a dropout."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.one, self.two, self.three = (nn.Conv2d(3 if k == 0 else 6, 6, 3, padding=1) for k in range(3))
+        self.stem, self.one, self.two, self.three, self.four = (
+            nn.Conv2d(3 if k == 0 else 6, 6, 3, padding=1) for k in range(5)
+        )
         self.head = nn.Linear(6, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.one(x)
-        z = self.two(y)
-        y = z.add_(y).relu_()
-        w = F.dropout(self.three(y), 0.3, True, inplace=True)
-        w += y
+        stem = self.stem(x)
+        y = self.one(stem)
+        y.add_(self.two(stem)).relu_()
+        w = self.three(y)
+        v = self.four(y)
+        F.dropout(w, 0.3, True, inplace=True)
+        w += v
         F.relu(w, inplace=True)
         out: torch.Tensor = self.head(w.mean((2, 3)))
         return out
 
 
 class ThroughViews(nn.Module):
-    """Writes through views of what is read later."""
+    """Writes through views of what is read later: its own tensors, and one of zeros that it fills."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,11 +56,14 @@ class ThroughViews(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.one(x)
         half = y[:, :4]
+        filled = torch.zeros(x.shape[0], 8)
+        filled[:, 2:6] = half * 3
         z = self.two(y * 2)
         half.mul_(2)
         y.add_(1)
-        out: torch.Tensor = self.three(torch.tanh(y) + z)
-        return out + half.mean()
+        z[:, 0] = 0.5
+        out: torch.Tensor = self.three(torch.tanh(y) + z + filled)
+        return out + half.mean() + filled.mean()
 
 
 class Heads(nn.Module):
@@ -300,6 +307,33 @@ def test_what_crosses_says_where_gradients_come_back() -> None:
     tm = training_model(_seeded(Frozen), torch.randn(2, 3, 8, 8))
     assert tm.uncuttable == (1,)
     assert [[v.requires_grad for v in tm.crossing(i, 2)] for i in (0, 2, len(tm.layers))] == [[False], [True], [True]]
+
+
+class Penalty(nn.Module):
+    """Returns what depends on its first layer's weights alone beside its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = torch.relu(self.one(x)) * self.scale.clone()
+        self.scale.mul_(0.5)
+        return self.three(self.two(y)), self.two.weight.square().mean()
+
+
+def test_what_several_layers_share_is_not_cut() -> None:
+    statistics = training_model(_seeded(Statistics), torch.randn(2, 6))
+    assert [x.name for x in statistics.layers] == ["one", "two", "three"]
+    assert statistics.uncuttable == (), "each buffer is written and read in one layer"
+    penalty = training_model(_seeded(Penalty), torch.randn(2, 6))
+    assert penalty.exact
+    assert penalty.why_uncuttable == {1: "both sides use 'scale'", 2: "both sides use 'two.weight'"}
+    views = training_model(_seeded(ThroughViews), torch.randn(2, 6))
+    assert views.why_uncuttable[1].endswith("is written under several names")
+    # Behind the last write its names are only read.
+    assert 2 not in views.uncuttable
 
 
 def test_rounding_is_told_from_another_computation() -> None:
