@@ -147,11 +147,11 @@ class TrainingProfile(Stored):
     @cached_property
     def _groups(self) -> dict[tuple[int, int, int], pd.DataFrame]:
         grouped = self.times.groupby(["samples", "threads", "workers"], sort=True)
-        return {(int(s), int(t), int(w)): g for (s, t, w), g in grouped}  # type: ignore[misc, call-overload]
+        return {(int(s), int(t), int(w)): g for (s, t, w), g in grouped}  # type: ignore[call-overload]
 
     @cached_property
     def _update_groups(self) -> dict[tuple[int, int], pd.DataFrame]:
-        return {(int(t), int(w)): g for (t, w), g in self.updates.groupby(["threads", "workers"], sort=True)}  # type: ignore[misc, call-overload]
+        return {(int(t), int(w)): g for (t, w), g in self.updates.groupby(["threads", "workers"], sort=True)}  # type: ignore[call-overload]
 
     # -- reading it ----------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def conflicts(problem: HybridTraining) -> tuple[str, ...]:
         shares = [c.replicas[0]] * c.stages
         first = 0
         worst = (0.0, 0)
-        for k, (i, j) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+        for k, (i, j) in enumerate(pairwise(ends)):
             columns = [v for v in problem.choices(c, shares[k]) if i <= v < j]
             need = costs.stage(c, k, i, j, first, shares[k], columns).memory_bytes
             worst = max(worst, (need - limit, k))
