@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from splitplan.data.training_plan import TrainingPlan
 from splitplan.errors import DataError, raise_all
 from splitplan.executor.training_control import Control, Replan
-from splitplan.executor.training_job import Task, Things, clear, make_folder
+from splitplan.executor.training_job import THINGS, Task, Things, clear, make_folder
 from splitplan.executor.training_report import TrainingReport, make_report
 from splitplan.executor.training_watch import Progress, Records, watch
 
@@ -145,21 +145,23 @@ def train(
         assert folder is not None
         return _as_rank(task, things, make_folder(folder))
     path = Path(tempfile.mkdtemp(prefix="splitplan-train-")) if folder is None else make_folder(folder)
-    things.save(path)
     runs: list[tuple[TrainingPlan, Records]] = []
     notes: list[str] = []
-    while True:
-        clear(path)
-        task.save(path)
-        control = Control(task.plan, path, replan)
-        records, asked = watch(
-            task, path, restarts=restarts, total=_total(task, data), progress=progress, on_news=control
-        )
-        runs.append((task.plan, records))
-        notes += control.notes
-        if not asked or control.next is None:
-            break
-        task = replace(task, plan=control.next, run=uuid.uuid4().hex)
+    try:
+        things.save(path)
+        while True:
+            clear(path)
+            task.save(path)
+            control = Control(task.plan, path, replan)
+            total = _total(task, data)
+            records, asked = watch(task, path, restarts=restarts, total=total, progress=progress, on_news=control)
+            runs.append((task.plan, records))
+            notes += control.notes
+            if not asked or control.next is None:
+                break
+            task = replace(task, plan=control.next, run=uuid.uuid4().hex)
+    finally:
+        (path / THINGS).unlink(missing_ok=True)  # the data is in it
     return _ended(model, path, runs, notes)
 
 
@@ -169,20 +171,22 @@ def _as_rank(task: Task, things: Things, folder: Path) -> Trainer:
 
     from splitplan.executor.training_worker import bind, run_rank
 
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     bind(task)
-    ours = not dist.is_initialized()
-    if ours:
-        dist.init_process_group("gloo")
+    if not dist.is_initialized():
+        dist.init_process_group(
+            "gloo"
+        )  # stays, so that a script can train again: torchrun's store serves one such start
+    told = [task.run]
+    dist.broadcast_object_list(told, src=0)
+    task = replace(task, run=told[0])
+    if dist.get_rank() == 0:
+        clear(folder)
     try:
-        told = [task.run]
-        dist.broadcast_object_list(told, src=0)
-        task = replace(task, run=told[0])
-        if dist.get_rank() == 0:
-            clear(folder)
         run_rank(task, things, folder, share_weights=True)
     finally:
-        if ours:
-            dist.destroy_process_group()
+        if before is not None:
+            os.sched_setaffinity(0, before)
     records = Records(folder, task.plan.workers, task.run)
     records.read()
     return _ended(things.model, folder, [(task.plan, records)], [])

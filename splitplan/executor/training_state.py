@@ -97,6 +97,8 @@ class State:
         self._writes_scheduler = int(mine) == dist.get_rank()
 
     def _all(self) -> dict[str, Any]:
+        if not self._module.state_dict():
+            return {}  # a stage without weights; torch takes that for a mistake
         found = {f"model.{k}": v for k, v in get_model_state_dict(self._module).items()}
         if self._optimizers:
             state = get_optimizer_state_dict(self._module, list(self._optimizers), options=_FLAT)
@@ -114,7 +116,6 @@ class State:
         target = folder / f"step-{facts.step:06d}"
         part = target.with_name(target.name + ".part")
         self._check_finite(folder, facts.step)
-        first = dist.get_rank(self._replicas) == 0
         for buffer in self._module.buffers():  # each replica has seen other samples
             dist.broadcast(buffer, group=self._replicas, group_src=0)
         if dist.get_rank() == 0 and part.exists():
@@ -123,7 +124,7 @@ class State:
         problem = ""
         try:
             dcp.save(self._all(), checkpoint_id=part)
-            if first and self._writes_scheduler:
+            if self._writes_scheduler:
                 torch.save(self._schedulers[0].state_dict(), part / SCHEDULER)
             if dist.get_rank() == 0:
                 (part / FACTS).write_text(json.dumps(asdict(facts)), encoding="utf-8")
@@ -176,7 +177,8 @@ class State:
         with _alone():
             dcp.load(state, checkpoint_id=path, no_dist=True)
         of = _by_kind(state)
-        set_model_state_dict(self._module, of["model"])
+        if of["model"]:
+            set_model_state_dict(self._module, of["model"])
         if self._optimizers:
             set_optimizer_state_dict(
                 self._module, list(self._optimizers), optim_state_dict=of["optimizer"], options=_FLAT

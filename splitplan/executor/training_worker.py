@@ -37,7 +37,11 @@ def main(argv: Sequence[str]) -> int:
         task = Task.read(folder)
         bind(task)
         sys.path[:0] = [p for p in task.paths if p not in sys.path]
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo")
         run_rank(task, Things.read(folder), folder)
+        dist.destroy_process_group()
     except SplitplanError as e:
         refuse(folder, rank, e, traceback.format_exc())
         sys.stderr.write(f"{e}\n")
@@ -56,34 +60,34 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, name="splitplan parent watch", daemon=True).start()
 
 
-def cores_of(task: Task) -> tuple[int, ...]:
-    """The cores of this worker among those that this process may use; none where they cannot be chosen."""
-    if not task.pin or not hasattr(os, "sched_getaffinity"):
-        return ()
-    k, threads = int(os.environ["LOCAL_RANK"]), task.plan.threads
-    return tuple(sorted(os.sched_getaffinity(0))[k * threads : (k + 1) * threads])
-
-
 def bind(task: Task) -> None:
-    """Bind this process to its cores, before it starts any thread.
+    """Bind this process to its worker's cores among those that it may use, before it starts any thread.
 
     Raises
     ------
     DataError
         There are too few.
     """
-    if not (task.pin and hasattr(os, "sched_getaffinity")):
+    if not _can_bind(task):
         return
-    mine = cores_of(task)
-    if len(mine) < task.plan.threads:
-        here = len(os.sched_getaffinity(0))
-        needed = int(os.environ["LOCAL_WORLD_SIZE"]) * task.plan.threads
-        raise DataError(f"the plan's workers on this host need {needed} cores, and it has {here}", "train")
+    k, threads = int(os.environ["LOCAL_RANK"]), task.plan.threads
+    here = sorted(os.sched_getaffinity(0))
+    mine = here[k * threads : (k + 1) * threads]
+    if len(mine) < threads:
+        needed = int(os.environ["LOCAL_WORLD_SIZE"]) * threads
+        raise DataError(
+            f"the plan's workers on this host need {needed} cores, and it has {len(here)}; give pin=False to try it, slower than predicted",
+            "train",
+        )
     os.sched_setaffinity(0, mine)
 
 
+def _can_bind(task: Task) -> bool:
+    return task.pin and hasattr(os, "sched_setaffinity")
+
+
 def run_rank(task: Task, things: Things, folder: Path, share_weights: bool = False) -> None:
-    """Train as one rank, to the end or until it is asked to stop.
+    """Train as one rank of torch's process group, to the end or until it is asked to stop.
 
     Parameters
     ----------
@@ -102,15 +106,8 @@ def run_rank(task: Task, things: Things, folder: Path, share_weights: bool = Fal
     import torch.distributed as dist
 
     torch.set_num_threads(task.plan.threads)
-    ours = not dist.is_initialized()
-    if ours:
-        dist.init_process_group("gloo")
-    try:
-        Loop(task, things, folder, share_weights).run()
-        dist.barrier()
-    finally:
-        if ours:
-            dist.destroy_process_group()
+    Loop(task, things, folder, share_weights).run()
+    dist.barrier()  # rank 0 has written all that the others read
 
 
 class Loop:
@@ -148,7 +145,13 @@ class Loop:
         start = self._state_at_start()
         step, epoch, skip = start.step, start.epoch, start.position
         self._say(
-            {"run": task.run, "pid": os.getpid(), "from_step": step, "cores": cores_of(task), "restarts": _restarts()}
+            {
+                "run": task.run,
+                "pid": os.getpid(),
+                "from_step": step,
+                "cores": sorted(os.sched_getaffinity(0)) if _can_bind(task) else [],
+                "restarts": _restarts(),
+            }
         )
         saved, asked = step, False
         position = skip
