@@ -188,7 +188,7 @@ def _workers(plan: TrainingPlan, records: Records, steps: Sequence[int]) -> list
             for s in steps
         )
         cores = tuple(records.starts[k][-1]["cores"])
-        found.append(WorkerTimes(k, *divmod(k, replicas), cores, *parts, max(waiting, 0.0)))
+        found.append(WorkerTimes(k, k // replicas, k % replicas, cores, *parts, waiting_s=max(waiting, 0.0)))
     return found
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -27,6 +27,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from splitplan.errors import DataError, TrainingError, listed, raise_all
@@ -99,7 +101,7 @@ class State:
     def _all(self) -> dict[str, Any]:
         if not self._module.state_dict():
             return {}  # a stage without weights; torch takes that for a mistake
-        found = {f"model.{k}": v for k, v in get_model_state_dict(self._module).items()}
+        found: dict[str, Any] = {f"model.{k}": v for k, v in get_model_state_dict(self._module).items()}
         if self._optimizers:
             state = get_optimizer_state_dict(self._module, list(self._optimizers), options=_FLAT)
             found |= {f"optimizer.{k}": v for k, v in state.items()}
@@ -123,7 +125,7 @@ class State:
         dist.barrier()
         problem = ""
         try:
-            dcp.save(self._all(), checkpoint_id=part)
+            save(self._all(), checkpoint_id=part)
             if self._writes_scheduler:
                 torch.save(self._schedulers[0].state_dict(), part / SCHEDULER)
             if dist.get_rank() == 0:
@@ -170,12 +172,14 @@ class State:
         """
         facts = read_facts(path)
         facts.check(now, str(path))
+        if self._schedulers and not (path / SCHEDULER).exists():
+            raise DataError("was written without a learning rate scheduler; leave out scheduler=", str(path))
         state = self._all()
         missing = sorted(state.keys() - _names(path))
         if missing:
             raise DataError(f"has no {listed(missing)}; it was written with another model or optimizer", str(path))
         with _alone():
-            dcp.load(state, checkpoint_id=path, no_dist=True)
+            load(state, checkpoint_id=path, no_dist=True)
         of = _by_kind(state)
         if of["model"]:
             set_model_state_dict(self._module, of["model"])
@@ -184,8 +188,6 @@ class State:
                 self._module, list(self._optimizers), optim_state_dict=of["optimizer"], options=_FLAT
             )
         for scheduler in self._schedulers:
-            if not (path / SCHEDULER).exists():
-                raise DataError("was written without a learning rate scheduler; leave out scheduler=", str(path))
             scheduler.load_state_dict(torch.load(path / SCHEDULER, weights_only=False))
         return facts
 
@@ -200,7 +202,7 @@ def _by_kind(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _names(path: Path) -> set[str]:
     try:
-        return set(dcp.FileSystemReader(path).read_metadata().state_dict_metadata)
+        return set(FileSystemReader(path).read_metadata().state_dict_metadata)
     except OSError as e:
         raise DataError(f"is no checkpoint: {e}", str(path)) from e
 
@@ -247,4 +249,4 @@ def load_weights(model: Any, path: Path) -> None:
     if not state:
         raise DataError("has none of the model's weights", str(path))
     with _alone():
-        dcp.load(state, checkpoint_id=path, no_dist=True)
+        load(state, checkpoint_id=path, no_dist=True)

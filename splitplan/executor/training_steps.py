@@ -151,7 +151,7 @@ class Engine:
             return
         modules: dict[str, str] = self.module.column_modules  # type: ignore[assignment]
         style = {modules[v]: ColwiseParallel(input_layouts=Shard(0), output_layouts=Shard(0)) for v in columns}
-        parallelize_module(self.module, mesh["dp"], style)  # type: ignore[arg-type]  # a dict of styles is one
+        parallelize_module(self.module, mesh["dp"], style)
 
     def _data_parallel(self, whole: Boundary, found: Probed) -> nn.Module:
         if self._place.share.replicas == 1:
@@ -161,15 +161,15 @@ class Engine:
         }
         if not any(p.requires_grad and n not in left_out for n, p in whole.named_parameters()):
             return whole
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(whole, list(left_out))
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(whole, list(left_out))  # type: ignore[no-untyped-call]
         # Buffers stay each replica's own, see `training_state`; weights are equal already.
         parallel = DistributedDataParallel(
             whole, process_group=self._replicas, broadcast_buffers=False, init_sync=False, gradient_as_bucket_view=True
         )
-        parallel.register_comm_hook(None, self._add_up)
+        parallel.register_comm_hook(None, lambda _, bucket: self._add_up(bucket))
         return parallel
 
-    def _add_up(self, _: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    def _add_up(self, bucket: Any) -> Any:
         self.events.ready_s = time.monotonic()
         work = dist.all_reduce(bucket.buffer(), group=self._replicas, async_op=True)
         assert work is not None
@@ -189,7 +189,7 @@ class Engine:
                     self.events.add("forward", j, start)
                     loss = self._loss(made, j)
                     start = time.monotonic()
-                    loss.backward()
+                    loss.backward()  # type: ignore[no-untyped-call]
                     self.events.add_backward(j, start)
 
         return run

@@ -241,7 +241,7 @@ def test_a_loss_that_is_nan_stops_before_the_update(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("rank")
 def test_weights_that_are_nan_are_not_saved(tmp_path: Path) -> None:
     def wild(parameters: Any) -> torch.optim.Optimizer:
-        return torch.optim.SGD(parameters, lr=1e38)
+        return torch.optim.SGD(parameters, lr=1e38, momentum=1e38, dampening=-1e38)
 
     model = net(norm=False)
     with pytest.raises(TrainingError, match="NaN or infinite, and were not saved"):
