@@ -148,7 +148,7 @@ def checksum(batch: Batch) -> int:
     """The same for the same batch, bit by bit."""
     found = 0
     for t in tensors((batch.x, batch.y)):
-        found = zlib.crc32(memoryview(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()), found)
+        found = zlib.crc32(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data, found)
     return found
 
 

@@ -182,13 +182,13 @@ def _workers(plan: TrainingPlan, records: Records, steps: Sequence[int]) -> list
     for k, mine in enumerate(records.steps):
         if not steps:
             break
-        parts = [median(mine[s][x] for s in steps) for x in ("forward_s", "backward_s", "sync_s", "update_s")]
+        parts = {x: float(median(mine[s][x] for s in steps)) for x in ("forward_s", "backward_s", "sync_s", "update_s")}
         waiting = median(
             iteration_s(records, s) - sum(mine[s][x] for x in ("forward_s", "backward_s", "sync_s", "update_s"))
             for s in steps
         )
         cores = tuple(records.starts[k][-1]["cores"])
-        found.append(WorkerTimes(k, k // replicas, k % replicas, cores, *parts, waiting_s=max(waiting, 0.0)))
+        found.append(WorkerTimes(k, k // replicas, k % replicas, cores, **parts, waiting_s=max(waiting, 0.0)))
     return found
 
 

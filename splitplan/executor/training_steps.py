@@ -14,7 +14,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 from splitplan.data.training_plan import TrainingPlan
@@ -133,7 +133,7 @@ class Engine:
         stage = plan.stages[place.stage]
         begin, end = plan.ends()[place.stage]
         self.module: nn.Module = tm.stage(begin, end, place.share.samples, stage.columns)
-        self.module.seed = seed  # type: ignore[assignment]  # a plain attribute of a StageModule
+        self.module.seed = seed
         self.events = Events()
         self._step, self._lost = 0, 0.0
         self._y: Any = None
@@ -150,7 +150,9 @@ class Engine:
         if not columns:
             return
         modules: dict[str, str] = self.module.column_modules  # type: ignore[assignment]
-        style = {modules[v]: ColwiseParallel(input_layouts=Shard(0), output_layouts=Shard(0)) for v in columns}
+        style: dict[str, ParallelStyle] = {
+            modules[v]: ColwiseParallel(input_layouts=Shard(0), output_layouts=Shard(0)) for v in columns
+        }
         parallelize_module(self.module, mesh["dp"], style)
 
     def _data_parallel(self, whole: Boundary, found: Probed) -> nn.Module:
