@@ -10,7 +10,22 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from splitplan.cli import catalog, channel, demo, doctor, live, place, profile, run, slots, solve, table, trace, worker
+from splitplan.cli import (
+    catalog,
+    channel,
+    demo,
+    doctor,
+    live,
+    place,
+    profile,
+    run,
+    slots,
+    solve,
+    table,
+    trace,
+    train_plan,
+    worker,
+)
 from splitplan.cli.options import MODEL_HELP
 from splitplan.cli.output import say_error
 from splitplan.errors import SplitplanError
@@ -74,6 +89,7 @@ for _command in (
     slots.simulate,
     slots.sweep,
     live.live,
+    train_plan.train_plan,
     worker.worker,
     demo.demo,
     doctor.doctor,

@@ -114,7 +114,7 @@ class TrainingProfile(Stored):
                 values = pd.to_numeric(table[column], errors="coerce").to_numpy(float)
                 bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
                 found += [
-                    f"{name}.iloc[{i}].{column} is {table[column].iloc[i]!r}; give seconds from 0" for i in bad[:3]
+                    f"{name}.iloc[{i}].{column} is {table[column].tolist()[i]!r}; give seconds from 0" for i in bad[:3]
                 ]
             twice = table.duplicated(list(keys))
             found += [f"{name}.iloc[{i}] is there twice" for i in np.flatnonzero(twice)[:3]]

@@ -95,7 +95,7 @@ def profile(
     layers = [x.name for x in traced.graph.layers]
     frames, origins = [], {}
     measured: dict[tuple[str, int], dict[str, Any]] = {}
-    with _model_file(traced) as path, _bar(progress) as tell:
+    with _model_file(traced) as path, bar(progress) as tell:
         for place, device in system.places.items():
             if not device.local:
                 frames.append(rows_modelled(traced.graph, place, device))
@@ -180,7 +180,7 @@ def _measure(task: Task, device: Device, tell: Progress) -> dict[str, Any]:
 
 
 @contextmanager
-def _bar(progress: bool | Progress | None) -> Iterator[Progress]:
+def bar(progress: bool | Progress | None) -> Iterator[Progress]:
     """What to tell of progress: the user's callable, a bar, or nobody."""
     if callable(progress):
         yield progress

@@ -290,6 +290,7 @@ def conclude(
         bound_by=_whose(solver, found, audit),
         figure=problem.figure,
         compare=problem.alternatives,
+        details=getattr(problem, "estimate", None),
         facts=problem.facts(found.plan, found.duals),
     )
 

@@ -190,6 +190,7 @@ class Solution:
     facts: dict[str, str] = field(default_factory=dict, repr=False)
     figure: Callable[[Any], Any] | None = field(default=None, repr=False, compare=False)
     compare: Callable[[Any], tuple[Alternative, ...]] | None = field(default=None, repr=False, compare=False)
+    details: Callable[[Any], Any] | None = field(default=None, repr=False, compare=False)
 
     @property
     def gap(self) -> float | None:
@@ -200,6 +201,15 @@ class Solution:
     def alternatives(self) -> tuple[Alternative, ...]:
         """What the plan was chosen over; priced when first asked for. Empty where the formulation knows of none."""
         return () if self.compare is None else self.compare(self.plan)
+
+    @cached_property
+    def estimate(self) -> Any:
+        """What the formulation expects of the plan in more words than its objective, where it has them (`HybridTraining`)."""
+        from splitplan.errors import SplitplanError
+
+        if self.details is None:
+            raise SplitplanError(f"no estimate is defined for {self.problem}; use to_frame()")
+        return self.details(self)
 
     @property
     def why(self) -> str:

@@ -72,7 +72,7 @@ def load_model(
             name=rest,
             progress=progress,
         )
-    made = _call(_factory(spec, kind, rest), spec)
+    made = call_factory(spec)
     if isinstance(made, tuple):
         if len(made) != 2:
             raise DataError(f"returned {len(made)} values; {_CONTRACT}", f"model {spec!r}")
@@ -83,6 +83,20 @@ def load_model(
     if example is None:
         raise DataError(f"returned no example input; {_CONTRACT}", f"model {spec!r}")
     return trace(model, example, granularity=granularity or "layer", dynamic_batch=dynamic_batch, progress=progress)
+
+
+def call_factory(spec: str) -> Any:
+    """What a function named as ``package.module:factory`` returns.
+
+    Raises
+    ------
+    DataError, UnknownNameError
+        Saying what is wrong with the spec or the factory.
+    """
+    module, colon, name = spec.partition(":")
+    if not colon or not module or not name:
+        raise DataError(f"is no model; give {_FORMS}", f"model {spec!r}")
+    return _call(_factory(spec, module, name), spec)
 
 
 def _factory(spec: str, module: str, name: str) -> Any:

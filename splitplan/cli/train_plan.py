@@ -1,0 +1,180 @@
+"""``splitplan train-plan``: how to train a model on the cores of like hosts: stages, replicas, threads, micro-batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from splitplan.cli.options import FigureOption, GapOption, Json, PlanOption, SolverOption, TimeLimitOption, read_system
+from splitplan.cli.output import amount, check_figure, out, print_json, save_figure, say, seconds, table, working
+from splitplan.cli.solve import certificate
+from splitplan.errors import DataError
+
+if TYPE_CHECKING:
+    from splitplan.data.system import System
+    from splitplan.data.training_profile import TrainingProfile
+    from splitplan.formulations.solution import Solution
+
+PARTS = ("compute_s", "fill_s", "transfer_s", "sync_s", "update_s", "overhead_s")
+
+
+def train_plan(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROFILE|MODEL",
+            help="A training profile (.json), or a model to measure first: zoo:NAME (classes of random data), or "
+            "package.module:factory, where factory() returns (module, loss_fn, (inputs, targets)): the module in train mode, a "
+            "mean loss of output and targets, and a batch.",
+        ),
+    ],
+    batch: Annotated[
+        int | None, typer.Option(help="Samples of an iteration.", show_default="the profile's largest, the factory's")
+    ] = None,
+    system: Annotated[
+        Path | None, typer.Option("--system", metavar="FILE.toml", help="Like hosts with their cores (threads) and links.")
+    ] = None,
+    cores: Annotated[int | None, typer.Option(help="Of this machine, instead of a system.", show_default="all")] = None,
+    size: Annotated[int | None, typer.Option(help="Of a zoo model: height and width of an image.")] = None,
+    save_profile: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Of a model: where to write what was measured.")
+    ] = None,
+    budget_s: Annotated[float, typer.Option(help="Of a model: about how long to measure.")] = 60.0,
+    max_stages: Annotated[int | None, typer.Option(help="Most stages.")] = None,
+    any_replicas: Annotated[
+        bool, typer.Option("--any-replicas", help="Stages may have unlike replicas; such a plan cannot be run here.")
+    ] = False,
+    no_columns: Annotated[bool, typer.Option("--no-columns", help="Share no linear layer by its columns.")] = False,
+    whole_batch: Annotated[
+        bool, typer.Option("--whole-batch", help="Only plans in which every layer sees the whole batch, as batch norm does alone.")
+    ] = False,
+    solver: SolverOption = "auto",
+    time_limit_s: TimeLimitOption = None,
+    gap: GapOption = 0.0,
+    output: PlanOption = None,
+    figure: FigureOption = None,
+    json: Json = False,
+) -> None:
+    """Find the quickest way to train: how many stages, how many copies of each, how many cores for each worker.
+
+    Says what an iteration is expected to take, at the latest too, and why the other strategies lose.
+    """
+    from splitplan.formulations.training import HybridTraining
+
+    check_figure(figure)
+    hosts = _hosts(system, cores)
+    if source.endswith(".json"):
+        from splitplan.data.training_profile import TrainingProfile
+
+        for name, value in (("--save-profile", save_profile), ("--size", size)):
+            if value is not None:
+                raise DataError("is for models that are measured; a profile is given", name)
+        profile = TrainingProfile.read(source)
+    else:
+        profile = _measured(source, batch, size, hosts, budget_s)
+        if save_profile is not None:
+            profile.save(save_profile)
+    problem = HybridTraining(
+        profile,
+        hosts,
+        batch if batch is not None else max(profile.samples(t)[1] for t in profile.threads),
+        replicas="any" if any_replicas else "same",
+        max_stages=max_stages,
+        columns=not no_columns,
+        whole_batch=whole_batch,
+    )
+    with working(f"solving: {problem.describe()}"):
+        solution = problem.solve(solver, time_limit_s=time_limit_s, gap=gap)
+    if output is not None:
+        solution.plan.save(output)
+    if figure is not None:
+        save_figure(solution.plot(), figure)
+    if json:
+        estimate = solution.estimate
+        print_json(solution.to_dict() | {"strategies": estimate.strategies.to_dict("records")})
+        return
+    show(solution)
+    for what, path in (("profile", save_profile), ("plan", output), ("figure", figure)):
+        if path is not None:
+            say(f"{what} written: {path}")
+
+
+def _hosts(system: Path | None, cores: int | None) -> System:
+    import os
+
+    from splitplan.data.device import Device
+    from splitplan.data.system import System
+
+    if system is not None:
+        if cores is not None:
+            raise DataError("is given beside --system, whose devices say their threads", "--cores")
+        return read_system(system)
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return System(here=Device("this machine", local=True, threads=here if cores is None else cores))
+
+
+def _measured(spec: str, batch: int | None, size: int | None, hosts: System, budget_s: float) -> TrainingProfile:
+    from splitplan.executor.training_profiler import profile_training
+    from splitplan.models.load import call_factory
+
+    with working(f"making {spec}"):
+        if spec.startswith("zoo:"):
+            model, loss_fn, example = _of_zoo(spec.removeprefix("zoo:"), batch or 32, size)
+        else:
+            made = call_factory(spec)
+            if not isinstance(made, tuple) or len(made) != 3:
+                raise DataError("returned something else than (module, loss_fn, (inputs, targets))", f"model {spec!r}")
+            model, loss_fn, example = made
+    say(f"measuring {spec}")
+    return profile_training(model, loss_fn, example, hosts, budget_s=budget_s, name=spec.rpartition(":")[2])
+
+
+def _of_zoo(name: str, batch: int, size: int | None) -> tuple[Any, Any, Any]:
+    import torch
+
+    from splitplan.models.zoo import zoo, zoo_example
+
+    model = zoo(name).train().requires_grad_(True)
+    x = zoo_example(name, batch=batch, size=size)
+    with torch.no_grad():
+        made = model.eval()(x[:1])
+    model.train()
+    if not isinstance(made, torch.Tensor) or made.dim() != 2:
+        raise DataError("makes no classes of its inputs; give a factory with a loss of its own", f"model 'zoo:{name}'")
+    classes = torch.randint(made.shape[1], (batch,), generator=torch.Generator().manual_seed(0))
+    return model, torch.nn.functional.cross_entropy, (x, classes)
+
+
+def show(solution: Solution) -> None:
+    """The plan, what it takes, and the other strategies."""
+    estimate = solution.estimate
+    plan = estimate.plan
+    out().print(solution.problem, markup=False, style="bold")
+    rows = [
+        (str(k), str(len(s.layers)), s.layers[0], s.layers[-1], str(s.replicas), str(len(s.columns) or ""))
+        for k, s in enumerate(plan.stages)
+    ]
+    columns = ("stage", "layers", "from", "to", "replicas", "by columns")
+    out().print(table("", columns, rows, numeric=("layers", "replicas", "by columns")))
+    order = "" if plan.schedule == "none" else f", {plan.schedule}"
+    out().print(
+        f"{plan.strategy}: {plan.workers} workers of {plan.threads} threads; {plan.micro_batches} micro-batches of "
+        f"{plan.batch // plan.micro_batches} samples{order}",
+        markup=False,
+    )
+    out().print(
+        f"An iteration takes {seconds(estimate.expected_s)}, in {estimate.quantile:.0%} of cases at most {seconds(estimate.latest_s)}; "
+        f"{amount(solution.terms['memory_bytes'], 'B')} of memory for the largest worker",
+        markup=False,
+    )
+    frame = estimate.strategies
+    shown = [p for p in PARTS if (frame[p] > 0).any()]
+    rows = [
+        (r["strategy"], seconds(r["iteration_s"]), *(seconds(r[p]) for p in shown), r["why"])
+        for r in frame.to_dict("records")
+    ]
+    names = ("strategy", "iteration", *(p.removesuffix("_s") for p in shown), "why")
+    out().print(table("", names, rows, numeric=names[1:-1]))
+    out().print(table("", ("certificate", ""), certificate(solution)))

@@ -1,0 +1,348 @@
+"""The measuring processes of the training profiler: layers, whole steps and collectives, while as many workers compute as will train.
+
+Run by `splitplan.executor.training_profiler` as ``python -m splitplan.executor.training_measure FOLDER RANK``, one for each worker of the
+crowd, in the environment of a training worker. The first one prints what it found as JSON lines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from splitplan.executor.measure import REFUSED, about, middle_mean, say
+from splitplan.models.files import read_json, write_whole
+
+if TYPE_CHECKING:
+    import torch
+
+    from splitplan.models.training import TrainingModel
+
+TASK = "measure.json"
+SIZES = (1e3, 3e4, 1e6, 1e7, 1e8)
+"""Bytes of the collectives that are measured, up to the first that is larger than all that may ever be sent at once."""
+
+
+@dataclass(frozen=True)
+class MeasureTask:
+    """What to measure in one crowd.
+
+    Parameters
+    ----------
+    threads, workers : int
+    samples : tuple of int
+        Micro-batches.
+    budget_s : float
+        About how long to measure, warm-up left out.
+    least : int
+        Fewest rounds, whatever the budget.
+    kind : str
+        The torch device.
+    name : str or None
+        Of the model.
+    paths : tuple of str
+        Where Python looks for modules.
+    """
+
+    threads: int
+    workers: int
+    samples: tuple[int, ...]
+    budget_s: float
+    least: int
+    kind: str
+    name: str | None
+    paths: tuple[str, ...]
+
+    def save(self, folder: Path) -> None:
+        """Write it into the folder of the processes."""
+        write_whole(folder / TASK, json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, folder: Path) -> MeasureTask:
+        """Read what `save` wrote."""
+        body = read_json(folder / TASK)
+        return cls(**body | {"samples": tuple(body["samples"]), "paths": tuple(body["paths"])})
+
+
+def main(argv: list[str]) -> int:
+    """Measure the task of a folder as worker ``argv[1]``."""
+    from splitplan.errors import SplitplanError
+
+    folder, rank = Path(argv[0]), int(argv[1])
+    task = MeasureTask.read(folder)
+    sys.path[:] = list(task.paths)
+    try:
+        _measure(folder, rank, task)
+    except SplitplanError as e:
+        sys.stderr.write(f"{e}\n")
+        sys.stderr.flush()
+        # The others wait for this one in a collective, and the parent ends them.
+        os._exit(REFUSED)
+    return 0
+
+
+def pin(rank: int, threads: int) -> None:
+    """Bind this process to its own cores, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        mine = cores[rank * threads : (rank + 1) * threads]
+        if len(mine) == threads:
+            os.sched_setaffinity(0, mine)
+
+
+def _measure(folder: Path, rank: int, task: MeasureTask) -> None:
+    import torch
+    import torch.distributed as dist
+
+    from splitplan.executor.training_job import Things
+    from splitplan.models.training import training_model
+
+    pin(rank, task.threads)
+    torch.set_num_threads(task.threads)
+    torch.manual_seed(0)
+    things = Things.read(folder)
+    x, y = things.data
+    device = torch.device(task.kind)
+    model = things.model.to(device) if hasattr(things.model, "to") else things.model
+    tm = training_model(model, x, name=task.name)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=task.workers)
+    try:
+        runs = [Runs(tm, things.loss_fn, things.optimizer, x, y, b, device) for b in task.samples]
+        result = _rounds(runs, rank, task)
+        if rank == 0:
+            result |= _facts(tm, runs[0]) | about(task.kind)
+        result["collectives"] = _collectives(tm, task, max(task.samples), rank)
+    finally:
+        dist.destroy_process_group()
+    if rank == 0:
+        say({"result": result})
+
+
+def _facts(tm: TrainingModel, run: Runs) -> dict[str, Any]:
+    return {
+        "model": tm.name,
+        "fingerprint": tm.fingerprint,
+        "layer_facts": [asdict(x) for x in tm.layers],
+        "crossing_bytes": list(tm.crossing_bytes),
+        "uncuttable": list(tm.uncuttable),
+        "state_factor": run.state_factor,
+    }
+
+
+class Runs:
+    """One micro-batch through the model, whole and run by run of layers between positions at which it can be cut.
+
+    Parameters
+    ----------
+    tm : TrainingModel
+    loss_fn, optimizer : callable
+    x, y : tensors
+        A batch, of which the first samples are taken.
+    samples : int
+    device : torch.device
+    """
+
+    def __init__(
+        self, tm: TrainingModel, loss_fn: Callable[..., Any], optimizer: Callable[..., Any], x: Any, y: Any, samples: int,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        import torch
+        from torch.utils import _pytree as pytree
+
+        def first(value: Any) -> Any:
+            return pytree.tree_map_only(torch.Tensor, lambda t: t[:samples].to(device), value)
+
+        self.tm, self.samples, self._loss_fn = tm, samples, loss_fn
+        self._inputs: tuple[torch.Tensor, ...] = tm.inputs(first(x))
+        self._target = first(y)
+        n = len(tm.layers)
+        ends = [0, *(i for i in range(1, n) if i not in set(tm.uncuttable)), n]
+        self.runs = list(pairwise(ends))
+        self._stages = [tm.stage(i, j, samples) for i, j in self.runs]
+        self._whole = tm.stage(0, n, samples)
+        self._optimizers = [self._optimizer(optimizer, s) for s in self._stages]
+        self._all = self._optimizer(optimizer, self._whole)
+        self._cuda = device.type == "cuda"
+
+    @staticmethod
+    def _optimizer(make: Callable[..., Any], stage: Any) -> Any:
+        weights = [p for p in stage.parameters() if p.requires_grad]
+        return make(weights) if weights else None
+
+    def _now(self) -> float:
+        if self._cuda:
+            import torch
+
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def whole(self) -> tuple[float, float, float]:
+        """Seconds forward, backward (the loss with it) and of the optimizer, of the model in one piece."""
+        self._whole.at(0)
+        start = self._now()
+        made = self._whole(*self._inputs)
+        there = self._now()
+        self._loss_fn(self.tm.unflatten(made), self._target).backward()
+        back = self._now()
+        if self._all is not None:
+            self._all.step()
+        end = self._now()
+        self._clear()
+        return there - start, back - there, end - back
+
+    def parts(self) -> np.ndarray:
+        """Seconds forward, backward and of the optimizer of each run of layers, shape (3, runs); the last one's include the loss."""
+        import torch
+
+        seconds = np.zeros((3, len(self.runs)))
+        entered, left = [], []
+        values: tuple[torch.Tensor, ...] = self._inputs
+        for k, stage in enumerate(self._stages):
+            stage.at(0)
+            taken = tuple(v.detach().requires_grad_(k > 0 and v.is_floating_point()) for v in values)
+            start = self._now()
+            made = stage(*taken)
+            seconds[0, k] = self._now() - start
+            values = made if isinstance(made, tuple) else (made,)
+            entered.append(taken)
+            left.append(values)
+        start = self._now()
+        leaves = tuple(v.detach().requires_grad_(v.requires_grad) for v in values)
+        self._loss_fn(self.tm.unflatten(leaves if len(leaves) > 1 else leaves[0]), self._target).backward()
+        seconds[1, -1] = self._now() - start
+        gradients = [v.grad for v in leaves]
+        for k in reversed(range(len(self._stages))):
+            pairs = [(v, g) for v, g in zip(left[k], gradients, strict=True) if v.requires_grad and g is not None]
+            start = self._now()
+            if pairs:
+                torch.autograd.backward([v for v, _ in pairs], [g for _, g in pairs])
+            seconds[1, k] += self._now() - start
+            gradients = [v.grad for v in entered[k]]
+            left[k] = ()
+        for k, optimizer in enumerate(self._optimizers):
+            start = self._now()
+            if optimizer is not None:
+                optimizer.step()
+            seconds[2, k] = self._now() - start
+        self._clear()
+        return seconds
+
+    def _clear(self) -> None:
+        for p in self._whole.parameters():
+            p.grad = None
+
+    @property
+    def state_factor(self) -> float:
+        """Bytes of the optimizer's state over bytes of weights."""
+        import torch
+
+        if self._all is None:
+            return 0.0
+        weights = sum(p.numel() * p.element_size() for g in self._all.param_groups for p in g["params"])
+        state = sum(
+            t.numel() * t.element_size() for s in self._all.state.values() for t in s.values() if isinstance(t, torch.Tensor)
+        )
+        return float(state / weights) if weights else 0.0
+
+    def by_layer(self, seconds: np.ndarray) -> np.ndarray:
+        """Of runs of several layers each has an even share: no cut can tell them apart."""
+        found = np.zeros((len(seconds), len(self.tm.layers)))
+        for k, (i, j) in enumerate(self.runs):
+            found[:, i:j] = seconds[:, [k]] / (j - i)
+        return found
+
+
+def _rounds(runs: list[Runs], rank: int, task: MeasureTask) -> dict[str, Any]:
+    """Rounds of all sizes, whole and in parts in turn; all workers begin each run together."""
+    import torch
+    import torch.distributed as dist
+
+    for run in runs:
+        run.whole()
+        run.parts()
+    start = time.perf_counter()
+    for run in runs:
+        dist.barrier()
+        run.whole()
+        run.parts()
+    took = torch.tensor([time.perf_counter() - start])
+    dist.all_reduce(took, dist.ReduceOp.MAX)
+    rounds = max(task.least, int(task.budget_s / max(float(took), 1e-6)))
+    whole: list[list[tuple[float, float, float]]] = [[] for _ in runs]
+    parts: list[list[np.ndarray]] = [[] for _ in runs]
+    for n in range(rounds):
+        for k, run in enumerate(runs):
+            dist.barrier()
+            whole[k].append(run.whole())
+            dist.barrier()
+            parts[k].append(run.parts())
+        if rank == 0:
+            say({"done": n + 1, "of": rounds})
+    times, updates, ratios = {}, [], []
+    for run, w, p in zip(runs, whole, parts, strict=True):
+        steps = np.array(w)
+        typical = middle_mean(np.array([x.reshape(-1) for x in p])).reshape(3, -1)
+        both = float(np.median(steps[:, :2].sum(axis=1)))
+        typical[:2] *= both / max(typical[:2].sum(), 1e-12)
+        typical[2] *= float(np.median(steps[:, 2])) / max(typical[2].sum(), 1e-12)
+        layers = run.by_layer(typical)
+        times[run.samples] = layers[:2].tolist()
+        updates.append(layers[2])
+        total = steps.sum(axis=1)
+        ratios += (total / np.median(total)).tolist()
+    return {"times": times, "updates": np.median(updates, axis=0).tolist(), "ratios": ratios, "rounds": rounds}
+
+
+def _collectives(tm: TrainingModel, task: MeasureTask, samples: int, rank: int) -> list[tuple[str, int, float, float]]:
+    """What exchanges of a few sizes take, while nobody computes."""
+    import torch.distributed as dist
+
+    if task.workers == 1:
+        return []
+    largest = max(sum(x.parameter_bytes for x in tm.layers), samples * max(tm.crossing_bytes, default=0.0), 1e4)
+    sizes = [s for s, before in zip(SIZES, (0.0, *SIZES), strict=False) if before < largest]
+    found = []
+    for size in sizes:
+        for what, exchange in _exchanges(size, task.workers, rank):
+            seconds = []
+            for _ in range(max(5, min(50, int(2e8 / size)))):
+                dist.barrier()
+                start = time.perf_counter()
+                exchange()
+                seconds.append((time.perf_counter() - start) / (2 if what == "send" else 1))
+            found.append((what, 2 if what == "send" else task.workers, size, float(np.median(seconds[1:]))))
+    return found
+
+
+def _exchanges(size: float, workers: int, rank: int) -> Iterator[tuple[str, Callable[[], object]]]:
+    import torch
+    import torch.distributed as dist
+
+    many = max(1, int(size / 4) // workers) * workers
+    whole, part = torch.zeros(many), torch.zeros(many // workers)
+
+    def send() -> None:
+        # There and back: half of it counts.
+        if rank == 0:
+            dist.send(whole, 1)
+            dist.recv(whole, 1)
+        elif rank == 1:
+            dist.recv(whole, 0)
+            dist.send(whole, 0)
+
+    yield "all_reduce", lambda: dist.all_reduce(whole)
+    yield "all_gather", lambda: dist.all_gather_into_tensor(whole, part)
+    yield "reduce_scatter", lambda: dist.reduce_scatter_tensor(part, whole)
+    yield "send", send
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

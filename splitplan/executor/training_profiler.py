@@ -1,0 +1,246 @@
+"""The training profiler: what each layer takes forward, backward and in the optimizer, alone and in a crowd, and what exchanges take."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils import _pytree as pytree
+
+from splitplan.data.profile import Origin
+from splitplan.data.system import System
+from splitplan.data.training_profile import COLLECTIVES, TIMES, UPDATES, TrainingProfile
+from splitplan.errors import DataError, ExecutorError, raise_all
+from splitplan.executor.environment import worker_environment
+from splitplan.executor.measure import REFUSED
+from splitplan.executor.profiler import Progress, bar
+from splitplan.executor.split import check_torch_device
+from splitplan.executor.training_job import Things
+from splitplan.executor.training_measure import MeasureTask
+from splitplan.models.graph import number_problem
+from splitplan.models.training_layer import TrainingLayer
+
+
+def momentum(parameters: Any) -> torch.optim.Optimizer:
+    """Stochastic gradient descent with momentum: the optimizer of a profile unless another is given."""
+    return torch.optim.SGD(parameters, lr=1e-4, momentum=0.9)
+
+
+def profile_training(
+    model: Any,
+    loss_fn: Callable[..., Any],
+    batch: tuple[Any, Any],
+    system: System,
+    *,
+    optimizer: Callable[..., Any] = momentum,
+    samples: tuple[int, ...] | None = None,
+    threads: tuple[int, ...] | None = None,
+    budget_s: float = 60.0,
+    least: int = 4,
+    name: str | None = None,
+    progress: bool | Progress | None = None,
+) -> TrainingProfile:
+    """Seconds of training by layer, micro-batch, threads and crowd, measured on this machine as its workers will train.
+
+    For each number of threads it measures one worker alone and as many as the machine's cores hold, all in processes of their own, pinned
+    to their cores, with a training worker's allocator. Each round runs every micro-batch once in one piece and once run by run of
+    layers, each run's gradients computed from those of the next; the latter are scaled so that they add up to the former. Nothing of
+    the model given is changed.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or Traced
+        In train mode. A `Traced` is trained as it was traced: in eval mode.
+    loss_fn : callable
+        Of output and target; a mean over samples.
+    batch : tuple
+        Inputs and targets of a whole batch: tensors, or tuples or dicts of tensors, samples along dimension 0.
+    system : System
+        Like hosts, of which this machine is one; ``threads`` is the number of cores to train on.
+    optimizer : callable
+        Makes an optimizer from parameters; `momentum` by default. Its state counts as memory.
+    samples : tuple of int, optional
+        Micro-batches to measure; by default the batch, its half, its quarter, … down to a sixteenth.
+    threads : tuple of int, optional
+        Threads of a worker; by default 1, 2, 4, … and all cores.
+    budget_s : float
+        About how long to measure, shared by the crowds.
+    least : int
+        Fewest rounds, whatever the budget.
+    name : str, optional
+        The class name if not given.
+    progress : bool or callable, optional
+        Show a progress bar; by default when standard error is a terminal. A callable is told instead.
+
+    Raises
+    ------
+    DataError
+        No batch, a host that is not this machine, more cores than there are, sizes that are larger than the batch.
+    ExecutorError
+        A measuring process failed; says what it said.
+    """
+    size = _batch_size(batch)
+    cores, kind = _cores(system)
+    sizes = tuple(samples) if samples is not None else _halves(size)
+    counts = tuple(threads) if threads is not None else _powers(cores)
+    problems = [
+        f"samples has {s!r}; give whole numbers from 1 to the batch's {size}"
+        for s in sizes
+        if isinstance(s, bool) or not isinstance(s, int) or not 1 <= s <= size
+    ]
+    problems += [
+        f"threads has {t!r}; give whole numbers from 1 to the {cores} cores of a host"
+        for t in counts
+        if isinstance(t, bool) or not isinstance(t, int) or not 1 <= t <= cores
+    ]
+    problems += [p for p in [number_problem("budget_s", budget_s, positive=True)] if p]
+    problems += [] if isinstance(least, int) and least >= 1 else [f"least is {least!r}; give a whole number from 1"]
+    raise_all(problems, "profile_training")
+    crowds = [(t, w) for t in sorted(set(counts)) for w in sorted({1, cores // t})]
+    found = {}
+    with bar(progress) as tell:
+        for t, w in crowds:
+            task = MeasureTask(
+                t, w, tuple(sorted(set(sizes))), budget_s / len(crowds), least, kind, name, tuple(sys.path)
+            )
+            found[t, w] = _measure(Things(model, batch, optimizer, loss_fn), task, tell)
+    return _profile(found, system)
+
+
+def _batch_size(batch: Any) -> int:
+    if not isinstance(batch, tuple) or len(batch) != 2:
+        raise DataError(f"the batch is a {type(batch).__name__}; give (inputs, targets)", "profile_training")
+    sizes = {int(t.shape[0]) for t in pytree.tree_leaves(batch) if isinstance(t, torch.Tensor) and t.dim()}
+    if len(sizes) != 1:
+        raise DataError(
+            f"its tensors have {sorted(sizes) or 'no'} samples along dimension 0; give inputs and targets of the same samples",
+            "profile_training: batch",
+        )
+    return sizes.pop()
+
+
+def _cores(system: System) -> tuple[int, str]:
+    if not isinstance(system, System):
+        raise DataError(f"the system is a {type(system).__name__}; give a splitplan.System of like hosts", "profile_training")
+    device = next(iter(system.places.values()))
+    raise_all(
+        [f"host {n!r} is not this machine (local=False), and training times cannot be modelled" for n, d in system.places.items() if not d.local],
+        "profile_training",
+    )
+    check_torch_device(device.kind)
+    return device.threads, device.kind
+
+
+def _halves(batch: int) -> tuple[int, ...]:
+    found = [batch]
+    while len(found) < 5 and found[-1] % 2 == 0 and found[-1] > 2:
+        found.append(found[-1] // 2)
+    return tuple(reversed(found))
+
+
+def _powers(cores: int) -> tuple[int, ...]:
+    found = [1]
+    while 2 * found[-1] < cores:
+        found.append(2 * found[-1])
+    return tuple(dict.fromkeys([*found, cores]))
+
+
+def _measure(things: Things, task: MeasureTask, tell: Progress) -> dict[str, Any]:
+    """Run one crowd of measuring processes; they end with us, whatever happens."""
+    what = f"{task.workers} worker{'s' * (task.workers > 1)} of {task.threads} thread{'s' * (task.threads > 1)}"
+    tell(what, 0.0)
+    with tempfile.TemporaryDirectory(prefix="splitplan-training-") as name, tempfile.TemporaryFile() as errors:
+        folder = Path(name)
+        task.save(folder)
+        things.save(folder)
+        processes: list[subprocess.Popen[str]] = []
+        result = None
+        try:
+            for rank in range(task.workers):
+                command = [sys.executable, "-m", "splitplan.executor.training_measure", str(folder), str(rank)]
+                out = subprocess.PIPE if rank == 0 else subprocess.DEVNULL
+                processes.append(
+                    subprocess.Popen(command, stdout=out, stderr=errors, env=worker_environment(task.threads), text=True)
+                )
+            watcher = threading.Thread(target=_end_together, args=(processes,), daemon=True)
+            watcher.start()
+            assert processes[0].stdout is not None
+            for line in processes[0].stdout:
+                message = json.loads(line)
+                result = message.get("result", result)
+                if "done" in message:
+                    tell(what, message["done"] / message["of"])
+            codes = [p.wait() for p in processes]
+        finally:
+            for p in processes:
+                if p.poll() is None:
+                    p.kill()
+                p.wait()
+                if p.stdout is not None:
+                    p.stdout.close()
+        if result is None or any(codes):
+            errors.seek(0)
+            said = errors.read().decode(errors="replace").strip()[-2000:] or "(nothing)"
+            if REFUSED in codes:
+                raise ExecutorError(f"measuring training with {what}: {said}")
+            raise ExecutorError(f"a measuring process of {what} ended with code {next(c for c in codes if c)}; it said:\n{said}")
+    found: dict[str, Any] = result
+    return found
+
+
+def _end_together(processes: list[subprocess.Popen[str]]) -> None:
+    """When one fails the others wait for it for ever: end them."""
+    for p in processes:
+        if p.wait():
+            for other in processes:
+                if other.poll() is None:
+                    other.kill()
+
+
+def _profile(found: dict[tuple[int, int], dict[str, Any]], system: System) -> TrainingProfile:
+    facts = next(iter(found.values()))
+    layers = tuple(TrainingLayer(**x) for x in facts["layer_facts"])
+    names = [x.name for x in layers]
+    times, updates, collectives = [], [], {}
+    for (t, w), group in found.items():
+        for samples, (forward, backward) in group["times"].items():
+            times += [(v, int(samples), t, w, f, b) for v, f, b in zip(names, forward, backward, strict=True)]
+        updates += [(v, t, w, u) for v, u in zip(names, group["updates"], strict=True)]
+        for what, workers, size, seconds in group["collectives"]:
+            # Crowds of the same size and other threads measure the same exchanges: the first one, of the fewest threads, is kept.
+            collectives.setdefault((what, workers, size), seconds)
+    step = [s for (what, _, size), s in collectives.items() if what == "all_reduce" and size == min(z for _, _, z in collectives)]
+    device = next(iter(system.places.values()))
+    rounds = [g["rounds"] for g in found.values()]
+    return TrainingProfile(
+        facts["model"],
+        facts["fingerprint"],
+        layers,
+        tuple(facts["crossing_bytes"]),
+        pd.DataFrame(times, columns=list(TIMES)),
+        pd.DataFrame(updates, columns=list(UPDATES)),
+        pd.DataFrame([(*k, v) for k, v in collectives.items()], columns=list(COLLECTIVES)),
+        uncuttable=tuple(facts["uncuttable"]),
+        state_factor=facts["state_factor"],
+        step_s=float(np.median(step)) if step else 0.0,
+        ratios=tuple(r for g in found.values() for r in g["ratios"]),
+        origin=Origin(
+            device.name,
+            device.slowdown,
+            device.threads,
+            facts["machine"],
+            facts["versions"],
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            f"training; {min(rounds)} to {max(rounds)} rounds",
+        ),
+    )

@@ -1,0 +1,241 @@
+"""What a stage of a training plan costs: seconds forward, backward and after the last gradient, and memory. Written once for all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from splitplan.data.system import System
+from splitplan.data.training_plan import Schedule, TrainingPlan
+from splitplan.data.training_profile import TrainingProfile
+from splitplan.formulations.training_schedule import StageTimes, in_flight
+
+
+@dataclass(frozen=True)
+class Config:
+    """All of a plan but its cuts, its replicas stage by stage and its columns.
+
+    Parameters
+    ----------
+    threads : int
+        Cores of each worker.
+    stages, workers, micro_batches : int
+    schedule : Schedule
+    replicas : tuple of int
+        Those that a stage may have, ascending.
+    """
+
+    threads: int
+    stages: int
+    workers: int
+    micro_batches: int
+    schedule: Schedule
+    replicas: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """A stage's seconds and bytes; `sync_s` and `update_s` make up its tail."""
+
+    forward_s: float
+    backward_s: float
+    sync_s: float
+    update_s: float
+    memory_bytes: float
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """The layers' costs on one worker that shares a micro-batch with others, before any columns are shared.
+
+    Arrays by layer. ``column_*`` are what a layer costs when its columns are shared instead; NaN where they cannot be.
+    """
+
+    forward: np.ndarray
+    backward: np.ndarray
+    update: np.ndarray
+    column_forward: np.ndarray
+    column_backward: np.ndarray
+
+    @cached_property
+    def sums(self) -> np.ndarray:
+        """Sums over the first layers, shape (3, layers + 1): forward, backward, update."""
+        rows = np.stack([self.forward, self.backward, self.update])
+        return np.concatenate([np.zeros((3, 1)), np.cumsum(rows, axis=1)], axis=1)
+
+
+class TrainingCosts:
+    """Coefficients of `HybridTraining`: from a profile and a system to seconds of stages and links.
+
+    Parameters
+    ----------
+    profile : TrainingProfile
+    system : System
+        Like hosts; each has ``threads`` cores.
+    batch : int
+    speeds : tuple of float
+        Of each core, 1 as it was measured; empty: all 1.
+    """
+
+    def __init__(self, profile: TrainingProfile, system: System, batch: int, speeds: Sequence[float] = ()) -> None:
+        self.profile, self.system, self.batch = profile, system, batch
+        self.layers = len(profile.layers)
+        self.hosts = tuple(system.places)
+        self.cores_per_host = next(iter(system.places.values())).threads
+        self.cores = self.cores_per_host * len(self.hosts)
+        self.speeds = tuple(speeds)
+        limits = [d.memory_bytes for d in system.places.values()]
+        self.host_bytes = min((x for x in limits if x is not None), default=math.inf)
+        self.weights = np.array([x.parameter_bytes for x in profile.layers])
+        self.saved = np.array([x.saved_bytes for x in profile.layers])
+        self._weight_sums, self._saved_sums = (
+            np.concatenate([[0.0], np.cumsum(x)]) for x in (self.weights, self.saved)
+        )
+        self.crossing = np.array([0.0, *profile.crossing_bytes, 0.0])
+        self.work = lru_cache(maxsize=None)(self._work)
+        self._delay_s, self._rate_bps = self._between_hosts()
+
+    def _between_hosts(self) -> tuple[float, float]:
+        """Longest delay and least rate of the ways between hosts; nothing for one host."""
+        ways = [w for a in self.hosts for b in self.hosts if a != b and (w := self.system.way(a, b)) is not None]
+        return max((w.delay_s for w in ways), default=0.0), 1 / max((w.busy_s(1e6) / 8e6 for w in ways), default=math.inf)
+
+    # -- workers and hosts ---------------------------------------------------------------------------
+
+    def per_host(self, threads: int) -> int:
+        """Workers of so many threads that fit on a host."""
+        return self.cores_per_host // threads
+
+    def crowd(self, config: Config) -> int:
+        """Workers on one host at once."""
+        return min(config.workers, self.per_host(config.threads))
+
+    def apart(self, config: Config, first: int, last: int) -> bool:
+        """Whether these workers, by their numbers, are on several hosts."""
+        each = self.per_host(config.threads)
+        return first // each != last // each
+
+    def slowness(self, config: Config, first: int, replicas: int) -> float:
+        """Seconds of the slowest of these workers over those of a core as measured."""
+        if not self.speeds:
+            return 1.0
+        t, each = config.threads, self.per_host(config.threads)
+        cores = [
+            w // each * self.cores_per_host + w % each * t + c for w in range(first, first + replicas) for c in range(t)
+        ]
+        return 1 / min(self.speeds[c] for c in cores)
+
+    def limit_bytes(self, config: Config) -> float:
+        """Memory of one worker: its host's, shared evenly by the workers there."""
+        return self.host_bytes / self.crowd(config)
+
+    # -- seconds -------------------------------------------------------------------------------------
+
+    def exchange_s(self, what: str, workers: int, size_bytes: float, apart: bool) -> float:
+        """Seconds of a collective or a transfer; between hosts not less than the link takes for what passes each worker."""
+        here = self.profile.collective_s(what, workers, size_bytes)
+        if not apart or workers <= 1 or size_bytes <= 0:
+            return here
+        share = {"send": 1.0, "all_reduce": 2.0}.get(what, 1.0) * (1.0 if what == "send" else (workers - 1) / workers)
+        return max(here, self._delay_s + 8 * share * size_bytes / self._rate_bps)
+
+    def micro_samples(self, config: Config) -> int:
+        """Samples of a micro-batch, over all replicas."""
+        return self.batch // config.micro_batches
+
+    def _work(self, config: Config, replicas: int, apart: bool) -> Work:
+        """Of one worker of a stage of so many replicas."""
+        p, t, crowd = self.profile, config.threads, self.crowd(config)
+        g = self.micro_samples(config)
+        forward, backward = p.seconds(g / replicas, t, crowd)
+        update = p.update_s(t, crowd)
+        column = np.full((2, self.layers), math.nan)
+        low, high = p.samples(t)
+        if replicas > 1 and low <= g <= high:
+            whole = p.seconds(g, t, crowd)
+            for v, layer in enumerate(p.layers):
+                if layer.columns >= replicas:
+                    column[:, v] = whole[:, v] / replicas + self._column_exchange(layer, g, replicas, apart)
+        return Work(forward, backward, update, column[0], column[1])
+
+    def _column_exchange(self, layer: object, samples: int, replicas: int, apart: bool) -> np.ndarray:
+        """Seconds forward and backward: the inputs of all samples to everyone and each sample's outputs to its replica; then the same of gradients."""
+        into = samples * layer.input_bytes  # type: ignore[attr-defined]
+        out = samples * layer.output_bytes  # type: ignore[attr-defined]
+        gathered = self.exchange_s("all_gather", replicas, out, apart)
+        return np.array(
+            [
+                self.exchange_s("all_gather", replicas, into, apart) + gathered,
+                gathered + self.exchange_s("reduce_scatter", replicas, into, apart),
+            ]
+        )
+
+    def columns(self, config: Config, replicas: int) -> tuple[int, ...]:
+        """The layers whose columns so many replicas can share."""
+        return tuple(np.flatnonzero(np.isfinite(self.work(config, replicas, False).column_forward)).tolist())
+
+    def stage(
+        self, config: Config, k: int, i: int, j: int, first: int, replicas: int, columns: Collection[int] = ()
+    ) -> StageCost:
+        """Stage k, layers i … j − 1, on the workers from ``first`` on."""
+        apart = self.apart(config, first, first + replicas - 1)
+        w = self.work(config, replicas, apart)
+        slow = self.slowness(config, first, replicas)
+        micro = self.profile.micro_s / 2
+        f, b, u = (w.sums[:, j] - w.sums[:, i]).tolist()
+        weights = float(self._weight_sums[j] - self._weight_sums[i])
+        g = self.micro_samples(config)
+        held = float(self._saved_sums[j] - self._saved_sums[i]) * g / replicas
+        shared = 0.0
+        if columns:  # added up anew: a difference would leave a rounding to send
+            weights = math.fsum(self.weights[v] for v in range(i, j) if v not in columns)
+        for v in columns:
+            f += float(w.column_forward[v] - w.forward[v])
+            b += float(w.column_backward[v] - w.backward[v])
+            u += float(w.update[v]) * (1 / replicas - 1)
+            shared += float(self.weights[v])
+            held += self.profile.layers[v].input_bytes * g * (1 - 1 / replicas)
+        sync = self.exchange_s("all_reduce", replicas, weights, apart) if replicas > 1 else 0.0
+        memory = (weights + shared / replicas) * (2 + self.profile.state_factor)
+        memory += held * in_flight(k, config.stages, config.micro_batches, config.schedule)
+        return StageCost(slow * f + slow * micro, slow * b + slow * micro, sync, slow * u, memory)
+
+    def link(self, config: Config, i: int, first: int, before: int, after: int) -> float:
+        """Seconds of a transfer at position i, between a stage of ``before`` replicas from worker ``first`` on and one of ``after``."""
+        size = float(self.crossing[i]) * self.micro_samples(config) / min(before, after)
+        return self.exchange_s("send", 2, size, self.apart(config, first, first + before + after - 1))
+
+    # -- plans ---------------------------------------------------------------------------------------
+
+    def config_of(self, plan: TrainingPlan) -> Config:
+        """What a plan has beside cuts, replicas and columns."""
+        replicas = tuple(sorted({s.replicas for s in plan.stages}))
+        return Config(plan.threads, len(plan.stages), plan.workers, plan.micro_batches, plan.schedule, replicas)
+
+    def stages_of(self, plan: TrainingPlan) -> list[StageCost]:
+        """Each stage's costs."""
+        index = {x.name: k for k, x in enumerate(self.profile.layers)}
+        config, first, found = self.config_of(plan), 0, []
+        for k, ((i, j), s) in enumerate(zip(plan.ends(), plan.stages, strict=True)):
+            found.append(self.stage(config, k, i, j, first, s.replicas, [index[v] for v in s.columns]))
+            first += s.replicas
+        return found
+
+    def times_of(self, plan: TrainingPlan, stages: Iterable[StageCost]) -> StageTimes:
+        """The pieces of an iteration, for the schedule's recurrence."""
+        config, first, links = self.config_of(plan), 0, []
+        for i, (a, b) in zip(plan.cuts, zip(plan.stages, plan.stages[1:], strict=False), strict=True):
+            links.append(self.link(config, i, first, a.replicas, b.replicas))
+            first += a.replicas
+        costs = list(stages)
+        return StageTimes(
+            tuple(x.forward_s for x in costs),
+            tuple(x.backward_s for x in costs),
+            tuple(links),
+            tuple(links),
+            tuple(x.sync_s + x.update_s for x in costs),
+        )

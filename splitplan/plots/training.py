@@ -1,0 +1,107 @@
+"""Figures of training: a Gantt chart of an iteration, and the best plan for every number of stages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from splitplan.plots.style import GREY, INK, PALE, WIDTH, need, new_figure, shorten, tidy
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+COLOURS = {
+    "forward": "#0072B2",
+    "backward": "#E69F00",
+    "sync": "#CC79A7",
+    "update": "#009E73",
+    "transfer": "#56B4E9",
+    "other": PALE,
+}
+"""What a worker does."""
+_MOST_NUMBERS = 16
+"""Micro-batches up to which each bar says its number."""
+
+
+def plot_training(table: pd.DataFrame, *, title: str = "", curve: pd.DataFrame | None = None) -> Figure:
+    """Draw what each stage does during an iteration and, beside it, the best time for every number of stages.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A row a piece: ``lane, what`` (one of `COLOURS`), ``micro, start_s, end_s``.
+    title : str
+    curve : DataFrame, optional
+        ``stages, iteration_s``.
+    """
+    need(table, ("lane", "what", "micro", "start_s", "end_s"), "iteration of training")
+    lanes = list(dict.fromkeys(table["lane"]))
+    several = curve is not None and len(curve) > 1
+    figure = new_figure(WIDTH, 1.2 + 0.34 * len(lanes) + (1.8 if several else 0.0))
+    axes = figure.subplots(2, 1, height_ratios=[0.34 * len(lanes) + 0.8, 1.6]) if several else [figure.subplots()]
+    draw_iteration(axes[0], table, lanes)
+    if several and curve is not None:
+        _curve(axes[1], curve)
+    if title:
+        figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+    return figure
+
+
+def draw_both(figure: Figure | SubFigure, table: pd.DataFrame) -> None:
+    """Draw iterations one below the other, with the same seconds: ``how`` says which chart a row is in."""
+    need(table, ("how", "lane", "what", "micro", "start_s", "end_s"), "iterations of training")
+    charts = list(dict.fromkeys(table["how"]))
+    axes = figure.subplots(len(charts), 1, sharex=True, squeeze=False)[:, 0]
+    end = float(table["end_s"].max()) or 1.0
+    for k, (ax, how) in enumerate(zip(axes, charts, strict=True)):
+        part = table[table["how"] == how]
+        draw_iteration(ax, part, list(dict.fromkeys(part["lane"])), end, key=k == 0)
+        ax.set_title(str(how), fontsize=8, loc="left")
+        if k < len(charts) - 1:
+            ax.set_xlabel("")
+
+
+def draw_iteration(ax: Axes, table: pd.DataFrame, lanes: list[str], end: float | None = None, key: bool = True) -> None:
+    """One chart: a lane a stage or worker, a colour for what it does, the micro-batch's number on its bars."""
+    row = {lane: k for k, lane in enumerate(lanes)}
+    end = float(table["end_s"].max()) or 1.0 if end is None else end
+    shown: set[str] = set()
+    numbered = table["micro"].max() < _MOST_NUMBERS
+    for piece in table.itertuples():
+        start, stop, what = float(piece.start_s), float(piece.end_s), str(piece.what)  # type: ignore[arg-type]
+        tall = 0.62 if what != "transfer" else 0.34
+        label = what if what not in shown else None
+        shown.add(what)
+        ax.barh(
+            row[str(piece.lane)],
+            stop - start,
+            tall,
+            left=start,
+            color=COLOURS[what],
+            linewidth=0.3,
+            edgecolor="white",
+            label=label,
+        )
+        if numbered and int(piece.micro) >= 0 and stop - start > 0.02 * end:  # type: ignore[call-overload]
+            ax.text((start + stop) / 2, row[str(piece.lane)], str(piece.micro), ha="center", va="center", fontsize=6, color="white")
+    ax.set_yticks(range(len(lanes)), [shorten(x, 26) for x in lanes])
+    ax.set_ylim(len(lanes) - 0.5, -0.5)
+    ax.set_xlim(0, end * 1.01)
+    ax.set_xlabel("seconds; a number is that of the micro-batch" if numbered else "seconds", fontsize=8)
+    if key:
+        ax.legend(fontsize=6, ncols=len(shown), loc="lower left", bbox_to_anchor=(0.0, 1.0), frameon=False)
+    tidy(ax, "x")
+
+
+def _curve(ax: Axes, curve: pd.DataFrame) -> None:
+    need(curve, ("stages", "iteration_s"), "curve of stages")
+    least = curve["iteration_s"].idxmin()
+    ax.plot(curve["stages"], curve["iteration_s"], color=GREY, linewidth=1, zorder=1)
+    ax.scatter(curve["stages"], curve["iteration_s"], s=14, color=INK, zorder=2)
+    ax.scatter([curve["stages"][least]], [curve["iteration_s"][least]], s=40, color=COLOURS["backward"], zorder=3)
+    ax.set_xticks(curve["stages"])
+    ax.set_ylim(0, 1.1 * float(curve["iteration_s"].max()))
+    ax.set_xlabel("stages", fontsize=8)
+    ax.set_ylabel("seconds, best plan", fontsize=8)
+    tidy(ax, "y")

@@ -1,0 +1,297 @@
+"""Cuts, replicas and columns of one configuration of a training plan: labels from the last stage to the first, pruned by dominance and bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from splitplan.formulations.training_costs import Config
+from splitplan.formulations.training_schedule import in_flight, iteration_s
+
+if TYPE_CHECKING:
+    from splitplan.formulations.training import HybridTraining
+
+EVEN = 1e-12
+"""Two values this near, relatively, are the same: sums in another order."""
+MOST_OPTIONS = 64
+"""Most ways to share columns that are kept of a stage; beyond, the search says that it is not exact."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Cuts, replicas and columns of all stages, and the seconds of an iteration without its overhead."""
+
+    seconds: float
+    cuts: tuple[int, ...]
+    replicas: tuple[int, ...]
+    columns: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to run a stage: seconds of a micro-batch, seconds after the last gradient, columns shared."""
+
+    forward: float
+    backward: float
+    tail: float
+    columns: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Label:
+    """A suffix of stages.
+
+    ``costs`` are what is the worse the larger it is. GPipe: Σ forward, slowest forward, Σ backward, slowest backward, and the latest
+    end (8) counted from the first backward piece. 1F1B: Σ forward, Σ backward, and the bounds of `least_1f1b_s` from the suffix's start:
+    of the stages' own ends, and of what the first stage waits for.
+    """
+
+    position: int
+    used: int
+    replicas: int
+    costs: tuple[float, ...]
+    option: Option | None = None
+    after: Label | None = None
+
+
+class Labels:
+    """The search in one configuration.
+
+    Parameters
+    ----------
+    problem : HybridTraining
+    config : Config
+    spent : callable
+        Whether time is up.
+    """
+
+    def __init__(self, problem: HybridTraining, config: Config, spent: Callable[[], bool]) -> None:
+        self.problem, self.config, self.costs, self._spent = problem, config, problem.costs, spent
+        self.limit = self.costs.limit_bytes(config) * (1 + 1e-9)
+        self.exact = True
+        """Whether nothing was left out."""
+        self.options = lru_cache(maxsize=None)(self._options)
+        self._link = lru_cache(maxsize=None)(self.costs.link)
+        self._cuts = (0, *problem.positions, self.costs.layers)
+        self._least = self._least_sums()
+
+    def _least_sums(self) -> np.ndarray:
+        """Sums over the first layers of the least seconds that each can take forward and backward, shape (2, layers + 1), and of their updates."""
+        c, found = self.config, []
+        slow = min(
+            self.costs.slowness(c, first, 1) for first in range(c.workers)
+        )
+        for r in c.replicas:
+            w = self.costs.work(c, r, False)
+            shared = self.problem.choices(c, r)
+            rows = np.stack([w.forward, w.backward])
+            if shared:
+                column = np.stack([w.column_forward, w.column_backward])[:, list(shared)]
+                rows[:, list(shared)] = np.minimum(rows[:, list(shared)], column)
+            found.append(slow * rows)
+        least = np.minimum.reduce(found)
+        return np.concatenate([np.zeros((2, 1)), np.cumsum(least, axis=1)], axis=1)
+
+    def bound(self) -> float:
+        """No plan of this configuration takes less, from the whole work alone."""
+        c = self.config
+        f, b = (self._least[:, -1] + c.stages * self.costs.profile.micro_s / 2).tolist()
+        m, p = c.micro_batches, c.stages
+        if c.schedule == "gpipe":
+            return float((f + b) * (1 + (m - 1) / p))
+        return float(max(m * (f + b) / p, f + b))
+
+    # -- stages --------------------------------------------------------------------------------------
+
+    def _options(self, k: int, i: int, j: int, first: int, r: int) -> tuple[Option, ...]:
+        """The ways to run stage k on layers i … j − 1 within memory, none of them worse than another in everything."""
+        c, costs = self.config, self.costs
+        apart = costs.apart(c, first, first + r - 1)
+        shared = [v for v in self.problem.choices(c, r) if i <= v < j]
+        if not shared:
+            cost = costs.stage(c, k, i, j, first, r)
+            return (Option(cost.forward_s, cost.backward_s, cost.sync_s + cost.update_s, ()),) if cost.memory_bytes <= self.limit else ()
+        w, slow = costs.work(c, r, apart), costs.slowness(c, first, r)
+        g, state = costs.micro_samples(c), 2 + costs.profile.state_factor
+        flying = in_flight(k, c.stages, c.micro_batches, c.schedule)
+        # What sharing v's columns changes: forward, backward, weights to add up, update, memory.
+        kept: list[tuple[tuple[float, ...], tuple[int, ...]]] = [((0.0,) * 5, ())]
+        for v in shared:
+            weight = float(costs.weights[v])
+            delta = (
+                slow * float(w.column_forward[v] - w.forward[v]),
+                slow * float(w.column_backward[v] - w.backward[v]),
+                -weight,
+                slow * float(w.update[v]) * (1 / r - 1),
+                weight * (1 / r - 1) * state + costs.profile.layers[v].input_bytes * g * (1 - 1 / r) * flying,
+            )
+            more = [(tuple(a + b for a, b in zip(x, delta, strict=True)), (*cols, v)) for x, cols in kept]
+            kept = _undominated([*kept, *more], bounded=math.isfinite(self.limit))
+            if len(kept) > MOST_OPTIONS:
+                kept, self.exact = kept[:MOST_OPTIONS], False
+        found = []
+        for _, cols in kept:
+            cost = costs.stage(c, k, i, j, first, r, cols)
+            if cost.memory_bytes <= self.limit:
+                found.append(Option(cost.forward_s, cost.backward_s, cost.sync_s + cost.update_s, cols))
+        return tuple(found)
+
+    # -- labels --------------------------------------------------------------------------------------
+
+    def best(self, upper: float) -> Choice | None:
+        """The best plan of this configuration by the schedule's formula (1F1B: by its lower bound), if it takes less than ``upper``."""
+        start = (0.0,) * (5 if self.config.schedule != "1f1b" else 4)
+        level = [Label(self.costs.layers, 0, 0, start)]
+        for q in range(1, self.config.stages + 1):
+            found: dict[tuple[int, int, int], list[Label]] = {}
+            for label in level:
+                for new in self._before(label, q, upper):
+                    _keep(found.setdefault((new.position, new.used, new.replicas), []), new)
+                if self._spent():
+                    return None
+            level = [x for labels in found.values() for x in labels]
+        whole = [(self._whole(x), x) for x in level if x.position == 0 and x.used == self.config.workers]
+        if not whole:
+            return None
+        seconds, label = min(whole, key=lambda pair: pair[0])
+        return self.choice(label, seconds) if seconds < upper else None
+
+    def _before(self, label: Label, q: int, upper: float) -> Iterator[Label]:
+        """What stages before this suffix of q − 1 stages lead to, as long as a whole plan may take less than ``upper``."""
+        c = self.config
+        k = c.stages - q
+        for r in c.replicas:
+            first = c.workers - label.used - r
+            if not k * c.replicas[0] <= first <= k * c.replicas[-1]:
+                continue
+            link = self._link(c, label.position, first, r, label.replicas) if q > 1 else 0.0
+            starts = [0] if k == 0 else [x for x in self._cuts[k:] if 0 < x < label.position]
+            for i in reversed(starts):
+                options = self.options(k, i, label.position, first, r)
+                worthwhile = False
+                for option in options:
+                    new = Label(i, label.used + r, r, self._costs(label, option, link, k), option, label)
+                    if self._at_least(new, k) < upper * (1 - EVEN):
+                        worthwhile = True
+                        yield new
+                # A longer stage has more work: once its own work alone is too much, so is that of all longer ones.
+                if options and not worthwhile and self._own(i, label.position) >= upper:
+                    break
+
+    def _own(self, i: int, j: int) -> float:
+        """No plan with a stage of these layers takes less."""
+        f, b = (self._least[:, j] - self._least[:, i]).tolist()
+        return float(self.config.micro_batches * (f + b))
+
+    def _costs(self, label: Label, o: Option, link: float, k: int) -> tuple[float, ...]:
+        c = self.config
+        m = c.micro_batches
+        if c.schedule == "none":
+            total = m * (o.forward + o.backward) + o.tail
+            return (0.0, 0.0, 0.0, 0.0, total)
+        if c.schedule == "gpipe":
+            f, fmax, b, bmax, end = label.costs
+            f, b = f + link + o.forward, b + link + o.backward
+            fmax, bmax = max(fmax, link, o.forward), max(bmax, link, o.backward)
+            return (f, fmax, b, bmax, max(end, b + (m - 1) * bmax + o.tail))
+        f, b, end, first = label.costs
+        w = min(m, c.stages - k)
+        trip = f + b + 2 * link
+        waits = max(0.0, trip - (w - 1) * o.forward), max(0.0, trip - (w - 1) * o.backward)
+        own = o.forward + o.backward
+        rounds = -(-m // w)
+        busy = max(
+            m * own + (sum(waits) if w < m else max(waits)),
+            rounds * (own + trip) + (m - 1 - (rounds - 1) * w) * o.backward,
+        )
+        if label.after is not None:
+            busy = max(busy, trip + own + (m - 1) * link)
+        later = o.forward + link
+        return (
+            f + later,
+            b + link + o.backward,
+            max(busy + o.tail, later + end),
+            max(busy, later + first + link + o.backward) + (o.tail if k == 0 else 0.0),
+        )
+
+    def _at_least(self, label: Label, left: int) -> float:
+        """No plan with this suffix and so many stages before it takes less."""
+        if left == 0:
+            return self._whole(label)
+        m = self.config.micro_batches
+        f, b = (self._least[:, label.position] + left * self.costs.profile.micro_s / 2).tolist()
+        if self.config.schedule == "gpipe":
+            sf, fmax, sb, bmax, end = label.costs
+            return float(
+                sf + f + (m - 1) * max(fmax, f / left) + max(end, sb + b + (m - 1) * max(bmax, b / left))
+            )
+        _, _, end, first = label.costs
+        return float(max(f + end, f + first + b, m * (f + b) / left))
+
+    def _whole(self, label: Label) -> float:
+        if self.config.schedule == "1f1b":
+            return max(label.costs[2:])
+        f, fmax, _, _, end = label.costs
+        return f + (self.config.micro_batches - 1) * fmax + end
+
+    def choice(self, label: Label, seconds: float) -> Choice:
+        """The plan of a whole label."""
+        cuts, replicas, columns = [], [], []
+        at: Label | None = label
+        while at is not None and at.option is not None:
+            cuts.append(at.position)
+            replicas.append(at.replicas)
+            columns.append(at.option.columns)
+            at = at.after
+        return Choice(seconds, tuple(cuts[1:]), tuple(replicas), tuple(columns))
+
+    # -- 1F1B, whose seconds only the recurrence tells ------------------------------------------------
+
+    def seconds_of(self, choice: Choice) -> float:
+        """Seconds of an iteration without its overhead, by the schedule itself."""
+        plan = self.problem.plan_for(self.config, choice.cuts, choice.replicas, choice.columns)
+        costs = self.problem.costs
+        return iteration_s(costs.times_of(plan, costs.stages_of(plan)), plan.micro_batches, plan.schedule)
+
+    def every(self, upper: Callable[[], float], nodes: int) -> Iterator[Choice]:
+        """Every plan whose lower bound is below ``upper``, which may fall meanwhile; `exact` is False when ``nodes`` ended it."""
+        todo = [(Label(self.costs.layers, 0, 0, (0.0,) * 4), 1)]
+        while todo:
+            label, q = todo.pop()
+            if self._at_least(label, self.config.stages - q + 1) >= upper() * (1 - EVEN):
+                continue
+            nodes -= 1
+            if nodes < 0 or self._spent():
+                self.exact = False
+                return
+            for new in sorted(self._before(label, q, upper()), key=lambda x: -self._at_least(x, self.config.stages - q)):
+                if q == self.config.stages:
+                    yield self.choice(new, self._whole(new))
+                else:
+                    todo.append((new, q + 1))
+
+
+def _undominated(
+    options: list[tuple[tuple[float, ...], tuple[int, ...]]], bounded: bool
+) -> list[tuple[tuple[float, ...], tuple[int, ...]]]:
+    """Those that no other is at least as good as in everything; memory counts only where it is bounded."""
+    many = 5 if bounded else 4
+    kept: list[tuple[tuple[float, ...], tuple[int, ...]]] = []
+    for x in sorted(options):
+        if not any(all(a <= b for a, b in zip(y[0][:many], x[0][:many], strict=True)) for y in kept):
+            kept.append(x)
+    return kept
+
+
+def _keep(labels: list[Label], new: Label) -> None:
+    """Add a label unless another is as good in everything, and drop those that it beats."""
+    for x in labels:
+        if all(a <= b for a, b in zip(x.costs, new.costs, strict=True)):
+            return
+    labels[:] = [x for x in labels if not all(a <= b for a, b in zip(new.costs, x.costs, strict=True))]
+    labels.append(new)

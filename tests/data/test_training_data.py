@@ -1,0 +1,158 @@
+"""Training plans and profiles: what they say, how they are stored, every defect named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from splitplan.data.training_plan import TrainingPlan, TrainingStage
+from splitplan.data.training_profile import COLLECTIVES, TIMES, UPDATES, TrainingProfile
+from splitplan.errors import DataError
+from splitplan.models.training_layer import TrainingLayer
+
+
+def plan(**changes: Any) -> TrainingPlan:
+    facts: dict[str, Any] = {
+        "model": "m", "fingerprint": "f", "batch": 8, "micro_batches": 2, "schedule": "1f1b", "threads": 1,
+        "stages": (TrainingStage(("a", "b"), 2, ("b",)), TrainingStage(("c",), 2)), "predicted": {"iteration_s": 1.0},
+    }  # fmt: skip
+    return TrainingPlan(**facts | changes)
+
+
+def test_a_plan_says_what_it_is_and_comes_back_as_it_was(tmp_path: Path) -> None:
+    p = plan()
+    p.save(tmp_path / "plan.json")
+    assert TrainingPlan.read(tmp_path / "plan.json") == p
+    assert (p.workers, p.cores, p.cuts, p.ends(), p.strategy) == (4, 4, (2,), [(0, 2), (2, 3)], "pipeline and hybrid")
+    assert str(p) == "pipeline and hybrid: a … b (2) × 2, 1 by columns | c × 2; 4 workers, 1 thread each; 2 × 4 samples, 1f1b"
+    one = plan(stages=(TrainingStage(("a",)),), schedule="none", micro_batches=1)
+    assert one.strategy == "one core"
+    assert replace(one, threads=4).strategy == "threads"
+    assert replace(one, stages=(TrainingStage(("a",), 4),)).strategy == "data parallel"
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"batch": 0}, "batch is 0"),
+        ({"batch": True}, "batch is True"),
+        ({"micro_batches": 3}, "8 samples are not divisible by 3 micro-batches × 2 replicas"),
+        ({"schedule": "zig-zag"}, "schedule is 'zig-zag'"),
+        ({"schedule": "none"}, "schedule 'none' for 2 stages; give 'gpipe' or '1f1b'"),
+        ({"stages": ()}, "has no stages"),
+        ({"stages": 3}, "stages is 3"),
+        ({"stages": (TrainingStage(("a",)), TrainingStage(("a",)))}, "layer 'a' is in 2 stages"),
+        ({"stages": ({"layers": ["a"], "cut": 1},)}, "a field is missing or unknown"),
+        ({"stages": ("a",)}, "a stage is 'a'"),
+        ({"predicted": {"iteration_s": float("nan")}}, "iteration_s"),
+        ({"model": 3}, "model is 3"),
+        ({"threads": 1.5}, "threads is 1.5"),
+    ],
+)
+def test_defects_of_a_plan(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(DataError, match=problem.replace("(", r"\(")):
+        plan(**changes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ((("a",), 0), "replicas is 0"),
+        (((), 1), "layers is empty"),
+        (("ab", 1), "layers is 'ab'"),
+        (((1,), 1), "layers names 1"),
+        ((("a",), 2, ("b",)), "column-parallel layer 'b' is none of its layers"),
+        ((("a",), 1, ("a",)), "columns are shared by one replica"),
+    ],
+)
+def test_defects_of_a_stage(arguments: tuple[Any, ...], problem: str) -> None:
+    with pytest.raises(DataError, match=problem):
+        TrainingStage(*arguments)
+
+
+def profile(**changes: Any) -> TrainingProfile:
+    layers = (TrainingLayer("a", 100.0, 10.0), TrainingLayer("b", 200.0, 20.0, 8, 4.0, 4.0))
+    times = [
+        (v, s, t, w, k * s * (1.5 if w == 2 else 1.0) / t, 2 * k * s / t)
+        for v, k in (("a", 1.0), ("b", 3.0))
+        for s in (2, 4)
+        for t, w in ((1, 1), (1, 2), (2, 1))
+    ]
+    updates = [(v, t, w, 0.5 / t) for v in ("a", "b") for t, w in ((1, 1), (1, 2), (2, 1))]
+    collectives = [("all_reduce", 2, 100.0, 1.0), ("all_reduce", 2, 300.0, 2.0), ("send", 2, 100.0, 0.5)]
+    facts: dict[str, Any] = {
+        "model": "m", "fingerprint": "f", "layers": layers, "crossing_bytes": (7.0,),
+        "times": pd.DataFrame(times, columns=list(TIMES)),
+        "updates": pd.DataFrame(updates, columns=list(UPDATES)),
+        "collectives": pd.DataFrame(collectives, columns=list(COLLECTIVES)),
+        "ratios": (1.0, 0.9, 1.3, 1.1),
+    }  # fmt: skip
+    return TrainingProfile(**facts | changes)
+
+
+def test_what_a_profile_says_between_what_was_measured() -> None:
+    p = profile()
+    assert p.threads == (1, 2)
+    assert p.samples(1) == (2, 4)
+    assert p.seconds(2, 1, 1).tolist() == [[2.0, 6.0], [4.0, 12.0]]
+    assert p.seconds(3, 1, 1).tolist() == [[3.0, 9.0], [6.0, 18.0]]
+    assert p.seconds(4, 1, 2).tolist() == [[6.0, 18.0], [8.0, 24.0]]
+    assert p.seconds(4, 1, 9).tolist() == p.seconds(4, 1, 2).tolist(), "no larger crowd was measured"
+    assert p.update_s(2, 1).tolist() == [0.25, 0.25]
+    assert p.collective_s("all_reduce", 2, 200.0) == 1.5
+    assert p.collective_s("all_reduce", 2, 500.0) == 3.0, "the last line goes on"
+    assert p.collective_s("all_reduce", 2, 50.0) == 1.0, "no less than the smallest"
+    assert p.collective_s("all_reduce", 4, 200.0) == 2.0, "3/4 instead of 1/2 of the bytes pass each worker"
+    assert p.collective_s("all_reduce", 1, 200.0) == p.collective_s("send", 2, 0.0) == 0.0
+    assert (p.ratio(0.5), p.ratio(0.99), p.ratio(1.0)) == (1.1, 1.3, 1.3)
+    assert profile(ratios=()).ratio(0.99) == 1.0
+    with pytest.raises(DataError, match="5 samples with 1 threads; it was measured from 2 to 4"):
+        p.seconds(5, 1, 1)
+    with pytest.raises(DataError, match="no times of 3 threads; it has 1, 2"):
+        p.seconds(2, 3, 1)
+    with pytest.raises(DataError, match="no times of all_gather"):
+        p.collective_s("all_gather", 2, 10.0)
+    assert p.to_frame()["forward_s"].tolist() == [8.0, 12.0, 4.0, 16.0, 24.0, 8.0]
+    assert "2 layers" in str(p) and "<table" in p._repr_html_()
+
+
+def test_a_profile_comes_back_as_it_was(tmp_path: Path) -> None:
+    p = profile(uncuttable=(1,), micro_s=1e-3, step_s=2e-3, state_factor=2.0)
+    p.save(tmp_path / "profile.json")
+    again = TrainingProfile.read(tmp_path / "profile.json")
+    assert again.to_dict() == p.to_dict()
+    assert again.layers == p.layers and again.origin == p.origin
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"layers": ()}, "has no layers"),
+        ({"crossing_bytes": ()}, "0 crossing_bytes for 2 layers"),
+        ({"crossing_bytes": (float("nan"),)}, r"crossing_bytes\[0\]"),
+        ({"uncuttable": (2,)}, "uncuttable position 2 is none of 1 … 1"),
+        ({"ratios": (0.0,)}, r"ratios\[0\]"),
+        ({"micro_s": -1.0}, "micro_s"),
+        ({"times": []}, "has no times"),
+        ({"times": [("a", 1, 1, 1, 0.1, 0.1)]}, "times has no row of layer 'b' at"),
+        ({"times": [("c", 1, 1, 1, 0.1, 0.1)]}, "times names layer 'c'"),
+        ({"times": [("a", 1, 1, 1, float("nan"), 0.1), ("b", 1, 1, 1, 0.1, 0.1)]}, r"times.iloc\[0\].forward_s is nan"),
+        ({"times": [("a", 1, 1, 1, 0.1, 0.1)] * 2}, r"times.iloc\[1\] is there twice"),
+        ({"updates": []}, "updates has no rows for"),
+        ({"collectives": [("gossip", 2, 1.0, 1.0)]}, "collective 'gossip' is none of"),
+        ({"collectives": pd.DataFrame({"what": []})}, "has no column 'workers'"),
+    ],
+)
+def test_defects_of_a_profile(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(DataError, match=problem):
+        profile(**changes)
+
+
+def test_a_file_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text('{"schema": 1, "kind": "splitplan.TrainingProfile", "model": "m"}')
+    with pytest.raises(DataError, match="missing"):
+        TrainingProfile.read(tmp_path / "p.json")
