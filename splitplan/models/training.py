@@ -118,6 +118,8 @@ class TrainingModel:
         self.uncuttable: tuple[int, ...] = tuple(self.why_uncuttable)
 
     def _check_flow(self, flow: Flow) -> None:
+        if problems := list(flow.forbidden_writes()):
+            raise TraceError("the model cannot be trained in parts: " + "; ".join(dict.fromkeys(problems)) + ".")
         if not any(n in flow.program.inputs or n in flow.pinned for n in flow.results):
             raise TraceError(f"no output of {self.name!r} depends on its inputs; there is nothing to train")
         if not any(w.trained for w in flow.program.weights.values()):
@@ -201,8 +203,8 @@ class TrainingModel:
 
         Position 0 is what the first stage takes, and behind the last layer what the last one returns.
         """
-        program = self._at(samples)
         self._refuse(self._range_problems(position, position, samples))
+        program = self._at(samples)
         twin = dict(zip(self._cuts.flow.program.nodes, program.nodes, strict=True))
         values = [twin[v].meta["val"] for v in self._cuts.crossing(position)]
         return tuple(torch.empty(v.shape, dtype=v.dtype, device="meta") for v in values)
@@ -233,6 +235,8 @@ class TrainingModel:
             When the model cannot run with so many samples, or computes something else then.
         """
         problems = self._range_problems(first, last, samples)
+        if first == last:
+            problems.append(f"no layer is between positions {first} and {last}; give a stage one or more")
         names = [layer.name for layer in self.layers]
         for name in columns:
             if name not in names[first:last]:

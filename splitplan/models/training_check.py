@@ -32,6 +32,7 @@ def check(tm: TrainingModel) -> None:
     values = tm.example(_SAMPLES)
     kept = {name: b.detach().clone() for name, b in tm.model.named_buffers()}
     outputs, gradients, buffers = _whole(tm, values)
+    again = _forward(tm, values)[0]
     try:
         positions = [i for i in range(len(tm.layers) + 1) if i not in tm.uncuttable]
         stages = [tm.stage(a, b, _SAMPLES) for a, b in pairwise(positions)]
@@ -50,6 +51,7 @@ def check(tm: TrainingModel) -> None:
         if p in gradients
     ]
     pairs += [(f"buffer {n!r}", b, buffers_[n]) for n, b in buffers.items()]
+    pairs += [(f"output {i} of a second call", a, b) for i, (a, b) in enumerate(zip(outputs, again, strict=True))]
     gaps = [(what, _difference(a, b), _tolerance(a)) for what, a, b in pairs]
     wrong = [(what, gap) for what, gap, allowed in gaps if gap > allowed]
     if wrong:
@@ -69,18 +71,21 @@ def cotangents(outputs: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
     ]
 
 
+def _forward(tm: TrainingModel, values: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+    """Outputs and buffers of the model itself, whose own buffers stay as they are."""
+    buffers = {name: b.detach().clone() for name, b in tm.model.named_buffers()}
+    args, kwargs = tm.call(tuple(v.clone() for v in values))
+    with tm.same_dropout(_SAMPLES):
+        return tm.flatten(functional_call(tm.model, buffers, args, kwargs)), buffers
+
+
 def _whole(
     tm: TrainingModel, values: Sequence[torch.Tensor]
 ) -> tuple[list[torch.Tensor], Gradients, dict[str, torch.Tensor]]:
     """Outputs, gradients and buffers of the model itself."""
-    buffers = {name: b.detach().clone() for name, b in tm.model.named_buffers()}
-    args, kwargs = tm.call(tuple(v.clone() for v in values))
-    with tm.same_dropout(_SAMPLES):
-        returned = functional_call(tm.model, buffers, args, kwargs)
-    outputs = tm.flatten(returned)
+    outputs, buffers = _forward(tm, values)
     parameters = [p for p in tm.model.parameters() if p.requires_grad]
-    given = cotangents(outputs)
-    ends = [(y, g) for y, g in zip(outputs, given, strict=True) if g is not None]
+    ends = [(y, g) for y, g in zip(outputs, cotangents(outputs), strict=True) if g is not None]
     found = torch.autograd.grad([y for y, _ in ends], parameters, [g for _, g in ends], allow_unused=True)
     return outputs, dict(zip(parameters, found, strict=True)), buffers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from splitplan.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +80,8 @@ class Draws:
             for i in range(self.samples):
                 self._draw(mine[i], dropout, self.first_sample + i)
             drawn = mine.reshape(rows, *shape).movedim(0, dropout.axis)
-        kept = (drawn >= dropout.chance).to(like.dtype)
-        if dropout.chance < 1:
-            kept.div_(1 - dropout.chance)
-        return kept.to(like.device)
+        kept = (drawn >= dropout.chance).to(like.device).to(like.dtype)
+        return kept.div_(1 - dropout.chance) if dropout.chance < 1 else kept
 
     def _draw(self, into: torch.Tensor, dropout: Dropout, sample: int | str) -> None:
         text = f"{self.seed} {self.step} {dropout.number} {sample}"
@@ -115,16 +116,37 @@ class SameDropout(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = dict(kwargs or {})
-        if func not in _OWN:
-            return func(*args, **given)
-        named = dict(zip(_OWN[func], args, strict=False)) | given
-        x, p, training = named["input"], named.get("p", 0.5), named.get("training", named.get("train", True))
-        inplace = named.get("inplace", False) or func in _IN_PLACE
-        if not training or p == 0:
-            return x
+        if func is F.multi_head_attention_forward:
+            return self._within_attention(func, args, given)
+        if func in _OWN:
+            return self._drop(func in _IN_PLACE, **dict(zip(_OWN[func], args, strict=False)) | given)
+        return func(*args, **given)
+
+    def _drop(
+        self,
+        in_place: bool,
+        input: torch.Tensor,
+        p: float = 0.5,
+        training: bool = True,
+        inplace: bool = False,
+        train: bool = True,
+    ) -> torch.Tensor:
+        if not (training and train) or p == 0:
+            return input
+        if not self.draws.dropouts:
+            raise DataError("the model drops something, but dropped nothing when it was traced; trace it again")
         number = self.next
         self.next = (number + 1) % len(self.draws.dropouts)
-        return (drop_ if inplace else drop)(self.draws, number, x)
+        return (drop_ if in_place or inplace else drop)(self.draws, number, input)
+
+    def _within_attention(self, attention: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+        """Attention written in Python, within which torch has switched this mode off."""
+        own = F.dropout
+        F.dropout = functools.partial(self._drop, False)
+        try:
+            return attention(*args, **given)
+        finally:
+            F.dropout = own
 
 
 _FUNCTIONAL = ("input", "p", "training", "inplace")

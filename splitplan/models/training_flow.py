@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._subclasses import FakeTensorMode
 
 from splitplan.errors import TraceError
 from splitplan.models.exported import place, tensors_in
 from splitplan.models.training_dropout import Draws, Dropout, drop, drop_
-from splitplan.models.training_program import DROPOUTS, Program, aten, dropout_chance, written
+from splitplan.models.training_program import DROPOUTS, Program, aten, dropout_chance, writes_statistics, written
 
 
 @dataclass(eq=False)
@@ -39,7 +40,7 @@ class Facts:
 
 
 def watch(program: Program, values: Iterable[torch.Tensor], dropouts: Mapping[fx.Node, Dropout], samples: int) -> Facts:
-    """Run a model forward once, node by node, on copies of its buffers.
+    """Run a model forward once, node by node, on tensors without memory: nothing is computed and nothing written.
 
     Parameters
     ----------
@@ -48,12 +49,10 @@ def watch(program: Program, values: Iterable[torch.Tensor], dropouts: Mapping[fx
     dropouts : mapping of Node to Dropout
         Those that drop.
     """
-    facts = Facts()
-    env: dict[fx.Node, Any] = dict(zip(program.inputs, (v.clone() for v in values), strict=True))
-    for node, weight in program.weights.items():
-        env[node] = weight.tensor if weight.is_parameter else weight.tensor.clone()
-    held = {t.untyped_storage()._cdata for n in program.weights for t in tensors_in(env[n])}
-    counted = set(held)
+    facts, fake = Facts(), FakeTensorMode()
+    env: dict[fx.Node, Any] = dict(zip(program.inputs, map(fake.from_tensor, values), strict=True))
+    env |= {node: fake.from_tensor(weight.tensor) for node, weight in program.weights.items()}
+    counted = {t.untyped_storage()._cdata for n in program.weights for t in tensors_in(env[n])}
     alive: list[torch.Tensor] = []
     running: list[fx.Node] = []
     draws = Draws(tuple(dropouts.values()), samples)
@@ -66,7 +65,7 @@ def watch(program: Program, values: Iterable[torch.Tensor], dropouts: Mapping[fx
             facts.saved_bytes[running[-1]] += storage.nbytes()
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+    with fake, torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         for node in program.nodes:
             running.append(node)
             if node.op == "get_attr":
@@ -202,6 +201,19 @@ class Flow:
                 found[storage].append(node)
         return found
 
+    def forbidden_writes(self) -> Iterator[str]:
+        """What writes into an input or a parameter, under whatever name."""
+        for storage, writers in self._writers.items():
+            for holder in self._members[storage]:
+                weight = self.program.weights.get(holder)
+                if weight is None and holder not in self.program.inputs:
+                    continue
+                where = f"node {writers[0].name!r} ({writers[0].target}{place(writers[0])}) writes into"
+                if weight is None:
+                    yield f"{where} the input {holder.name!r}; clone it first"
+                elif weight.is_parameter:
+                    yield f"{where} the parameter {weight.name!r}; leave that to the optimizer"
+
     def spans(self) -> Iterator[tuple[fx.Node, ...]]:
         """Nodes that share memory under several names while it is written: they must run in one place."""
         for storage, writers in self._writers.items():
@@ -301,14 +313,3 @@ class Flow:
             if writes_statistics(node):
                 found |= {s for a in node.args[3:5] if isinstance(a, fx.Node) for s in self.facts.storages[a]}
         return frozenset(found)
-
-
-_STATISTICS: dict[Any, int] = {aten.batch_norm.default: 5, aten.instance_norm.default: 5}
-"""Operators that write the running statistics they are given as arguments 3 and 4, though their schema does not say so, and where
-the argument stands that switches it on."""
-
-
-def writes_statistics(node: fx.Node) -> bool:
-    """Whether a normalisation updates running statistics."""
-    at = _STATISTICS.get(node.target)
-    return at is not None and bool(node.args[at]) and any(isinstance(a, fx.Node) for a in node.args[3:5])

@@ -34,6 +34,11 @@ _REGIONS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 """Stretches of the model that torch's exporter keeps in graphs of their own: under no_grad, enable_grad or autocast."""
 
 
+_STATISTICS: dict[Any, int] = {aten.batch_norm.default: 5, aten.instance_norm.default: 5}
+"""Operators that write the running statistics they are given as arguments 3 and 4, though their schema does not say so, and where
+the argument stands that switches it on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Weight:
     """A parameter, buffer or constant of the model.
@@ -41,7 +46,7 @@ class Weight:
     Parameters
     ----------
     name : str
-        As in the model's ``state_dict``.
+        As in the model's ``state_dict``; the first of several.
     tensor : Tensor
         The model's own object.
     persistent : bool
@@ -76,8 +81,8 @@ class Program:
     Raises
     ------
     TraceError
-        When the model writes into what it is given or into a parameter, draws random numbers other than by dropout, or takes
-        or holds what is no tensor.
+        When the model draws random numbers other than by dropout, asks the data for a number, has graphs of its own in which it
+        writes, or takes or holds what is no tensor.
     """
 
     program: ExportedProgram
@@ -110,6 +115,9 @@ class Program:
     def weights(self) -> dict[fx.Node, Weight]:
         """What the model holds, by the placeholder that stands for it."""
         found = {}
+        first: dict[int, str] = {}
+        for name, held in self.held.items():
+            first.setdefault(id(held), name)
         by_name = {n.name: n for n in self.nodes}
         for spec in self.program.graph_signature.input_specs:
             if spec.kind is InputKind.USER_INPUT:
@@ -122,7 +130,7 @@ class Program:
                 )
             assert isinstance(tensor, torch.Tensor)
             lasting = spec.kind is not InputKind.CONSTANT_TENSOR and spec.persistent is not False
-            found[by_name[spec.arg.name]] = Weight(name, tensor, lasting)
+            found[by_name[spec.arg.name]] = Weight(first.get(id(tensor), name), tensor, lasting)
         return found
 
     @cached_property
@@ -224,7 +232,7 @@ class Program:
             inside = self.submodule(node)
             assert isinstance(inside, fx.GraphModule)
             for n in inside.graph.nodes:
-                if n.op == "call_function" and (written(n) or draws(n)):
+                if n.op == "call_function" and (written(n) or draws(n) or writes_statistics(n)):
                     yield f"node {n.name!r} ({n.target}{place(n)}) writes or draws in a stretch of its own; take it out of no_grad or autocast"
             return
         if node.op != "call_function":
@@ -233,15 +241,10 @@ class Program:
             yield f"node {node.name!r}{place(node)} is {target_name(node)}, which has graphs of its own; write it as plain operators"
         if is_scalar(node.meta.get("val")):
             yield f"node {node.name!r} ({node.target}{place(node)}) makes a number out of the data; keep it a tensor"
-        for argument in written(node):
-            if argument in self.inputs:
-                yield f"node {node.name!r} ({node.target}{place(node)}) writes into the input {argument.name!r}; clone it first"
-            elif argument in self.weights and self.weights[argument].is_parameter:
-                yield f"node {node.name!r} ({node.target}{place(node)}) writes into the parameter {self.weights[argument].name!r}; leave that to the optimizer"
         if node.target not in DROPOUTS and draws(node):
             cure = "use dropout, or give the noise as an input"
             if node.target is aten.scaled_dot_product_attention.default:
-                cure = "set dropout_p to 0 and drop the attention's output, or its weights in an attention written out, by nn.Dropout"
+                cure = "set its dropout_p to 0 (.dropout of an nn.MultiheadAttention) and put an nn.Dropout behind the attention"
             yield f"node {node.name!r} ({node.target}{place(node)}) draws random numbers, so no two ways to share a batch train alike; {cure}"
 
 
@@ -279,6 +282,12 @@ def draws(node: fx.Node) -> bool:
         return False
     chance = given.get("dropout_p", given.get("p", given.get("dropout")))
     return chance is None or chance != 0
+
+
+def writes_statistics(node: fx.Node) -> bool:
+    """Whether a normalisation updates running statistics."""
+    at = _STATISTICS.get(node.target)
+    return at is not None and bool(node.args[at]) and any(isinstance(a, fx.Node) for a in node.args[3:5])
 
 
 def target_name(node: fx.Node) -> str:

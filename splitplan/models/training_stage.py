@@ -209,7 +209,8 @@ def build_stage(
     weights = tuple(dict.fromkeys(a for a in read if a in flow.program.weights))
 
     graph, root = fx.Graph(), nn.Module()
-    env: dict[fx.Node, fx.Node] = {v: graph.placeholder(f"value_{i}") for i, v in enumerate(takes)}
+    entering = {v: graph.placeholder(f"value_{i}") for i, v in enumerate(takes)}
+    env: dict[fx.Node, fx.Node] = dict(entering)
     env |= {w: graph.placeholder(f"weight_{i}") for i, w in enumerate(weights)}
     modules = {n: graph.placeholder(f"linear_{i}") for i, n in enumerate(linears)}
     draws = graph.placeholder("draws")
@@ -218,7 +219,6 @@ def build_stage(
             strides = _layout(twin[value])
             if strides is not None:
                 env[value] = graph.call_function(lay_out, (env[value], strides))
-    entering = set(takes)
 
     for node in nodes:
         written_as = twin[node]
@@ -251,7 +251,7 @@ def build_stage(
             made.append(env[value])
         elif value in entering:
             # Handed on as a value of its own: gradients of all who read it later are one by the time they come back here.
-            made.append(graph.call_function(aten.alias.default, (env[value],)))
+            made.append(graph.call_function(aten.alias.default, (entering[value],)))
         else:
             made.append(graph.call_method("contiguous", (env[value],)))
     graph.output(tuple(made))
