@@ -9,17 +9,19 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from splitplan.data.training_plan import TrainingPlan
 from splitplan.errors import DataError, raise_all
-from splitplan.executor.training_control import Control, Replan
+from splitplan.executor.training_control import Control, Cores, Replan, problem_of, replan_of
 from splitplan.executor.training_job import THINGS, Task, Things, clear, make_folder
 from splitplan.executor.training_report import TrainingReport, make_report
 from splitplan.executor.training_watch import Progress, Records, watch
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from splitplan.formulations.training import HybridTraining
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def train(
     resume: str | os.PathLike[str] | bool = "auto",
     restarts: int = 3,
     pin: bool = True,
-    replan: Replan | None = None,
+    problem: HybridTraining | None = None,
+    on_slow: Literal["replan", "tell"] | Replan = "replan",
     progress: bool | Progress | None = None,
 ) -> Trainer:
     """Train a model by a plan, on torch's own engines, with the same result as one process would have.
@@ -114,9 +117,13 @@ def train(
         How often the workers may be started again, from the last checkpoint, when one is lost.
     pin : bool
         Whether workers are bound to their cores. Without it there may be more of them than cores, to try a plan.
-    replan : callable, optional
-        From the speed of each core that the plan uses, the fastest as 1, to another plan: called when a worker is slower than planned.
-        When the other plan saves more than 5 % of an iteration, training goes on by it from a checkpoint.
+    problem : HybridTraining, optional
+        That the plan is of: what is slow is then told by its predictions, and the report shows a predicted iteration beside a measured one.
+    on_slow : "replan", "tell" or callable
+        What to do about a worker that is slower than planned. ``"replan"`` solves the problem again with the speeds that were measured;
+        when that saves more than 5 % of an iteration, training goes on by the new plan from a checkpoint, its workers on the fastest cores
+        first. ``"tell"``, or no problem, only writes it into the report. A callable makes another plan from the speed of each core, the
+        fastest first and as 1.
     progress : bool or callable, optional
         Show a live table of what the workers do; by default when standard error is a terminal. A callable is told a text and the part
         that is done instead.
@@ -135,37 +142,44 @@ def train(
         A loss that is NaN, a loader that dies, a disk that is full, workers that are lost too often. The last checkpoint stays.
     """
     launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
-    kept = _check(model, plan, data, optimizer, loss_fn, scheduler, epochs, steps, checkpoint_every, keep, restarts, pin, launched, folder, resume)  # fmt: skip
+    kept = _check(model, plan, data, optimizer, loss_fn, scheduler, epochs, steps, checkpoint_every, keep, restarts, pin, launched, folder, resume, problem, on_slow)  # fmt: skip
     task = Task(
         plan, uuid.uuid4().hex, 1 if epochs is None and steps is None else epochs, steps, checkpoint_every, keep, seed,
-        kept, pin, tuple(p for p in sys.path if p),
+        kept, pin, paths=tuple(p for p in sys.path if p),
     )  # fmt: skip
     things = Things(model, data, optimizer, loss_fn, scheduler)
     if launched:
         assert folder is not None
-        return _as_rank(task, things, make_folder(folder))
+        return _as_rank(task, things, make_folder(folder), problem)
     path = Path(tempfile.mkdtemp(prefix="splitplan-train-")) if folder is None else make_folder(folder)
     runs: list[tuple[TrainingPlan, Records]] = []
     notes: list[str] = []
+    replan = (
+        on_slow if callable(on_slow) else replan_of(problem) if on_slow == "replan" and problem is not None else None
+    )
+    cores = Cores.of(plan, problem)
+    problems: list[HybridTraining | None] = []
     try:
         things.save(path)
         while True:
             clear(path)
             task.save(path)
-            control = Control(task.plan, path, replan)
+            control = Control(task.plan, path, cores, problem, replan)
             total = _total(task, data)
             records, asked = watch(task, path, restarts=restarts, total=total, progress=progress, on_news=control)
             runs.append((task.plan, records))
+            problems.append(problem.with_speeds(cores.speeds) if problem is not None else None)
             notes += control.notes
             if not asked or control.next is None:
                 break
-            task = replace(task, plan=control.next, run=uuid.uuid4().hex)
+            other, cores = control.next
+            task = replace(task, plan=other, run=uuid.uuid4().hex, order=cores.order)
     finally:
         (path / THINGS).unlink(missing_ok=True)  # the data is in it
-    return _ended(model, path, runs, notes)
+    return _ended(model, path, runs, notes, problems)
 
 
-def _as_rank(task: Task, things: Things, folder: Path) -> Trainer:
+def _as_rank(task: Task, things: Things, folder: Path, problem: HybridTraining | None) -> Trainer:
     """Train as a rank of the user's own torchrun."""
     import torch.distributed as dist
 
@@ -187,25 +201,27 @@ def _as_rank(task: Task, things: Things, folder: Path) -> Trainer:
     finally:
         if before is not None:
             os.sched_setaffinity(0, before)
-    records = Records(folder, task.plan.workers, task.run)
+    records = Records(folder, task.plan.workers, task.plan.stages[0].replicas, task.run)
     records.read()
-    return _ended(things.model, folder, [(task.plan, records)], [])
+    return _ended(things.model, folder, [(task.plan, records)], [], [problem])
 
 
-def _ended(model: Any, folder: Path, runs: list[tuple[TrainingPlan, Records]], notes: list[str]) -> Trainer:
+def _ended(
+    model: Any, folder: Path, runs: list[tuple[TrainingPlan, Records]], notes: list[str], problems: list[HybridTraining | None]
+) -> Trainer:  # fmt: skip
     import pandas as pd
 
     from splitplan.executor.training_state import checkpoints, load_weights
 
     last = checkpoints(folder)[-1]
     load_weights(model, last)
-    every = Records(folder, 1, "")
+    every = Records(folder, 1, 1, "")
     every.read(of_all_runs=True)
     lines = [line for _, line in sorted(every.steps[0].items())]
     losses = pd.DataFrame(
         [{k: line[k] for k in ("step", "epoch", "loss")} for line in lines], columns=["step", "epoch", "loss"]
     )
-    return Trainer(model, folder, last, make_report(runs, notes), losses)
+    return Trainer(model, folder, last, make_report(runs, notes, problems), losses)
 
 
 def _total(task: Task, data: Any) -> int | None:
@@ -220,7 +236,7 @@ def _total(task: Task, data: Any) -> int | None:
 
 def _check(
     model: Any, plan: Any, data: Any, optimizer: Any, loss_fn: Any, scheduler: Any, epochs: Any, steps: Any, every: Any,
-    keep: Any, restarts: Any, pin: bool, launched: bool, folder: Any, resume: Any,
+    keep: Any, restarts: Any, pin: bool, launched: bool, folder: Any, resume: Any, problem: Any, on_slow: Any,
 ) -> str | None:  # fmt: skip
     """Raise on what cannot be right; the checkpoint to begin from, when one was given."""
     from torch import nn
@@ -244,7 +260,9 @@ def _check(
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             problems.append(f"{name} is {value!r}; give a whole number from {least}")
-    problems += plan_problems(plan, pin=pin and not launched)
+    problems += plan_problems(plan, pin=pin and not launched) + problem_of(plan, problem)
+    if not callable(on_slow) and on_slow not in ("replan", "tell"):
+        problems.append(f"on_slow is {on_slow!r}; give 'replan', 'tell' or a function")
     if launched:
         if (world := int(os.environ["WORLD_SIZE"])) != plan.workers:
             problems.append(f"torchrun has started {world} workers, and the plan has {plan.workers}; start as many as it has, or plan for {world}")  # fmt: skip

@@ -40,6 +40,8 @@ class Task:
         Checkpoint to begin from as long as the folder has none of its own.
     pin : bool
         Whether each worker is bound to its cores.
+    order : tuple of int
+        In which workers take the cores that there are, by position; empty: one after another.
     paths : tuple of str
         Where Python looks for modules.
     """
@@ -53,6 +55,7 @@ class Task:
     seed: int = 0
     resume: str | None = None
     pin: bool = True
+    order: tuple[int, ...] = ()
     paths: tuple[str, ...] = ()
 
     def save(self, folder: Path) -> None:
@@ -64,7 +67,7 @@ class Task:
         """Read what `save` wrote."""
         body = read_json(folder / TASK)
         plan = TrainingPlan.from_dict(body.pop("plan"), str(folder / TASK))
-        return cls(plan, **body | {"paths": tuple(body["paths"])})
+        return cls(plan, **body | {k: tuple(body[k]) for k in ("order", "paths")})
 
 
 @dataclass(frozen=True)

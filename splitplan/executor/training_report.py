@@ -3,24 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from splitplan.data.training_plan import TrainingPlan
-from splitplan.executor.pipeline_gantt import Bar
+from splitplan.errors import DataError
 from splitplan.executor.report import Row, row_of, rows_to_frame, rows_to_html, rows_to_text
 from splitplan.executor.training_control import computing_s
-from splitplan.executor.training_watch import Line, Records, iteration_s
+from splitplan.executor.training_watch import Records, begun_s, iteration_s
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from splitplan.formulations.training import HybridTraining
+
 LATEST = 0.99
 """Part of the iterations that the latest time is to hold for."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A bar of a Gantt chart of one iteration.
+
+    Parameters
+    ----------
+    how : {"predicted", "measured"}
+    lane : str
+        A stage, a way between two, or a worker.
+    what : {"forward", "loss", "backward", "sync", "update", "transfer"}
+    micro : int
+        The micro-batch; -1 of what is done once.
+    start_s, end_s : float
+        From when the first stage began.
+    """
+
+    how: str
+    lane: str
+    what: str
+    micro: int
+    start_s: float
+    end_s: float
 
 
 @dataclass(frozen=True)
@@ -60,15 +86,15 @@ class TrainingReport:
     number : int
         Of the one that the rows are of.
     rows : tuple of Row
-        ``iteration``, from when the first worker began to when the last one had ended it; ``latest``; ``compute``, ``sync`` and
-        ``update`` of the worker that computes longest; ``fill and transfer``, the rest of its iteration; ``data``, between two
-        iterations; ``checkpoint``. The first iteration after each start is left out.
+        ``iteration``, from when the first stage began to when the last worker had ended it; ``latest``; ``compute``, mean of the
+        workers; ``sync`` and ``update`` of the worker that computes longest; ``rest`` of the iteration; ``data``, between two of them;
+        ``checkpoint``. The first iteration after each start is left out.
     workers : tuple of WorkerTimes
     counts : dict of str to float
     notes : tuple of str
         Restarts, slow workers, changes of plan.
-    bars : tuple of Bar
-        One iteration, the median one: who did what when. ``frame`` is the micro-batch.
+    pieces : tuple of Piece
+        One iteration, the median one: who did what when; before it the predicted one, where the problem was given.
     """
 
     plans: tuple[TrainingPlan, ...]
@@ -77,7 +103,7 @@ class TrainingReport:
     workers: tuple[WorkerTimes, ...]
     counts: dict[str, float]
     notes: tuple[str, ...]
-    bars: tuple[Bar, ...] = field(repr=False, default=())
+    pieces: tuple[Piece, ...] = field(repr=False, default=())
 
     @property
     def plan(self) -> TrainingPlan:
@@ -94,19 +120,26 @@ class TrainingReport:
 
         return pd.DataFrame([vars(w) for w in self.workers], columns=[f.name for f in fields(WorkerTimes)])
 
-    def bars_to_frame(self) -> pd.DataFrame:
-        """One row a bar of the Gantt chart: ``how, frame, lane, what, label, ready_s, start_s, end_s``."""
+    def pieces_to_frame(self) -> pd.DataFrame:
+        """One row a bar of the Gantt charts: ``how, lane, what, micro, start_s, end_s``."""
         import pandas as pd
 
-        columns = ["how", *(f.name for f in fields(Bar))]
-        return pd.DataFrame([{"how": "measured", **vars(b)} for b in self.bars], columns=columns)
+        return pd.DataFrame([vars(p) for p in self.pieces], columns=[f.name for f in fields(Piece)])
 
     def plot(self) -> Figure:
-        """Draw predicted beside measured, and below it one iteration as a Gantt chart."""
-        from splitplan.plots.report import plot_report
+        """Draw one iteration as a Gantt chart, below the predicted one where that is known."""
+        from splitplan.plots.style import WIDTH, new_figure
+        from splitplan.plots.training import COLOURS, draw_both
 
-        bars = self.bars_to_frame() if self.bars else None
-        return plot_report(self.to_frame(), title=f"{self.plan.model}: {self.plan.strategy}", bars=bars)
+        table = self.pieces_to_frame()
+        if table.empty:
+            raise DataError("no iteration was made; there is nothing to draw", "training report")
+        table["what"] = table["what"].where(table["what"].isin(list(COLOURS)), "other")
+        lanes = table.groupby("how")["lane"].nunique().sum()
+        figure = new_figure(WIDTH, 0.9 * table["how"].nunique() + 0.34 * lanes + 0.6)
+        draw_both(figure, table)
+        figure.suptitle(f"{self.plan.model}: {self.plan.strategy}", fontsize=9, x=0.01, ha="left")
+        return figure
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as for JSON."""
@@ -136,7 +169,9 @@ class TrainingReport:
         return rows_to_html(str(self.plan), self.rows, [*self._remarks(), *self.notes])
 
 
-def make_report(runs: Sequence[tuple[TrainingPlan, Records]], notes: Sequence[str]) -> TrainingReport:
+def make_report(
+    runs: Sequence[tuple[TrainingPlan, Records]], notes: Sequence[str], problems: Sequence[HybridTraining | None] = ()
+) -> TrainingReport:
     """The report of a training.
 
     Parameters
@@ -144,6 +179,8 @@ def make_report(runs: Sequence[tuple[TrainingPlan, Records]], notes: Sequence[st
     runs : sequence of (TrainingPlan, Records)
         Each launch of workers, in order; at least one.
     notes : sequence of str
+    problems : sequence of HybridTraining or None
+        Of each plan, if known.
     """
     number = max(range(len(runs)), key=lambda k: len(runs[k][1].whole()))
     plan, records = runs[number]
@@ -157,7 +194,8 @@ def make_report(runs: Sequence[tuple[TrainingPlan, Records]], notes: Sequence[st
     workers = _workers(plan, records, steps)
     return TrainingReport(
         tuple(p for p, _ in runs), number, tuple(_rows(plan, records, steps, workers)), tuple(workers), counts,
-        (*_restarts(runs), *notes), _bars(records, steps),
+        (*_restarts(runs), *notes),
+        (*_predicted(plan, problems[number] if problems else None), *_measured(records, steps)),
     )  # fmt: skip
 
 
@@ -207,15 +245,16 @@ def _rows(
         return rows
     longest = max(range(len(workers)), key=lambda k: workers[k].forward_s + workers[k].backward_s)
     mine = [records.steps[longest][s] for s in steps]
-    of = f"of worker {longest}" * (len(workers) > 1)
-    rows.append(row_of("compute", "s", told.get("compute_s"), [computing_s(x) for x in mine], of))
+    several = len(workers) > 1
+    compute = [float(np.mean([computing_s(w[s]) for w in records.steps])) for s in steps]
+    rows.append(row_of("compute", "s", told.get("compute_s"), compute, "mean of the workers" * several))
+    of = f"of worker {longest}, which computes longest" * several
     rows += [row_of(x, "s", told.get(f"{x}_s"), [line[f"{x}_s"] for line in mine], of) for x in ("sync", "update")]
-    rest = [t - computing_s(x) - x["sync_s"] - x["update_s"] for t, x in zip(whole, mine, strict=True)]
-    parts = [told[x] for x in ("fill_s", "transfer_s") if x in told]
-    rows.append(row_of("fill and transfer", "s", sum(parts) if parts else None, rest, of))
-    rows.append(
-        replace(row_of("data", "s", None, _between(records, steps), "between two iterations"), comparable=False)
-    )
+    rest = [t - c - x["sync_s"] - x["update_s"] for t, c, x in zip(whole, compute, mine, strict=True)]
+    parts = [told[x] for x in ("fill_s", "transfer_s", "overhead_s") if x in told]
+    how = "waiting for other stages, transfers, the loss, what lies between"
+    rows.append(row_of("rest", "s", sum(parts) if parts else None, rest, how))
+    rows.append(row_of("data", "s", None, _between(records, steps), "between two iterations"))
     if records.saved:
         rows.append(row_of("checkpoint", "s", None, list(records.saved.values()), "each"))
     return rows
@@ -228,15 +267,24 @@ def _between(records: Records, steps: Sequence[int]) -> list[float]:
     ]  # fmt: skip
 
 
-def _bars(records: Records, steps: Sequence[int]) -> tuple[Bar, ...]:
+def _predicted(plan: TrainingPlan, problem: HybridTraining | None) -> list[Piece]:
+    if problem is None:
+        return []
+    from splitplan.formulations.training_estimate import gantt
+
+    return [Piece("predicted", *row) for row in gantt(problem, plan).itertuples(index=False)]
+
+
+def _measured(records: Records, steps: Sequence[int]) -> list[Piece]:
     if not steps:
-        return ()
+        return []
     ordered = sorted(steps, key=lambda s: iteration_s(records, s))
-    lines: list[Line] = [mine[ordered[(len(ordered) - 1) // 2]] for mine in records.steps]
-    begin = min(line["start"] for line in lines)
-    found = []
-    for k, line in enumerate(lines):
-        events = [*line["events"], ("update", 0, line["end"] - line["update_s"], line["end"])]
-        for what, micro, start, end in events:
-            found.append(Bar(micro, f"worker {k}", what, what, start - begin, start - begin, end - begin))
-    return tuple(found)
+    step = ordered[(len(ordered) - 1) // 2]
+    begin, found = begun_s(records, step), []
+    for k, line in enumerate(mine[step] for mine in records.steps):
+        for what, micro, start, end in line["events"]:
+            once = -1 if what == "sync" else micro
+            found.append(Piece("measured", f"worker {k}", what, once, start - begin, end - begin))
+        end = line["end"] - begin
+        found.append(Piece("measured", f"worker {k}", "update", -1, end - line["update_s"], end))
+    return found

@@ -124,12 +124,15 @@ class Engine:
     seed : int
     first : Batch
         Any batch; shapes are found with it.
+    tell : callable
+        Told what this worker's samples lose, once in each step and as early as that is known: nothing waits for it.
     """
 
     def __init__(
-        self, tm: Any, plan: TrainingPlan, place: Place, mesh: DeviceMesh, loss_fn: Callable[..., Any], seed: int, first: Batch
+        self, tm: Any, plan: TrainingPlan, place: Place, mesh: DeviceMesh, loss_fn: Callable[..., Any], seed: int, first: Batch,
+        tell: Callable[[float], None],
     ) -> None:  # fmt: skip
-        self._tm, self._plan, self._place, self._loss_fn = tm, plan, place, loss_fn
+        self._tm, self._plan, self._place, self._loss_fn, self._tell = tm, plan, place, loss_fn, tell
         stage = plan.stages[place.stage]
         begin, end = plan.ends()[place.stage]
         self.module: nn.Module = tm.stage(begin, end, place.share.samples, stage.columns)
@@ -240,13 +243,16 @@ class Engine:
             )
         part = lost / (self._plan.micro_batches * self._place.share.replicas)
         self._lost += float(part.detach())
+        if micro == self._plan.micro_batches - 1:
+            self._tell(self._lost)
         self.events.add("loss", micro, start)
         return part
 
-    def step(self, number: int, batch: Batch) -> float:
-        """Gradients of a batch; its loss, or that part of it which this worker's samples lose."""
+    def step(self, number: int, batch: Batch) -> None:
+        """Gradients of a batch."""
         self._step, self._lost, self._y = number, 0.0, batch.y
         self.events = Events()
         torch.manual_seed(number)  # what a loss draws is the same after a restart
+        if self._place.stage < len(self._plan.stages) - 1:
+            self._tell(0.0)
         self._run(batch)
-        return self._lost

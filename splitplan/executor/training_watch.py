@@ -32,12 +32,14 @@ class Records:
     Parameters
     ----------
     folder : Path
-    workers : int
+    workers, replicas : int
+        In all, and of the first stage.
     run : str
         Lines of other runs in the same folder are passed over.
     """
 
-    def __init__(self, folder: Path, workers: int, run: str) -> None:
+    def __init__(self, folder: Path, workers: int, replicas: int, run: str) -> None:
+        self.replicas = replicas
         self.steps: list[dict[int, Line]] = [{} for _ in range(workers)]
         """By worker, the line of each step; of one that was done again after a restart, the last."""
         self.starts: list[list[Line]] = [[] for _ in range(workers)]
@@ -127,7 +129,7 @@ def watch(
     SplitplanError
         What a worker refused with.
     """
-    records = Records(folder, task.plan.workers, task.run)
+    records = Records(folder, task.plan.workers, task.plan.stages[0].replicas, task.run)
     with (folder / LOG).open("ab") as log:
         process = subprocess.Popen(
             command(task, folder, restarts),
@@ -215,9 +217,16 @@ def headline(records: Records, total: int | None) -> tuple[str, float]:
 
 
 def iteration_s(records: Records, step: int) -> float:
-    """From when the first worker began a step to when the last one had ended it."""
-    lines = [s[step] for s in records.steps]
-    return float(max(x["end"] for x in lines) - min(x["start"] for x in lines))
+    """From when the first stage began a step to when the last worker had ended it.
+
+    Other stages wait for the first one: one that is ready for the next step earlier has not begun it.
+    """
+    return float(max(s[step]["end"] for s in records.steps) - begun_s(records, step))
+
+
+def begun_s(records: Records, step: int) -> float:
+    """When the first stage began a step."""
+    return float(min(s[step]["start"] for s in records.steps[: records.replicas]))
 
 
 def typical_s(records: Records, most: int = 20) -> float:

@@ -72,7 +72,7 @@ def bind(task: Task) -> None:
         return
     k, threads = int(os.environ["LOCAL_RANK"]), task.plan.threads
     here = sorted(os.sched_getaffinity(0))
-    mine = here[k * threads : (k + 1) * threads]
+    mine = [here[i] for i in (task.order or range(len(here)))[k * threads : (k + 1) * threads]]
     if len(mine) < threads:
         needed = int(os.environ["LOCAL_WORLD_SIZE"]) * threads
         raise DataError(
@@ -128,7 +128,7 @@ class Loop:
         from splitplan.executor.training_state import weights_of
 
         self._task, self._things, self._folder = task, things, folder
-        self._rank = dist.get_rank()
+        self._rank, self._asked = dist.get_rank(), False
         self._file = worker_file(folder, self._rank)
         self._batches = Batches(things.data, task.plan.batch, task.seed)
         if share_weights:
@@ -193,7 +193,9 @@ class Loop:
         _check_model(self._tm, plan)
         mesh = init_device_mesh("cpu", (len(plan.stages), plan.stages[0].replicas), mesh_dim_names=("pp", "dp"))
         place = Place.of(plan, self._rank)
-        self._engine: Engine = Engine(self._tm, plan, place, mesh, self._things.loss_fn, self._task.seed, first)
+        self._engine: Engine = Engine(
+            self._tm, plan, place, mesh, self._things.loss_fn, self._task.seed, first, self._tell
+        )
         weights = self._engine.weights()
         # An optimizer's fused loops take tensors of one kind.
         kinds = ([p for p in weights if not isinstance(p, DTensor)], [p for p in weights if isinstance(p, DTensor)])
@@ -251,17 +253,22 @@ class Loop:
                 f"data, epoch {batch.epoch}",
             )
 
-    def _step(self, step: int, batch: Batch) -> bool:
-        """One iteration; whether workers were asked to stop."""
+    def _tell(self, lost: float) -> None:
+        """Begin to add up what all workers lose: it is done in the background, long before the last gradients are there."""
         import torch
         import torch.distributed as dist
 
+        self._told = torch.tensor([lost, float(self._asked)], dtype=torch.float64)
+        self._agreed: Any = dist.all_reduce(self._told, async_op=True)
+
+    def _step(self, step: int, batch: Batch) -> bool:
+        """One iteration; whether workers were asked to stop."""
         start = time.monotonic()
-        lost = self._engine.step(step, batch)
+        self._asked = self._rank == 0 and (self._folder / ASK).exists()
+        self._engine.step(step, batch)
         computed = time.monotonic()
-        told = torch.tensor([lost, float(self._rank == 0 and (self._folder / ASK).exists())], dtype=torch.float64)
-        dist.all_reduce(told)
-        loss, asked = float(told[0]), bool(told[1])
+        self._agreed.wait()
+        loss, asked = float(self._told[0]), bool(self._told[1])
         if not math.isfinite(loss):
             from splitplan.executor.training_state import last_one
 

@@ -146,8 +146,8 @@ def test_one_core_trains_as_the_plain_loop_bit_by_bit(tmp_path: Path, micro: int
     frame = report.to_frame().set_index("quantity")
     assert frame.loc["iteration", "n"] == 5
     assert frame.loc["iteration", "measured"] >= frame.loc["compute", "measured"] > 0
-    done = [(b.what, b.frame) for b in report.bars]
-    assert done == [(w, k) for k in range(micro) for w in ("forward", "loss", "backward")] + [("update", 0)]
+    done = [(b.what, b.micro) for b in report.pieces]
+    assert done == [(w, k) for k in range(micro) for w in ("forward", "loss", "backward")] + [("update", -1)]
     assert "worker 0" in str(trainer)
     assert "worker 0" in trainer._repr_html_()
     assert json.loads(json.dumps(report.to_dict()))["counts"]["iterations"] == 6

@@ -44,7 +44,7 @@ def slowly(pause_s: float, rank: str | None = None) -> Any:
 
 def pids(folder: Path, workers: int) -> list[int]:
     """Of the workers that were started last."""
-    records = Records(folder, workers, "")
+    records = Records(folder, workers, 1, "")
     records.read(of_all_runs=True)
     return [s[-1]["pid"] for s in records.starts if s]
 
@@ -148,7 +148,7 @@ def test_a_slow_worker_has_training_go_on_by_another_plan(tmp_path: Path, nothin
         return TrainingPlan.from_dict(alone.to_dict() | {"predicted": {"iteration_s": 0.001}})
 
     trainer = launch(
-        model, plan_of(model, replicas=2), tmp_path, steps=30, loss_fn=slowly(0.1, "1"), replan=replan, checkpoint_every=100
+        model, plan_of(model, replicas=2), tmp_path, steps=30, loss_fn=slowly(0.1, "1"), on_slow=replan, checkpoint_every=100
     )  # fmt: skip
     assert len(asked) == 1
     assert asked[0][0] == 1.0
@@ -163,7 +163,7 @@ def test_a_slow_worker_has_training_go_on_by_another_plan(tmp_path: Path, nothin
 # -- without processes -------------------------------------------------------------------------------
 
 
-def write(folder: Path, seconds: list[list[float]], run: str = "r") -> Records:
+def write(folder: Path, seconds: list[list[float]], run: str = "r", replicas: int = 1) -> Records:
     """Lines of workers that computed for so long in each step."""
     for k, mine in enumerate(seconds):
         lines: list[dict[str, Any]] = [{"run": run, "pid": 1, "from_step": 0, "cores": [k], "restarts": 0}]
@@ -171,7 +171,7 @@ def write(folder: Path, seconds: list[list[float]], run: str = "r") -> Records:
             times = {"forward_s": s / 3, "backward_s": 2 * s / 3, "sync_s": 0.0, "update_s": 0.01, "agree_s": 0.0}
             lines.append({"step": step, "epoch": 0, "loss": 1.0, "start": 10.0 * step, "end": 10.0 * step + 4, "events": [], **times})  # fmt: skip
         worker_file(folder, k).write_text("".join(json.dumps(x) + "\n" for x in lines), encoding="utf-8")
-    records = Records(folder, len(seconds), "r")
+    records = Records(folder, len(seconds), replicas, "r")
     records.read()
     return records
 
@@ -237,7 +237,7 @@ def test_the_live_table_says_what_each_worker_does(tmp_path: Path) -> None:
     from rich.console import Console
 
     plan = plan_of(net(), stages=2, micro=2)
-    records = Records(tmp_path, 2, "r")
+    records = Records(tmp_path, 2, 1, "r")
     assert headline(records, 10) == ("starting workers", 0.0)
     records = write(tmp_path, [[1.0] * 4, [2.0] * 3])
     assert headline(records, 10) == ("step 3 of 10, loss 1, 4 s an iteration", 0.3)

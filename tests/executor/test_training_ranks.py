@@ -50,7 +50,7 @@ def cases(world: int) -> dict[str, Callable[[Path], Any]]:
         def case(folder: Path) -> dict[str, Any]:
             trainer = run(model, plan_of(model, **shape), pairs(), folder)
             plain(other, pairs(), momentum, shape.get("micro", 1), parts, dropping)
-            events = [(b.lane, b.what, b.frame) for b in trainer.report.bars]
+            events = [(b.lane, b.what, b.micro) for b in trainer.report.pieces]
             return {"gap": gap(model, other), "events": events, "losses": trainer.losses["loss"].tolist()}
 
         return case
@@ -181,7 +181,7 @@ def test_every_rank_knows_what_every_worker_did(two: list[dict[str, Any]]) -> No
     assert lanes["worker 1"][:4] == [("forward", 0), ("loss", 0), ("backward", 0), ("forward", 1)]
     gpipe = [(w, k) for at, w, k in two[0]["gpipe"]["events"] if at == "worker 0" and w == "forward"]
     assert gpipe == [("forward", k) for k in range(4)]
-    assert ["worker 0", "sync", 0] in two[0]["copies"]["events"]
+    assert ["worker 0", "sync", -1] in two[0]["copies"]["events"]
     assert two[0]["copies"]["losses"] == two[1]["copies"]["losses"]
 
 
