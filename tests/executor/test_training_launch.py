@@ -18,15 +18,20 @@ import torch
 from torch import nn
 
 import splitplan as sp
+from splitplan.data.catalog import device
+from splitplan.data.system import System
 from splitplan.data.training_plan import TrainingPlan
+from splitplan.data.training_profile import KINDS, TrainingProfile
 from splitplan.errors import DataError, TrainingError
 from splitplan.executor.environment import worker_environment
-from splitplan.executor.training_control import SLOW, Control
+from splitplan.executor.training_control import SLOW, Control, Cores, replan_of
 from splitplan.executor.training_job import ASK, Task, worker_file
+from splitplan.executor.training_report import make_report
 from splitplan.executor.training_state import checkpoints
 from splitplan.executor.training_watch import Records, headline, table
+from splitplan.formulations.training import HybridTraining
 from tests.executor.conftest import gone
-from tests.executor.test_training import momentum, net, pairs, plain, plan_of, same
+from tests.executor.test_training import BATCH, model_of, momentum, net, pairs, plain, plan_of, same
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,28 +118,25 @@ launch(model, plan_of(model), Path(sys.argv[1]), steps=1000, epochs=None, loss_f
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])
-def test_workers_end_with_the_process_that_called(tmp_path: Path, how: signal.Signals) -> None:
+def test_workers_end_with_the_process_that_called(tmp_path: Path) -> None:
+    """Interrupted, or killed; both at once, to save time."""
     environment = worker_environment(1) | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)], env=environment, cwd=ROOT, stderr=subprocess.PIPE
-    )
-    end = time.monotonic() + 60
-    while not checkpoints(tmp_path) and time.monotonic() < end:
-        time.sleep(0.1)
-    workers = pids(tmp_path, 1)
-    launcher = psutil.Process(workers[0]).parent()
-    assert launcher is not None
-    process.send_signal(how)
-    process.wait(30)
-    assert process.stderr is not None
-    process.stderr.close()
-    assert gone(workers[0])
-    assert gone(launcher.pid)
-    model = net()
-    assert len(checkpoints(tmp_path)) >= 1
-    again = launch(model, plan_of(model), tmp_path, steps=int(checkpoints(tmp_path)[-1].name[5:]))
-    assert again.report.counts["restarts"] == 0
+    folders = {signal.SIGINT: tmp_path / "interrupted", signal.SIGKILL: tmp_path / "killed"}
+    processes = {
+        how: subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+        for how, folder in folders.items()
+    }  # fmt: skip
+    for how, process in processes.items():
+        end = time.monotonic() + 60
+        while not checkpoints(folders[how]) and time.monotonic() < end:
+            time.sleep(0.1)
+        (worker,) = pids(folders[how], 1)
+        launcher = psutil.Process(worker).parent()
+        assert launcher is not None
+        process.send_signal(how)
+        assert process.wait(30) != 0
+        assert gone(worker)
+        assert gone(launcher.pid)
 
 
 def test_a_slow_worker_has_training_go_on_by_another_plan(tmp_path: Path, nothing_left: Path) -> None:
@@ -160,6 +162,37 @@ def test_a_slow_worker_has_training_go_on_by_another_plan(tmp_path: Path, nothin
     assert same(model, other, atol=1e-5)
 
 
+def hybrid() -> HybridTraining:
+    """A problem of the small network on two cores, with seconds that are made up."""
+    layers = model_of(net()).layers
+    names = [x.name for x in layers]
+    times = [
+        (v, samples, 1, workers, 0.01 * samples * (k + 1), 0.02 * samples * (k + 1))
+        for k, v in enumerate(names) for samples in (1, 8) for workers in (1, 2)
+    ]  # fmt: skip
+    profile = TrainingProfile(
+        "net", model_of(net()).fingerprint, layers, (100.0,) * (len(layers) - 1),
+        times=times, updates=[(v, 1, w, 0.001) for v in names for w in (1, 2)],
+        collectives=[(what, 2, 1e4, 1e-4) for what in KINDS],
+    )  # fmt: skip
+    return HybridTraining(profile, System(here=device("this-cpu", threads=2)), BATCH)
+
+
+def plans(problem: HybridTraining) -> list[TrainingPlan]:
+    """One core, two copies, and two stages cut in the middle, in two micro-batches."""
+    half = problem.costs.layers // 2
+    found = {}
+    for config in problem.configs():
+        if config.micro_batches == config.stages and config.schedule != "gpipe":
+            cuts = (half,) * (config.stages - 1)
+            found[config.stages, config.workers] = problem.plan_for(config, cuts, config.replicas * config.stages)
+    return list(found.values())
+
+
+def stage_seconds(problem: HybridTraining, plan: TrainingPlan) -> list[float]:
+    return [plan.micro_batches * (s.forward_s + s.backward_s) for s in problem.costs.stages_of(plan)]
+
+
 # -- without processes -------------------------------------------------------------------------------
 
 
@@ -177,21 +210,60 @@ def write(folder: Path, seconds: list[list[float]], run: str = "r", replicas: in
 
 
 def test_a_worker_is_slow_compared_with_what_was_planned_for_it(tmp_path: Path) -> None:
-    plan = plan_of(net(), stages=2, micro=2)
-    predicted = TrainingPlan.from_dict(plan.to_dict() | {"predicted": {"stage_0_s": 1.0, "stage_1_s": 2.0}})
-    records = write(tmp_path, [[1.0] * 8, [2.0] * 8])
-    even = Control(predicted, tmp_path, None)
-    even(records)
-    assert even.notes == []
-    late = Control(predicted, tmp_path, None)
-    late(write(tmp_path, [[1.0] * 8, [3.0] * 8]))
-    assert len(late.notes) == 1
-    assert "worker 1 computed 1.50 times as long as planned" in late.notes[0]
-    begun = Control(plan, tmp_path, None)  # nothing predicted: as in the first iterations
+    problem = hybrid()
+    (plan,) = (x for x in plans(problem) if len(x.stages) == 2)
+    first, second = stage_seconds(problem, plan)
+    assert second > SLOW * first  # else the test would tell nothing
+
+    def told(seconds: list[list[float]], problem: HybridTraining | None) -> list[str]:
+        control = Control(plan, tmp_path, Cores.of(plan, problem), problem)
+        control(write(tmp_path, seconds))
+        return control.notes
+
+    assert told([[first] * 8, [second] * 8], problem) == []
+    (note,) = told([[first] * 8, [1.5 * second] * 8], problem)
+    assert "worker 1 computed 1.50 times as long as planned" in note
+    assert "with problem= another plan would be made" in note
+    begun = Control(plan, tmp_path, Cores.of(plan, None))  # nothing predicted: as in the first iterations
     begun(write(tmp_path, [[1.0] * 6, [3.0] * 6]))
     assert begun.notes == []
     begun(write(tmp_path, [[2.0 if k > 8 else 1.0 for k in range(16)], [3.0] * 16]))
     assert "worker 0 computed 2.00 times" in begun.notes[0]
+
+
+def test_cores_are_put_in_order_of_their_speed() -> None:
+    plan = plan_of(net(), replicas=2)
+    cores = Cores.of(plan, None)
+    assert cores == Cores((0, 1), (1.0, 1.0))
+    slower = cores.slowed([2.0, 1.0], 1)
+    assert slower == Cores((1, 0), (1.0, 0.5))
+    assert slower.slowed([1.0, 4.0], 1) == Cores((1, 0), (1.0, 0.125))
+    spare = Cores((0, 1, 2), (1.0,) * 3).slowed([1.0, 2.0], 1)
+    assert spare == Cores((0, 2, 1), (1.0, 1.0, 0.5))
+    assert Cores((0, 1, 2, 3), (1.0,) * 4).slowed([1.0, 4.0], 2) == Cores((0, 1, 2, 3), (1.0, 1.0, 0.25, 0.25))
+
+
+def test_a_problem_is_solved_again_with_the_speeds(tmp_path: Path) -> None:
+    problem = hybrid()
+    (plan,) = (x for x in plans(problem) if x.workers == 2 and len(x.stages) == 1)
+    each = stage_seconds(problem, plan)[0]
+    control = Control(plan, tmp_path, Cores.of(plan, problem), problem, replan_of(problem))
+    records = write(tmp_path, [[8 * each] * 8, [each] * 8], replicas=2)
+    control(records)
+    assert control.next is not None, control.notes
+    other, cores = control.next
+    assert other.workers == 1
+    assert cores == Cores((1, 0), (1.0, 0.125))
+    assert other.predicted["iteration_s"] == pytest.approx(problem.evaluate(other)["iteration_s"])
+    report = make_report([(plan, records)], control.notes, [problem])
+    pieces = report.pieces_to_frame()
+    assert set(pieces["how"]) == {"predicted", "measured"}
+    assert pieces.loc[pieces["how"] == "predicted", "end_s"].max() == pytest.approx(plan.predicted["iteration_s"])
+    assert len(report.plot().axes) == 2
+    rows = report.to_frame().set_index("quantity")
+    assert rows.loc["iteration", "predicted"] == plan.predicted["iteration_s"]
+    assert rows.loc["compute", "measured"] == pytest.approx(4.5 * each)
+    assert rows.loc["latest", "how"].startswith("0 of 7 iterations ended within")
 
 
 @pytest.mark.parametrize(
@@ -213,7 +285,7 @@ def test_another_plan_is_taken_when_it_gains(tmp_path: Path, answer: Any, text: 
         change = {"batch": 16} if answer == "other batch" else {"predicted": answer}
         return TrainingPlan.from_dict(plan.to_dict() | change)
 
-    control = Control(plan, tmp_path, replan)
+    control = Control(plan, tmp_path, Cores.of(plan, None), None, replan)
     records = write(tmp_path, [[1.0] * 8, [2.0] * 8])
     control(records)
     control(records)
