@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,6 +101,7 @@ class Things:
         import cloudpickle  # type: ignore[import-untyped]
 
         with (folder / THINGS).open("wb") as file:
+            pickle.dump("torchvision" in sys.modules, file)
             try:
                 cloudpickle.dump(vars(self), file)
             except (TypeError, AttributeError, pickle.PicklingError, RuntimeError) as e:
@@ -122,6 +124,10 @@ class Things:
     def read(cls, folder: Path) -> Things:
         """Read what `save` wrote: a file of our own parent's, trusted like its code."""
         with (folder / THINGS).open("rb") as file:
+            if pickle.load(file):
+                from splitplan.models.zoo import _declare_torchvision_operators
+
+                _declare_torchvision_operators()  # a model of torchvision's is unpickled by importing it
             return cls(**pickle.load(file))
 
 
