@@ -183,7 +183,7 @@ def _as_rank(task: Task, things: Things, folder: Path, problem: HybridTraining |
     """Train as a rank of the user's own torchrun."""
     import torch.distributed as dist
 
-    from splitplan.executor.training_worker import bind, run_rank
+    from splitplan.executor.training_worker import Loop, bind
 
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     bind(task)
@@ -197,7 +197,7 @@ def _as_rank(task: Task, things: Things, folder: Path, problem: HybridTraining |
     if dist.get_rank() == 0:
         clear(folder)
     try:
-        run_rank(task, things, folder, share_weights=True)
+        Loop(task, things, folder, share_weights=True).run()
     finally:
         if before is not None:
             os.sched_setaffinity(0, before)

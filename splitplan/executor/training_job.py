@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -164,9 +165,27 @@ def refused(folder: Path) -> SplitplanError | None:
     return error
 
 
+def failed(folder: Path, rank: int, step: int, error: Exception, trace: str) -> bool:
+    """Write that a worker failed, for a reason that starting again may mend; whether it did in the same way at the same step before."""
+    file = folder / f"failed-{rank}.json"
+    before = read_json(file) if file.exists() else {}
+    body = {"step": step, "text": f"{type(error).__name__}: {error}", "traceback": trace, "at": time.time()}
+    write_whole(file, json.dumps(body, indent=1))
+    return (before.get("step"), before.get("text")) == (step, body["text"])
+
+
+def first_failure(folder: Path) -> str:
+    """The traceback of the worker that failed first, of those that failed last; empty when none has written one."""
+    found = [(body["at"], f.stem, body["traceback"]) for f in folder.glob("failed-*.json") for body in [read_json(f)]]
+    if not found:
+        return ""
+    _, name, trace = min(found)
+    return f"worker {name.split('-')[1]}: {trace}"
+
+
 def clear(folder: Path) -> None:
     """Forget how an earlier run ended."""
-    for file in [folder / DONE, folder / ASK, *folder.glob("refused-*.json")]:
+    for file in [folder / DONE, folder / ASK, *folder.glob("refused-*.json"), *folder.glob("failed-*.json")]:
         file.unlink(missing_ok=True)
 
 

@@ -157,6 +157,8 @@ class Engine:
             modules[v]: ColwiseParallel(input_layouts=Shard(0), output_layouts=Shard(0)) for v in columns
         }
         parallelize_module(self.module, mesh["dp"], style)
+        for name in style:  # what it gives is a view, in which a ReLU may not write
+            self.module.get_submodule(name).register_forward_hook(lambda module, given, made: made.clone())
 
     def _data_parallel(self, whole: Boundary, found: Probed) -> nn.Module:
         if self._place.share.replicas == 1:
@@ -169,7 +171,11 @@ class Engine:
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(whole, list(left_out))  # type: ignore[no-untyped-call]
         # Buffers stay each replica's own, see `training_state`; weights are equal already.
         parallel = DistributedDataParallel(
-            whole, process_group=self._replicas, broadcast_buffers=False, init_sync=False, gradient_as_bucket_view=True
+            whole,
+            process_group=self._replicas,
+            forward_sync_buffers=False,
+            init_sync=False,
+            gradient_as_bucket_view=True,
         )
         parallel.register_comm_hook(None, lambda _, bucket: self._add_up(bucket))
         return parallel

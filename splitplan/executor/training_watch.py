@@ -16,7 +16,7 @@ from typing import Any
 
 from splitplan.errors import TrainingError
 from splitplan.executor.environment import worker_environment
-from splitplan.executor.training_job import LOG, Task, read_done, refused, worker_file
+from splitplan.executor.training_job import LOG, Task, first_failure, read_done, refused, worker_file
 
 Progress = Callable[[str, float], None]
 """Told what is going on and which part of training is done, 0 to 1 (0 where its length is not known)."""
@@ -182,6 +182,8 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _last_words(folder: Path) -> str:
+    if trace := first_failure(folder):
+        return trace.strip()
     return (folder / LOG).read_text(encoding="utf-8", errors="replace")[-3000:].strip() or "(nothing)"
 
 

@@ -1,6 +1,6 @@
 """A worker that trains: the loop over batches, on one rank. ``python -m splitplan.executor.training_worker FOLDER`` under torchrun.
 
-Under a torchrun of the user's own `run_rank` is called by `splitplan.train` in the user's process.
+Under a torchrun of the user's own `splitplan.train` runs the `Loop` in the user's process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splitplan.errors import DataError, SplitplanError, TrainingError
-from splitplan.executor.training_job import ASK, Task, Things, refuse, refused, worker_file, write_done
+from splitplan.executor.training_job import ASK, Task, Things, failed, refuse, refused, worker_file, write_done
 
 if TYPE_CHECKING:
     from splitplan.executor.training_data import Batch
@@ -33,6 +33,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     _end_with_parent()
     rank = int(os.environ["RANK"])
+    loop = None
     try:
         task = Task.read(folder)
         bind(task)
@@ -40,12 +41,19 @@ def main(argv: Sequence[str]) -> int:
         import torch.distributed as dist
 
         dist.init_process_group("gloo")
-        run_rank(task, Things.read(folder), folder)
+        loop = Loop(task, Things.read(folder), folder)
+        loop.run()
         dist.destroy_process_group()
     except SplitplanError as e:
         refuse(folder, rank, e, traceback.format_exc())
         sys.stderr.write(f"{e}\n")
         return 1  # the others wait for this one; torchrun ends them
+    except Exception as e:
+        step = loop.step if loop is not None else 0
+        if failed(folder, rank, step, e, traceback.format_exc()):
+            text = f"failed twice in the same way at step {step}: {type(e).__name__}: {e}"
+            refuse(folder, rank, TrainingError(text), traceback.format_exc())
+        raise
     return 0
 
 
@@ -86,8 +94,8 @@ def _can_bind(task: Task) -> bool:
     return task.pin and hasattr(os, "sched_setaffinity")
 
 
-def run_rank(task: Task, things: Things, folder: Path, share_weights: bool = False) -> None:
-    """Train as one rank of torch's process group, to the end or until it is asked to stop.
+class Loop:
+    """The loop of one rank of torch's process group.
 
     Parameters
     ----------
@@ -96,37 +104,18 @@ def run_rank(task: Task, things: Things, folder: Path, share_weights: bool = Fal
     folder : Path
     share_weights : bool
         Begin with the weights of rank 0: scripts that several processes run may have made others.
-
-    Raises
-    ------
-    TrainingError, DataError
-        What starting again would not mend.
-    """
-    import torch
-    import torch.distributed as dist
-
-    torch.set_num_threads(task.plan.threads)
-    Loop(task, things, folder, share_weights).run()
-    dist.barrier()  # rank 0 has written all that the others read
-
-
-class Loop:
-    """The loop of one rank.
-
-    Parameters
-    ----------
-    task : Task
-    things : Things
-    folder : Path
-    share_weights : bool
     """
 
-    def __init__(self, task: Task, things: Things, folder: Path, share_weights: bool) -> None:
+    def __init__(self, task: Task, things: Things, folder: Path, share_weights: bool = False) -> None:
+        import torch
         import torch.distributed as dist
 
         from splitplan.executor.training_data import Batches
         from splitplan.executor.training_state import weights_of
 
+        torch.set_num_threads(task.plan.threads)
+        self.step = 0
+        """That it works on."""
         self._task, self._things, self._folder = task, things, folder
         self._rank, self._asked = dist.get_rank(), False
         self._file = worker_file(folder, self._rank)
@@ -136,7 +125,15 @@ class Loop:
                 dist.broadcast(value.detach(), src=0)
 
     def run(self) -> None:
-        """Train."""
+        """Train, to the end or until it is asked to stop.
+
+        Raises
+        ------
+        TrainingError, DataError
+            What starting again would not mend.
+        """
+        import torch.distributed as dist
+
         from splitplan.executor.training_state import checkpoints
 
         task = self._task
@@ -160,6 +157,7 @@ class Loop:
                 if batch.position == 0:
                     self._check_alike(batch)
                 step, position = step + 1, batch.position + 1
+                self.step = step
                 asked = self._step(step, batch)
                 over = self._over(step, epoch)
                 if asked or over or step % task.checkpoint_every == 0:
@@ -173,6 +171,7 @@ class Loop:
             self._save(step, epoch, position)
         if self._rank == 0:
             write_done(self._folder, step, asked)
+        dist.barrier()  # rank 0 has written all that the others read
 
     # -- before the first step -----------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ class Net(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.norm(self.conv(x)))
-        return self.head(self.drop(torch.relu(self.wide(x.flatten(1)))))
+        return self.head(self.drop(torch.relu_(self.wide(x.flatten(1)))))
 
 
 def net(norm: bool = True, p: float = 0.0) -> Net:

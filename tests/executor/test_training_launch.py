@@ -108,6 +108,19 @@ def test_too_many_lost_workers_end_it_and_the_checkpoint_stays(tmp_path: Path, n
     assert [p.name for p in checkpoints(tmp_path)] == ["step-000002"]
 
 
+def test_what_fails_twice_in_the_same_way_is_not_tried_again(tmp_path: Path, nothing_left: Path) -> None:
+    model = net()
+    plan = plan_of(model)
+
+    class Broken(type(model)):  # type: ignore[misc]  # the same layers, and what torch itself refuses
+        def __setstate__(self, state: Any) -> None:
+            raise RuntimeError("no such kernel")
+
+    model.__class__ = Broken
+    with pytest.raises(TrainingError, match="failed twice in the same way at step 0: RuntimeError: no such kernel"):
+        launch(model, plan, tmp_path)
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
