@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from splitplan.executor.pipeline_report import PipelineReport
     from splitplan.executor.profiler import profile
     from splitplan.executor.report import Report
+    from splitplan.executor.training import Trainer, train
+    from splitplan.executor.training_report import TrainingReport
     from splitplan.formulations.allocation import RateAllocation
     from splitplan.formulations.operator_latency import OperatorLatency
     from splitplan.formulations.pipeline import PipelinePlacement
@@ -117,6 +119,8 @@ _WHERE = {
     "splitplan.executor.pipeline_report": ("PipelineReport",),
     "splitplan.executor.profiler": ("profile",),
     "splitplan.executor.report": ("Report",),
+    "splitplan.executor.training": ("Trainer", "train"),
+    "splitplan.executor.training_report": ("TrainingReport",),
     "splitplan.formulations.allocation": ("RateAllocation",),
     "splitplan.formulations.operator_latency": ("OperatorLatency",),
     "splitplan.formulations.pipeline": ("PipelinePlacement",),
@@ -244,6 +248,8 @@ __all__ = [
     "Termination",
     "Thermal",
     "Traced",
+    "Trainer",
+    "TrainingReport",
     "User",
     "Way",
     "__version__",
@@ -276,6 +282,7 @@ __all__ = [
     "split_table",
     "sweep",
     "trace",
+    "train",
     "zoo",
     "zoo_example",
     "zoo_names",

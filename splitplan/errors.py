@@ -120,6 +120,10 @@ class ExecutorError(SplitplanError):
     """A plan could not be run, or a run could not go on."""
 
 
+class TrainingError(ExecutorError):
+    """Training could not be run, or could not go on; says at which step, and where the last checkpoint is."""
+
+
 class RefusedError(ExecutorError):
     """A policy that may refuse frames has refused this one."""
 

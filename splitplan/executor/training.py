@@ -1,0 +1,309 @@
+"""Training by a plan: on this machine's cores, or as a rank of the user's own torchrun."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from splitplan.data.training_plan import TrainingPlan
+from splitplan.errors import DataError, raise_all
+from splitplan.executor.training_control import Control, Cores, Replan, problem_of, replan_of
+from splitplan.executor.training_job import THINGS, Task, Things, clear, make_folder
+from splitplan.executor.training_report import TrainingReport, make_report
+from splitplan.executor.training_watch import Progress, Records, watch
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from splitplan.formulations.training import HybridTraining
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A training that has ended; the model holds the trained weights.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or Traced
+    folder : Path
+        Checkpoints, and what the workers wrote.
+    checkpoint : Path
+        The last one: where the weights are from.
+    report : TrainingReport
+    losses : DataFrame
+        ``step, epoch, loss``, those of earlier runs in the same folder included; the loss of a step is the one before its update.
+    """
+
+    model: Any
+    folder: Path
+    checkpoint: Path
+    report: TrainingReport
+    losses: pd.DataFrame
+
+    def __str__(self) -> str:
+        return str(self.report)
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
+
+
+def train(
+    model: Any,
+    plan: TrainingPlan,
+    data: Any,
+    *,
+    optimizer: Callable[..., Any],
+    loss_fn: Callable[..., Any],
+    scheduler: Callable[..., Any] | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 50,
+    keep: int = 2,
+    seed: int = 0,
+    resume: str | os.PathLike[str] | bool = "auto",
+    restarts: int = 3,
+    pin: bool = True,
+    problem: HybridTraining | None = None,
+    on_slow: Literal["replan", "tell"] | Replan = "replan",
+    progress: bool | Progress | None = None,
+) -> Trainer:
+    """Train a model by a plan, on torch's own engines, with the same result as one process would have.
+
+    Workers are processes that torchrun starts on this machine, each bound to the cores that the plan gives it: copies of a stage are
+    torch's DistributedDataParallel, linear layers by columns its ColwiseParallel, stages its PipelineStage under ScheduleGPipe or
+    Schedule1F1B, on gloo. Called in a process that torchrun has started already, on one host or several, it trains as that rank in
+    this process; every rank calls it with the same arguments and a folder on a disk that all hosts share.
+
+    Each iteration takes a batch in micro-batches and adds up their gradients, as ``(loss_fn(model(x), y) / m).backward()`` for each
+    of them does. With one copy of each stage the weights are those of that loop bit by bit, at the same number of threads; with more,
+    sums have another order, and agree within rounding. Dropout's masks depend on the sample, the layer, the step and the seed, not on
+    the plan. Batch norm normalises over the samples that a worker has of a micro-batch, as torch's does; its running statistics
+    are those of the first copy.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or Traced
+        In train mode; its weights are replaced by the trained ones, in place.
+    plan : TrainingPlan
+    data : iterable, or callable from an epoch's number to one
+        Batches ``(x, y)`` of exactly ``plan.batch`` samples: a DataLoader, a list. Every worker goes through all of them and takes
+        its own part; torch's, Python's and NumPy's random numbers begin at ``seed + epoch``.
+    optimizer : callable
+        From a list of weights to a ``torch.optim.Optimizer``: ``lambda p: torch.optim.SGD(p, lr=0.01)``. Each worker makes one of its own weights.
+    loss_fn : callable
+        ``loss_fn(output, y)``, a mean over the samples.
+    scheduler : callable, optional
+        From an optimizer to a learning rate scheduler, which takes a step after each iteration.
+    epochs, steps : int, optional
+        It ends after either, counted from the very beginning when it is resumed; without both, after one epoch.
+    folder : path, optional
+        Where checkpoints are; a new one among temporary files when not given. Trusted like code: loading a checkpoint unpickles.
+    checkpoint_every : int
+        Iterations between checkpoints. There is always one at the end.
+    keep : int
+        How many checkpoints stay.
+    seed : int
+    resume : "auto", path or False
+        ``"auto"`` goes on from the folder's newest checkpoint where there is one, which any plan may have written; a path begins from
+        that checkpoint; False wants a folder without any.
+    restarts : int
+        How often the workers may be started again, from the last checkpoint, when one is lost.
+    pin : bool
+        Whether workers are bound to their cores. Without it there may be more of them than cores, to try a plan.
+    problem : HybridTraining, optional
+        That the plan is of: what is slow is then told by its predictions, and the report shows a predicted iteration beside a measured one.
+    on_slow : "replan", "tell" or callable
+        What to do about a worker that is slower than planned. ``"replan"`` solves the problem again with the speeds that were measured;
+        when that saves more than 5 % of an iteration, training goes on by the new plan from a checkpoint, its workers on the fastest cores
+        first. ``"tell"``, or no problem, only writes it into the report. A callable makes another plan from the speed of each core, the
+        fastest first and as 1.
+    progress : bool or callable, optional
+        Show a live table of what the workers do; by default when standard error is a terminal. A callable is told a text and the part
+        that is done instead.
+
+    Returns
+    -------
+    Trainer
+
+    Raises
+    ------
+    DataError
+        Arguments that do not fit together, batches of another size, a loss that is no mean.
+    TraceError, FingerprintError
+        The model cannot be cut into stages, or is not the plan's.
+    TrainingError
+        A loss that is NaN, a loader that dies, a disk that is full, workers that are lost too often. The last checkpoint stays.
+    """
+    launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    kept = _check(model, plan, data, optimizer, loss_fn, scheduler, epochs, steps, checkpoint_every, keep, restarts, pin, launched, folder, resume, problem, on_slow)  # fmt: skip
+    task = Task(
+        plan, uuid.uuid4().hex, 1 if epochs is None and steps is None else epochs, steps, checkpoint_every, keep, seed,
+        kept, pin, paths=tuple(p for p in sys.path if p),
+    )  # fmt: skip
+    things = Things(model, data, optimizer, loss_fn, scheduler)
+    if launched:
+        assert folder is not None
+        return _as_rank(task, things, make_folder(folder), problem)
+    path = Path(tempfile.mkdtemp(prefix="splitplan-train-")) if folder is None else make_folder(folder)
+    runs: list[tuple[TrainingPlan, Records]] = []
+    notes: list[str] = []
+    replan = (
+        on_slow if callable(on_slow) else replan_of(problem) if on_slow == "replan" and problem is not None else None
+    )
+    cores = Cores.of(plan, problem)
+    problems: list[HybridTraining | None] = []
+    try:
+        things.save(path)
+        while True:
+            clear(path)
+            task.save(path)
+            control = Control(task.plan, path, cores, problem, replan)
+            total = _total(task, data)
+            records, asked = watch(task, path, restarts=restarts, total=total, progress=progress, on_news=control)
+            runs.append((task.plan, records))
+            problems.append(problem.with_speeds(cores.speeds) if problem is not None else None)
+            notes += control.notes
+            if not asked or control.next is None:
+                break
+            other, cores = control.next
+            task = replace(task, plan=other, run=uuid.uuid4().hex, order=cores.order)
+    finally:
+        (path / THINGS).unlink(missing_ok=True)  # the data is in it
+    return _ended(model, path, runs, notes, problems)
+
+
+def _as_rank(task: Task, things: Things, folder: Path, problem: HybridTraining | None) -> Trainer:
+    """Train as a rank of the user's own torchrun."""
+    import torch.distributed as dist
+
+    from splitplan.executor.training_worker import Loop, bind
+
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    bind(task)
+    if not dist.is_initialized():
+        dist.init_process_group(
+            "gloo"
+        )  # stays, so that a script can train again: torchrun's store serves one such start
+    told = [task.run]
+    dist.broadcast_object_list(told, src=0)
+    task = replace(task, run=told[0])
+    if dist.get_rank() == 0:
+        clear(folder)
+    try:
+        Loop(task, things, folder, share_weights=True).run()
+    finally:
+        if before is not None:
+            os.sched_setaffinity(0, before)
+    records = Records(folder, task.plan.workers, task.plan.stages[0].replicas, task.run)
+    records.read()
+    return _ended(things.model, folder, [(task.plan, records)], [], [problem])
+
+
+def _ended(
+    model: Any, folder: Path, runs: list[tuple[TrainingPlan, Records]], notes: list[str], problems: list[HybridTraining | None]
+) -> Trainer:  # fmt: skip
+    import pandas as pd
+
+    from splitplan.executor.training_state import checkpoints, load_weights
+
+    last = checkpoints(folder)[-1]
+    load_weights(model, last)
+    every = Records(folder, 1, 1, "")
+    every.read(of_all_runs=True)
+    lines = [line for _, line in sorted(every.steps[0].items())]
+    losses = pd.DataFrame(
+        [{k: line[k] for k in ("step", "epoch", "loss")} for line in lines], columns=["step", "epoch", "loss"]
+    )
+    return Trainer(model, folder, last, make_report(runs, notes, problems), losses)
+
+
+def _total(task: Task, data: Any) -> int | None:
+    """Steps in all, where they are known."""
+    length = len(data) if hasattr(data, "__len__") else None
+    known = [task.steps, task.epochs * length if task.epochs is not None and length is not None else None]
+    return min((k for k in known if k is not None), default=None)
+
+
+# -- what cannot be right, before anything is started ------------------------------------------------
+
+
+def _check(
+    model: Any, plan: Any, data: Any, optimizer: Any, loss_fn: Any, scheduler: Any, epochs: Any, steps: Any, every: Any,
+    keep: Any, restarts: Any, pin: bool, launched: bool, folder: Any, resume: Any, problem: Any, on_slow: Any,
+) -> str | None:  # fmt: skip
+    """Raise on what cannot be right; the checkpoint to begin from, when one was given."""
+    from torch import nn
+
+    from splitplan.executor.training_data import check_data
+    from splitplan.models.traced import Traced
+
+    if not isinstance(plan, TrainingPlan):
+        raise DataError(
+            f"the plan is a {type(plan).__name__}; give a splitplan.TrainingPlan, as HybridTraining(…).solve().plan", "train"
+        )  # fmt: skip
+    problems = [] if isinstance(model, (nn.Module, Traced)) else [f"the model is a {type(model).__name__}; give a torch.nn.Module"]  # fmt: skip
+    problems += check_data(data)
+    problems += [
+        f"{name} is a {type(value).__name__}; give a function"
+        for name, value in (("optimizer", optimizer), ("loss_fn", loss_fn), ("scheduler", scheduler))
+        if not callable(value) and not (name == "scheduler" and value is None)
+    ]
+    for name, value, least in (("epochs", epochs, 1), ("steps", steps, 1), ("checkpoint_every", every, 1), ("keep", keep, 1), ("restarts", restarts, 0)):  # fmt: skip
+        if value is None and name in ("epochs", "steps"):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            problems.append(f"{name} is {value!r}; give a whole number from {least}")
+    problems += plan_problems(plan, pin=pin and not launched) + problem_of(plan, problem)
+    if not callable(on_slow) and on_slow not in ("replan", "tell"):
+        problems.append(f"on_slow is {on_slow!r}; give 'replan', 'tell' or a function")
+    if launched:
+        if (world := int(os.environ["WORLD_SIZE"])) != plan.workers:
+            problems.append(f"torchrun has started {world} workers, and the plan has {plan.workers}; start as many as it has, or plan for {world}")  # fmt: skip
+        if folder is None:
+            problems.append("under torchrun give folder=, the same for all workers, on a disk that all hosts share")
+    start, more = _start(folder, resume)
+    raise_all(problems + more, "train")
+    return start
+
+
+def plan_problems(plan: TrainingPlan, pin: bool) -> list[str]:
+    """Why a plan cannot be run here."""
+    found = []
+    replicas = sorted({s.replicas for s in plan.stages})
+    if len(replicas) > 1:
+        found.append(
+            f"stages have {' and '.join(map(str, replicas))} replicas; only plans with as many in every stage can be run, others are for study"
+        )
+    if plan.schedule == "1f1b" and plan.micro_batches < len(plan.stages):
+        found.append(f"1f1b of {len(plan.stages)} stages needs as many micro-batches, and the plan has {plan.micro_batches}; take gpipe")  # fmt: skip
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if pin and plan.cores > here:
+        found.append(f"the plan uses {plan.cores} cores, and this process may use {here}; plan for {here}, or give pin=False to try it, slower than predicted")  # fmt: skip
+    return found
+
+
+def _start(folder: Any, resume: Any) -> tuple[str | None, list[str]]:
+    from splitplan.executor.training_state import checkpoints
+
+    has = checkpoints(Path(folder)) if folder is not None else []
+    if resume == "auto":
+        return None, []
+    if resume is False:
+        return None, [f"{folder} has checkpoints up to {has[-1].name}; give resume='auto' to go on, or another folder"] if has else []  # fmt: skip
+    if not isinstance(resume, (str, os.PathLike)):
+        return None, [f"resume is {resume!r}; give 'auto', a checkpoint or False"]
+    path = Path(resume).absolute()
+    inside = checkpoints(path)
+    found = inside[-1] if inside else path
+    if found not in checkpoints(found.parent):
+        return None, [f"resume: {path} is no checkpoint, and holds none"]
+    if has and found not in has:
+        return None, [f"{folder} has checkpoints of its own, up to {has[-1].name}; give resume='auto' to go on from those, or another folder"]  # fmt: skip
+    return str(found), []

@@ -1,0 +1,171 @@
+"""The task controller: sees a worker that is slower than planned, and has training go on by another plan from a checkpoint. Knows no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from splitplan.data.training_plan import TrainingPlan
+from splitplan.errors import DataError, SplitplanError
+from splitplan.executor.training_job import ASK
+from splitplan.executor.training_watch import Line, Records, iteration_s
+from splitplan.formulations.training import HybridTraining
+
+Replan = Callable[[tuple[float, ...]], TrainingPlan]
+"""From the speed of each core, the fastest first and as 1, to another plan."""
+
+WINDOW = 5
+"""Iterations over which a worker must be slow."""
+SLOW = 1.3
+"""Times longer than planned, compared with the others."""
+GAIN = 0.05
+"""Part of an iteration that another plan must save."""
+
+
+def computing_s(line: Line) -> float:
+    """For how long a worker computed gradients in a step, without waiting for others."""
+    return float(line["forward_s"] + line["backward_s"])
+
+
+@dataclass(frozen=True)
+class Cores:
+    """The cores that workers take, in that order.
+
+    Parameters
+    ----------
+    order : tuple of int
+        By position among those that there are.
+    speeds : tuple of float
+        Of each of them, the fastest as 1.
+    """
+
+    order: tuple[int, ...]
+    speeds: tuple[float, ...]
+
+    @classmethod
+    def of(cls, plan: TrainingPlan, problem: HybridTraining | None) -> Cores:
+        """All alike: those of the problem, or those that the plan uses."""
+        many = problem.costs.cores if problem is not None else plan.cores
+        return cls(tuple(range(many)), (1.0,) * many)
+
+    def slowed(self, ratios: Sequence[float], threads: int) -> Cores:
+        """The same cores after workers on the first of them took so many times as long as planned; fast ones come first."""
+        by = [*(min(ratios) / r for r in ratios for _ in range(threads)), *[1.0] * len(self.order)]
+        found = {core: s * x for core, s, x in zip(self.order, self.speeds, by, strict=False)}
+        most = max(found.values())
+        order = tuple(sorted(found, key=lambda core: (-found[core], core)))
+        return Cores(order, tuple(found[core] / most for core in order))
+
+
+class Control:
+    """Watches one launch of workers.
+
+    A worker is slow when, over the last iterations, it computed for longer than planned by a factor that is more than `SLOW` times
+    that of the others (their median). What was planned for each stage is the problem's; without a problem, replicas are compared with
+    each other, and stages with their first iterations.
+
+    Parameters
+    ----------
+    plan : TrainingPlan
+    folder : Path
+    cores : Cores
+    problem : HybridTraining, optional
+        That the plan is of.
+    replan : callable, optional
+        Without it a slow worker is told in the report, and nothing is done.
+    """
+
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        folder: Path,
+        cores: Cores,
+        problem: HybridTraining | None = None,
+        replan: Replan | None = None,
+    ) -> None:
+        self._plan, self._folder, self._cores, self._replan = plan, folder, cores, replan
+        self._seen, self._judged = 0, frozenset[int]()
+        self._expected = _planned_s(plan, cores, problem)
+        self.notes: list[str] = []
+        self.next: tuple[TrainingPlan, Cores] | None = None
+        """What to go on with, once the workers were asked for a checkpoint."""
+
+    def __call__(self, records: Records) -> None:
+        """Look at what is new."""
+        begun = max((s[-1]["from_step"] for s in records.starts if s), default=0)
+        steps = [k for k in records.whole() if k > begun + 1]  # the first one after a start warms up
+        if self.next is not None or self._plan.workers == 1 or len(steps) < WINDOW or steps[-1] == self._seen:
+            return
+        self._seen = steps[-1]
+        if not self._expected:
+            self._expected = [median(computing_s(s[k]) for k in steps[:WINDOW]) for s in records.steps]
+        recent = steps[-WINDOW:]
+        busy = [median(computing_s(s[k]) for k in recent) for s in records.steps]
+        ratios = [b / max(e, 1e-9) for b, e in zip(busy, self._expected, strict=True)]
+        slow = frozenset(k for k, r in enumerate(ratios) if r > SLOW * median(ratios[:k] + ratios[k + 1 :]))
+        if slow and slow != self._judged:
+            self._react(slow, ratios, median(iteration_s(records, k) for k in recent))
+        self._judged = slow
+
+    def _react(self, slow: frozenset[int], ratios: list[float], now_s: float) -> None:
+        who = " and ".join(f"worker {k}" for k in sorted(slow))
+        rest = median(r for k, r in enumerate(ratios) if k not in slow) if len(slow) < len(ratios) else min(ratios)
+        text = f"after step {self._seen} {who} computed {max(ratios[k] for k in slow) / rest:.2f} times as long as planned, compared with the others"
+        if self._replan is None:
+            self.notes.append(f"{text}; with problem= another plan would be made")
+            return
+        cores = self._cores.slowed(ratios, self._plan.threads)
+        try:
+            other = self._replan(cores.speeds)
+        except SplitplanError as e:
+            self.notes.append(f"{text}; no other plan was found: {e}")
+            return
+        there_s = other.predicted.get("iteration_s")
+        if other.batch != self._plan.batch or other.fingerprint != self._plan.fingerprint:
+            self.notes.append(f"{text}; the other plan is for another batch or model, and was not taken")
+        elif there_s is None:
+            self.notes.append(f"{text}; the other plan does not say how long an iteration takes, and was not taken")
+        elif there_s > (1 - GAIN) * now_s:
+            self.notes.append(
+                f"{text}; the best other plan is predicted at {there_s:.4g} s an iteration, {now_s:.4g} s now: not changed"
+            )
+        else:
+            self.notes.append(
+                f"{text}; planned anew, {now_s:.4g} s an iteration then, {there_s:.4g} s predicted: {other}"
+            )
+            self.next = other, cores
+            (self._folder / ASK).touch()
+
+
+def replan_of(problem: HybridTraining) -> Replan:
+    """Solve a problem again with other speeds of its cores."""
+
+    def replan(speeds: tuple[float, ...]) -> TrainingPlan:
+        plan: TrainingPlan = problem.with_speeds(speeds).solve().plan
+        return plan
+
+    return replan
+
+
+def _planned_s(plan: TrainingPlan, cores: Cores, problem: HybridTraining | None) -> list[float]:
+    """For how long each worker computes in an iteration; in parts of each other only, or nothing, where that is not known."""
+    if problem is None:
+        return [1.0] * plan.workers if len(plan.stages) == 1 else []
+    stages = problem.with_speeds(cores.speeds).costs.stages_of(plan)
+    seconds = [plan.micro_batches * (s.forward_s + s.backward_s) for s in stages]
+    return [s for s, stage in zip(seconds, plan.stages, strict=True) for _ in range(stage.replicas)]
+
+
+def problem_of(plan: TrainingPlan, problem: object) -> list[str]:
+    """Why a plan is none of a problem's."""
+    if problem is None:
+        return []
+    if not isinstance(problem, HybridTraining):
+        return [f"the problem is a {type(problem).__name__}; give the HybridTraining that the plan is of"]
+    try:
+        broken = problem.violations(plan)
+    except DataError as e:
+        broken = list(e.problems)
+    return [f"the plan is none of the problem's: {b}" for b in broken]

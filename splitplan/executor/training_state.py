@@ -1,0 +1,252 @@
+"""Checkpoints in torch.distributed.checkpoint: weights and optimizer state by the model's own names, so that any plan loads what another saved.
+
+A checkpoint is a folder ``step-000050``. It is written as ``step-000050.part`` and renamed when all workers have written theirs; so
+one that has its name is whole. Loading unpickles: a folder with checkpoints is trusted like code.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
+
+from splitplan.errors import DataError, TrainingError, listed, raise_all
+from splitplan.models.files import read_json
+
+FACTS, SCHEDULER = "training.json", "scheduler.pt"
+_FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Where training stood.
+
+    Parameters
+    ----------
+    step : int
+        Iterations done.
+    epoch, position : int
+        Of the next batch.
+    seed, batch : int
+    fingerprint : str
+        Of the model.
+    """
+
+    step: int
+    epoch: int
+    position: int
+    seed: int
+    batch: int
+    fingerprint: str
+
+    def check(self, other: Facts, where: str) -> None:
+        """Raise unless training can go on from here as ``other`` is set up."""
+        problems = [
+            f"was written with {name} {getattr(self, name)!r}, and now it is {getattr(other, name)!r}"
+            for name in ("seed", "batch", "fingerprint")
+            if getattr(self, name) != getattr(other, name)
+        ]
+        if problems:
+            problems[-1] += "; give the same, or another folder, or resume=False"
+        raise_all(problems, where)
+
+
+class State:
+    """All that a worker must keep.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Its stage.
+    optimizers, schedulers : sequence
+        Of its weights; none where it has none.
+    replicas : ProcessGroup
+        The workers of its stage.
+    """
+
+    def __init__(
+        self, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], schedulers: Sequence[Any], replicas: dist.ProcessGroup
+    ) -> None:  # fmt: skip
+        self._module, self._optimizers, self._schedulers, self._replicas = (
+            module,
+            tuple(optimizers),
+            tuple(schedulers),
+            replicas,
+        )
+        mine = torch.tensor([dist.get_rank() if self._schedulers else dist.get_world_size()])
+        dist.all_reduce(mine, op=dist.ReduceOp.MIN)
+        self._writes_scheduler = int(mine) == dist.get_rank()
+
+    def _all(self) -> dict[str, Any]:
+        if not self._module.state_dict():
+            return {}  # a stage without weights; torch takes that for a mistake
+        found: dict[str, Any] = {f"model.{k}": v for k, v in get_model_state_dict(self._module).items()}
+        if self._optimizers:
+            state = get_optimizer_state_dict(self._module, list(self._optimizers), options=_FLAT)
+            found |= {f"optimizer.{k}": v for k, v in state.items()}
+        return found
+
+    def save(self, folder: Path, facts: Facts, keep: int) -> Path:
+        """Write a checkpoint, all workers together, and remove those that are older than the newest few.
+
+        Raises
+        ------
+        TrainingError
+            Weights that are no numbers, or a disk that is full: what was kept before stays.
+        """
+        target = folder / f"step-{facts.step:06d}"
+        part = target.with_name(target.name + ".part")
+        self._check_finite(folder, facts.step)
+        for buffer in self._module.buffers():  # each replica has seen other samples
+            dist.broadcast(buffer, group=self._replicas, group_src=0)
+        if dist.get_rank() == 0 and part.exists():
+            shutil.rmtree(part)
+        dist.barrier()
+        problem = ""
+        try:
+            save(self._all(), checkpoint_id=part)
+            if self._writes_scheduler:
+                torch.save(self._schedulers[0].state_dict(), part / SCHEDULER)
+            if dist.get_rank() == 0:
+                (part / FACTS).write_text(json.dumps(asdict(facts)), encoding="utf-8")
+        except CheckpointException as e:
+            problem = "; ".join(f"worker {k}: {error}" for k, (error, _) in e.failures.items())
+        except OSError as e:
+            problem = f"worker {dist.get_rank()}: {e}"
+        self._agree(part, problem, folder)
+        if dist.get_rank() == 0:
+            if target.exists():  # written before a restart that went back behind it
+                shutil.rmtree(target)
+            part.rename(target)
+            for old in checkpoints(folder)[:-keep]:
+                shutil.rmtree(old)
+        dist.barrier()
+        return target
+
+    def _agree(self, part: Path, problem: str, folder: Path) -> None:
+        told: list[str] = [""] * dist.get_world_size()
+        dist.all_gather_object(told, problem)
+        if not (problems := [t for t in told if t]):
+            return
+        if dist.get_rank() == 0:
+            shutil.rmtree(part, ignore_errors=True)
+        raise TrainingError(f"the checkpoint {part} could not be written: {problems[0]}. {last_one(folder)}")
+
+    def _check_finite(self, folder: Path, step: int) -> None:
+        weights = [p.to_local() if isinstance(p, DTensor) else p for p in self._module.parameters()]
+        good = torch.tensor([float(all(bool(torch.isfinite(w).all()) for w in weights))])
+        dist.all_reduce(good, op=dist.ReduceOp.MIN)
+        if not good:
+            raise TrainingError(
+                f"after step {step} weights are NaN or infinite, and were not saved. {last_one(folder)}"
+            )
+
+    def load(self, path: Path, now: Facts) -> Facts:
+        """Go on from a checkpoint, whatever plan wrote it.
+
+        Raises
+        ------
+        DataError
+            It is of another model, seed or batch, or damaged.
+        """
+        facts = read_facts(path)
+        facts.check(now, str(path))
+        if self._schedulers and not (path / SCHEDULER).exists():
+            raise DataError("was written without a learning rate scheduler; leave out scheduler=", str(path))
+        state = self._all()
+        missing = sorted(state.keys() - _names(path))
+        if missing:
+            raise DataError(f"has no {listed(missing)}; it was written with another model or optimizer", str(path))
+        with _alone():
+            load(state, checkpoint_id=path, no_dist=True)
+        of = _by_kind(state)
+        if of["model"]:
+            set_model_state_dict(self._module, of["model"])
+        if self._optimizers:
+            set_optimizer_state_dict(
+                self._module, list(self._optimizers), optim_state_dict=of["optimizer"], options=_FLAT
+            )
+        for scheduler in self._schedulers:
+            scheduler.load_state_dict(torch.load(path / SCHEDULER, weights_only=False))
+        return facts
+
+
+def _by_kind(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {"model": {}, "optimizer": {}}
+    for name, value in state.items():
+        kind, key = name.split(".", 1)
+        found[kind][key] = value
+    return found
+
+
+def _names(path: Path) -> set[str]:
+    try:
+        return set(FileSystemReader(path).read_metadata().state_dict_metadata)
+    except OSError as e:
+        raise DataError(f"is no checkpoint: {e}", str(path)) from e
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Without torch's warning that a checkpoint is read by one process: each reads its own part."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def read_facts(path: Path) -> Facts:
+    """Where training stood at a checkpoint."""
+    try:
+        return Facts(**read_json(path / FACTS))
+    except TypeError as e:
+        raise DataError(f"{FACTS} is of another version: {e}", str(path)) from e
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints of a folder, oldest first."""
+    found = [p for p in folder.glob("step-*") if p.suffix != ".part" and (p / FACTS).exists()]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+
+
+def last_one(folder: Path) -> str:
+    """For a message: what is kept."""
+    kept = checkpoints(folder)
+    if not kept:
+        return f"No checkpoint was written to {folder} yet"
+    return f"The last checkpoint is {kept[-1]}; resume='auto' with this folder goes on from it"
+
+
+def weights_of(model: Any) -> dict[str, torch.Tensor]:
+    """Weights and buffers of a module, or of a trace, by name: the model's own, not copies."""
+    return dict(model.state_dict() if isinstance(model, nn.Module) else model.program.state_dict)
+
+
+def load_weights(model: Any, path: Path) -> None:
+    """Write a checkpoint's weights into the model, in place; what was in no stage stays."""
+    names = _names(path)
+    state = {f"model.{k}": v.detach() for k, v in weights_of(model).items() if f"model.{k}" in names}
+    if not state:
+        raise DataError("has none of the model's weights", str(path))
+    with _alone():
+        load(state, checkpoint_id=path, no_dist=True)

@@ -1,0 +1,264 @@
+"""One iteration on one worker: plain, data parallel, by columns, or as a stage of a pipeline, on torch's own engines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, parallelize_module
+from torch.nn.parallel import DistributedDataParallel
+
+from splitplan.data.training_plan import TrainingPlan
+from splitplan.errors import TrainingError
+from splitplan.executor.training_data import Batch, Share
+from splitplan.executor.training_probe import Probed, probe
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which worker this is.
+
+    Parameters
+    ----------
+    stage, replica : int
+    share : Share
+        What it takes of a batch.
+    """
+
+    stage: int
+    replica: int
+    share: Share
+
+    @classmethod
+    def of(cls, plan: TrainingPlan, rank: int) -> Place:
+        """Of a rank; all stages have the same number of replicas."""
+        stage, replica = divmod(rank, plan.stages[0].replicas)
+        return cls(stage, replica, Share(plan.batch, plan.micro_batches, plan.stages[0].replicas, replica))
+
+
+class Events:
+    """What a worker did in a step and when: ``what, micro, start, end`` by `time.monotonic`."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, int, float, float]] = []
+        self.ready_s = 0.0
+        """When the last gradients of its own were there, to be added to those of the other replicas."""
+
+    def add(self, what: str, micro: int, start: float) -> None:
+        """It has just ended."""
+        self.all.append((what, micro, start, time.monotonic()))
+
+    def add_backward(self, micro: int, start: float) -> None:
+        """As `add`; waiting for other replicas' gradients at its end is an event of its own."""
+        if self.ready_s <= start:
+            self.add("backward", micro, start)
+            return
+        self.all.append(("backward", micro, start, self.ready_s))
+        self.add("sync", micro, self.ready_s)
+
+    def seconds(self, *what: str) -> float:
+        """All of these together."""
+        return sum(end - start for w, _, start, end in self.all if w in what)
+
+
+class Boundary(nn.Module):
+    """A stage whose outputs can be sent: gloo takes contiguous tensors only."""
+
+    def __init__(self, stage: nn.Module) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        """What the stage makes."""
+        made = self.stage(*inputs)
+        return tuple(t.contiguous() for t in made) if isinstance(made, (tuple, list)) else made.contiguous()
+
+
+class MeasuredStage(PipelineStage):
+    """torch's stage, which tells the module which samples come next and writes down when it computed."""
+
+    def __init__(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._engine = engine
+
+    def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+        """As torch's."""
+        self._engine.at(fwd_chunk_id)
+        start = time.monotonic()
+        made = super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
+        self._engine.events.add("forward", fwd_chunk_id, start)
+        return made
+
+    def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> None:
+        """As torch's."""
+        start = time.monotonic()
+        super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
+        self._engine.events.add_backward(bwd_chunk_id, start)
+
+
+class Engine:
+    """Computes gradients of one batch after another.
+
+    The loss is the mean over the batch: each worker weighs what its samples lose by one over micro-batches × replicas, and gradients
+    are added up, over micro-batches in their order and then over replicas. Of layers whose columns are shared each replica has all
+    samples, so their gradients are whole as they are.
+
+    Parameters
+    ----------
+    tm : TrainingModel
+        What `splitplan.models.training.training_model` made.
+    plan : TrainingPlan
+    place : Place
+    mesh : DeviceMesh
+        Stages × replicas, ``("pp", "dp")``.
+    loss_fn : callable
+    seed : int
+    first : Batch
+        Any batch; shapes are found with it.
+    tell : callable
+        Told what this worker's samples lose, once in each step and as early as that is known: nothing waits for it.
+    """
+
+    def __init__(
+        self, tm: Any, plan: TrainingPlan, place: Place, mesh: DeviceMesh, loss_fn: Callable[..., Any], seed: int, first: Batch,
+        tell: Callable[[float], None],
+    ) -> None:  # fmt: skip
+        self._tm, self._plan, self._place, self._loss_fn, self._tell = tm, plan, place, loss_fn, tell
+        stage = plan.stages[place.stage]
+        begin, end = plan.ends()[place.stage]
+        self.module: nn.Module = tm.stage(begin, end, place.share.samples, stage.columns)
+        self.module.seed = seed
+        self.events = Events()
+        self._step, self._lost = 0, 0.0
+        self._y: Any = None
+        found = probe(self.module, tm, plan, place, loss_fn, first)
+        self._unused = found.unused
+        self._parallelize(stage.columns, mesh)
+        self._replicas = mesh["dp"].get_group()
+        whole = self._data_parallel(Boundary(self.module), found)
+        self._run = self._pipeline(whole, mesh, found) if len(plan.stages) > 1 else self._plain(whole)
+
+    # -- making it ready -----------------------------------------------------------------------------
+
+    def _parallelize(self, columns: tuple[str, ...], mesh: DeviceMesh) -> None:
+        if not columns:
+            return
+        modules: dict[str, str] = self.module.column_modules  # type: ignore[assignment]
+        style: dict[str, ParallelStyle] = {
+            modules[v]: ColwiseParallel(input_layouts=Shard(0), output_layouts=Shard(0)) for v in columns
+        }
+        parallelize_module(self.module, mesh["dp"], style)
+        for name in style:  # what it gives is a view, in which a ReLU may not write
+            self.module.get_submodule(name).register_forward_hook(lambda module, given, made: made.clone())
+
+    def _data_parallel(self, whole: Boundary, found: Probed) -> nn.Module:
+        if self._place.share.replicas == 1:
+            return whole
+        left_out = {
+            n for n, p in whole.named_parameters() if isinstance(p, DTensor) or n.removeprefix("stage.") in found.unused
+        }
+        if not any(p.requires_grad and n not in left_out for n, p in whole.named_parameters()):
+            return whole
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(whole, list(left_out))  # type: ignore[no-untyped-call]
+        # Buffers stay each replica's own, see `training_state`; weights are equal already.
+        parallel = DistributedDataParallel(
+            whole,
+            process_group=self._replicas,
+            forward_sync_buffers=False,
+            init_sync=False,
+            gradient_as_bucket_view=True,
+        )
+        parallel.register_comm_hook(None, lambda _, bucket: self._add_up(bucket))
+        return parallel
+
+    def _add_up(self, bucket: Any) -> Any:
+        self.events.ready_s = time.monotonic()
+        work = dist.all_reduce(bucket.buffer(), group=self._replicas, async_op=True)
+        assert work is not None
+        return work.get_future().then(lambda done: done.value()[0])
+
+    def _plain(self, whole: nn.Module) -> Callable[[Batch], None]:
+        many = self._plan.micro_batches
+
+        def run(batch: Batch) -> None:
+            inputs = self._tm.inputs(batch.x)
+            for j in range(many):
+                waits = isinstance(whole, DistributedDataParallel) and j < many - 1
+                with whole.no_sync() if waits else nullcontext():  # type: ignore[operator]
+                    self.at(j)
+                    start = time.monotonic()
+                    made = whole(*(self._place.share.of(t, j) for t in inputs))
+                    self.events.add("forward", j, start)
+                    loss = self._loss(made, j)
+                    start = time.monotonic()
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    self.events.add_backward(j, start)
+
+        return run
+
+    def _pipeline(self, whole: nn.Module, mesh: DeviceMesh, found: Probed) -> Callable[[Batch], None]:
+        plan, place = self._plan, self._place
+        stage = MeasuredStage(
+            self, whole, place.stage, len(plan.stages), torch.device("cpu"),
+            input_args=found.inputs, output_args=found.outputs, group=mesh["pp"].get_group(),
+        )  # fmt: skip
+        # What is lost is weighted already.
+        kind = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}[plan.schedule]
+        schedule = kind(
+            stage, plan.micro_batches, loss_fn=lambda made, at: self._loss(made, int(at)), scale_grads=False
+        )
+        numbers = torch.arange(plan.micro_batches)
+
+        def run(batch: Batch) -> None:
+            inputs = tuple(place.share.whole(t) for t in self._tm.inputs(batch.x)) if place.stage == 0 else ()
+            last = place.stage == len(plan.stages) - 1
+            schedule.step(*inputs, target=numbers if last else None, return_outputs=False)
+
+        return run
+
+    def weights(self) -> list[nn.Parameter]:
+        """What an optimizer is given: weights that get gradients, in the model's order."""
+        return [p for n, p in self.module.named_parameters() if p.requires_grad and n not in self._unused]
+
+    # -- running it ----------------------------------------------------------------------------------
+
+    def at(self, micro: int) -> None:
+        """Tell the module which samples come next: masks of dropout depend on it."""
+        self.module.at(self._step, self._place.share.first(micro))  # type: ignore[operator]
+
+    def _loss(self, made: Any, micro: int) -> torch.Tensor:
+        start = time.monotonic()
+        target = self._place.share.of(self._y, micro)
+        try:
+            lost = self._loss_fn(self._tm.unflatten(made), target)
+        except Exception as e:
+            raise TrainingError(f"loss_fn failed at step {self._step}: {type(e).__name__}: {e}") from e
+        if not isinstance(lost, torch.Tensor) or lost.numel() != 1 or not lost.requires_grad:
+            shape = tuple(lost.shape) if isinstance(lost, torch.Tensor) else type(lost).__name__
+            raise TrainingError(
+                f"loss_fn gave {shape}; give the mean loss over the samples, one number that depends on the output"
+            )
+        part = lost / (self._plan.micro_batches * self._place.share.replicas)
+        self._lost += float(part.detach())
+        if micro == self._plan.micro_batches - 1:
+            self._tell(self._lost)
+        self.events.add("loss", micro, start)
+        return part
+
+    def step(self, number: int, batch: Batch) -> None:
+        """Gradients of a batch."""
+        self._step, self._lost, self._y = number, 0.0, batch.y
+        self.events = Events()
+        torch.manual_seed(number)  # what a loss draws is the same after a restart
+        if self._place.stage < len(self._plan.stages) - 1:
+            self._tell(0.0)
+        self._run(batch)

@@ -1,0 +1,266 @@
+"""The process that called `splitplan.train`: starts torchrun, reads what the workers write, shows it, and ends them when it must."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from splitplan.errors import TrainingError
+from splitplan.executor.environment import worker_environment
+from splitplan.executor.training_job import LOG, Task, first_failure, read_done, refused, worker_file
+
+Progress = Callable[[str, float], None]
+"""Told what is going on and which part of training is done, 0 to 1 (0 where its length is not known)."""
+Line = dict[str, Any]
+
+_POLL_S = 0.1
+_STOP_S = 10.0
+
+
+class Records:
+    """What workers have written so far: lines of starts, steps and checkpoints.
+
+    Parameters
+    ----------
+    folder : Path
+    workers, replicas : int
+        In all, and of the first stage.
+    run : str
+        Lines of other runs in the same folder are passed over.
+    """
+
+    def __init__(self, folder: Path, workers: int, replicas: int, run: str) -> None:
+        self.replicas = replicas
+        self.steps: list[dict[int, Line]] = [{} for _ in range(workers)]
+        """By worker, the line of each step; of one that was done again after a restart, the last."""
+        self.starts: list[list[Line]] = [[] for _ in range(workers)]
+        self.saved: dict[int, float] = {}
+        """Seconds that each checkpoint took."""
+        self._all = False
+        self._run, self._mine = run, [False] * workers
+        self._files = [worker_file(folder, k) for k in range(workers)]
+        self._at, self._rest = [0] * workers, [b""] * workers
+
+    def read(self, of_all_runs: bool = False) -> int:
+        """Take in what is new; how many lines that is."""
+        self._all = of_all_runs
+        return sum(self._take(k, line) for k in range(len(self._files)) for line in self._lines(k))
+
+    def _lines(self, k: int) -> Iterator[bytes]:
+        if not self._files[k].exists():
+            return
+        with self._files[k].open("rb") as file:
+            file.seek(self._at[k])
+            data = file.read()
+        self._at[k] += len(data)
+        *whole, self._rest[k] = (self._rest[k] + data).split(b"\n")
+        yield from whole
+
+    def _take(self, k: int, text: bytes) -> int:
+        try:
+            line: Line = json.loads(text)
+        except ValueError:  # a worker was killed while it wrote
+            return 0
+        if "run" in line:
+            self._mine[k] = self._all or line["run"] == self._run
+        if not self._mine[k]:
+            return 0
+        if "run" in line:
+            self.starts[k].append(line)
+        elif "saved" in line:
+            self.saved[line["saved"]] = max(line["checkpoint_s"], self.saved.get(line["saved"], 0.0))
+        else:
+            self.steps[k][line["step"]] = line
+        return 1
+
+    def whole(self) -> list[int]:
+        """Steps that every worker has done, in order."""
+        return sorted(set.intersection(*map(set, self.steps)))
+
+    @property
+    def restarts(self) -> int:
+        """How often workers were started again."""
+        return max(len(s) for s in self.starts) - 1 if any(self.starts) else 0
+
+
+def command(task: Task, folder: Path, restarts: int) -> list[str]:
+    """What starts the workers."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(task.plan.workers)]
+    launcher += ["--max-restarts", str(restarts), "--monitor-interval", "0.1", "--shutdown-timeout", "5"]
+    return [sys.executable, *launcher, "-m", "splitplan.executor.training_worker", str(folder)]
+
+
+def watch(
+    task: Task,
+    folder: Path,
+    *,
+    restarts: int,
+    total: int | None,
+    progress: bool | Progress | None,
+    on_news: Callable[[Records], None] | None = None,
+) -> tuple[Records, bool]:
+    """Run the job to its end; what was recorded, and whether it stopped because it was asked to.
+
+    Parameters
+    ----------
+    task : Task
+    folder : Path
+    restarts : int
+        How often torchrun may start the workers again.
+    total : int or None
+        Steps in all, where known.
+    progress : bool, callable or None
+    on_news : callable, optional
+        Told of the records when there is something new.
+
+    Raises
+    ------
+    TrainingError
+        Workers ended otherwise than they should.
+    SplitplanError
+        What a worker refused with.
+    """
+    records = Records(folder, task.plan.workers, task.plan.stages[0].replicas, task.run)
+    with (folder / LOG).open("ab") as log:
+        process = subprocess.Popen(
+            command(task, folder, restarts),
+            stdin=subprocess.PIPE,  # never written to: the workers end when it does
+            stdout=log,
+            stderr=log,
+            env=worker_environment(task.plan.threads),
+            start_new_session=True,  # the terminal's Ctrl-C is ours alone
+        )
+    try:
+        with show(task, total, progress) as tell:
+            while process.poll() is None:
+                if records.read():
+                    tell(records)
+                    if on_news is not None:
+                        on_news(records)
+                time.sleep(_POLL_S)
+            if records.read():
+                tell(records)
+    finally:
+        stop(process)
+    if (error := refused(folder)) is not None:
+        raise error
+    done = read_done(folder)
+    if process.returncode or done is None:
+        from splitplan.executor.training_state import last_one
+
+        raise TrainingError(
+            f"the workers ended with code {process.returncode}{_after(restarts)}. {last_one(folder)}. They said:\n{_last_words(folder)}"
+        )
+    return records, bool(done["asked"])
+
+
+def _after(restarts: int) -> str:
+    return f" after {restarts} restart{'s' * (restarts > 1)}" if restarts else ""
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """See that the launcher and its workers end: workers do when their standard input does."""
+    assert process.stdin is not None
+    process.stdin.close()
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _last_words(folder: Path) -> str:
+    if trace := first_failure(folder):
+        return trace.strip()
+    return (folder / LOG).read_text(encoding="utf-8", errors="replace")[-3000:].strip() or "(nothing)"
+
+
+# -- showing it --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def show(task: Task, total: int | None, progress: bool | Progress | None) -> Iterator[Callable[[Records], None]]:
+    """What to tell of news: the user's callable, a live table, or nobody."""
+    if callable(progress):
+        yield lambda records: progress(*headline(records, total))
+        return
+    if not (sys.stderr.isatty() if progress is None else progress):
+        yield lambda records: None
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(console=Console(stderr=True), transient=True, refresh_per_second=4) as live:
+        yield lambda records: live.update(table(task, records, total))
+
+
+def headline(records: Records, total: int | None) -> tuple[str, float]:
+    """A line, and the part that is done."""
+    if not (steps := records.whole()):
+        return "starting workers", 0.0
+    last = steps[-1]
+    of = f" of {total}" if total else ""
+    text = f"step {last}{of}, loss {records.steps[0][last]['loss']:.4g}, {typical_s(records):.3g} s an iteration"
+    if records.restarts:
+        text += f", started again {records.restarts} times"
+    return text, min(last / total, 1.0) if total else 0.0
+
+
+def iteration_s(records: Records, step: int) -> float:
+    """From when the first stage began a step to when the last worker had ended it.
+
+    Other stages wait for the first one: one that is ready for the next step earlier has not begun it.
+    """
+    return float(max(s[step]["end"] for s in records.steps) - begun_s(records, step))
+
+
+def begun_s(records: Records, step: int) -> float:
+    """When the first stage began a step."""
+    return float(min(s[step]["start"] for s in records.steps[: records.replicas]))
+
+
+def typical_s(records: Records, most: int = 20) -> float:
+    """Median of the last iterations."""
+    return median(iteration_s(records, k) for k in records.whole()[-most:])
+
+
+def busy_s(line: Line) -> float:
+    """For how long a worker computed in a step, without waiting for others."""
+    return float(line["forward_s"] + line["backward_s"] + line["update_s"])
+
+
+def table(task: Task, records: Records, total: int | None) -> Any:
+    """What each worker does, for a terminal."""
+    from rich.table import Table
+
+    made = Table(title=headline(records, total)[0], title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for name in ("worker", "cores", "layers"):
+        made.add_column(name)
+    for name in ("step", "forward", "backward", "sync", "update", "busy"):
+        made.add_column(name, justify="right")
+    replicas = task.plan.stages[0].replicas
+    for k, steps in enumerate(records.steps):
+        stage = task.plan.stages[k // replicas]
+        start = records.starts[k][-1] if records.starts[k] else None
+        cores = ",".join(map(str, start["cores"])) if start else ""
+        layers = stage.layers[0] if len(stage.layers) == 1 else f"{stage.layers[0]} … {stage.layers[-1]}"
+        if not steps:
+            made.add_row(str(k), cores, layers, "starting")
+            continue
+        line = steps[max(steps)]
+        share = busy_s(line) / max(line["end"] - line["start"], 1e-9)
+        times = [f"{1e3 * line[x]:.1f} ms" for x in ("forward_s", "backward_s", "sync_s", "update_s")]
+        made.add_row(str(k), cores, layers, str(line["step"]), *times, f"{share:.0%}")
+    return made

@@ -1,0 +1,335 @@
+"""Training in processes that splitplan starts: lost workers, interrupts, slow ones; nothing is left behind."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from torch import nn
+
+import splitplan as sp
+from splitplan.data.catalog import device
+from splitplan.data.system import System
+from splitplan.data.training_plan import TrainingPlan
+from splitplan.data.training_profile import KINDS, TrainingProfile
+from splitplan.errors import DataError, TrainingError
+from splitplan.executor.environment import worker_environment
+from splitplan.executor.training_control import SLOW, Control, Cores, replan_of
+from splitplan.executor.training_job import ASK, Task, worker_file
+from splitplan.executor.training_report import make_report
+from splitplan.executor.training_state import checkpoints
+from splitplan.executor.training_watch import Records, headline, table
+from splitplan.formulations.training import HybridTraining
+from tests.executor.conftest import gone
+from tests.executor.test_training import BATCH, model_of, momentum, net, pairs, plain, plan_of, same
+
+ROOT = Path(__file__).parents[2]
+
+
+def slowly(pause_s: float, rank: str | None = None) -> Any:
+    """A loss that takes its time, on one rank or on all."""
+
+    def loss_fn(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and rank in (None, os.environ["RANK"]):
+            time.sleep(pause_s)
+        return nn.functional.cross_entropy(out, y)
+
+    return loss_fn
+
+
+def pids(folder: Path, workers: int) -> list[int]:
+    """Of the workers that were started last."""
+    records = Records(folder, workers, 1, "")
+    records.read(of_all_runs=True)
+    return [s[-1]["pid"] for s in records.starts if s]
+
+
+def launch(model: nn.Module, plan: TrainingPlan, folder: Path, **options: Any) -> sp.Trainer:
+    options = {"optimizer": momentum, "loss_fn": nn.functional.cross_entropy, "pin": False} | options
+    return sp.train(model, plan, options.pop("data", pairs()), folder=folder, **options)
+
+
+def test_a_worker_that_is_killed_changes_nothing(tmp_path: Path, nothing_left: Path) -> None:
+    """Two stages; the second one is killed once a checkpoint is there."""
+    model, other = net(p=0.5), net(p=0.5)
+    told: list[tuple[str, float]] = []
+    killed: list[int] = []
+
+    def progress(text: str, share: float) -> None:
+        told.append((text, share))
+        if not killed and text.startswith("step 5"):
+            killed.append(pids(tmp_path, 2)[1])
+            os.kill(killed[0], signal.SIGKILL)
+
+    trainer = launch(
+        model, plan_of(model, stages=2, micro=2), tmp_path, steps=10, checkpoint_every=2, loss_fn=slowly(0.2), progress=progress
+    )  # fmt: skip
+    plain(other, [pairs()[k % 6] for k in range(10)], momentum, 2, dropping=True)
+    assert same(model, other)
+    assert trainer.report.counts["restarts"] == 1
+    assert any("all were started again, from step" in note for note in trainer.report.notes)
+    assert trainer.losses["step"].tolist() == list(range(1, 11))
+    assert told[-1][1] == 1.0
+    assert killed[0] not in pids(tmp_path, 2)
+    assert not any(map(psutil.pid_exists, pids(tmp_path, 2)))
+
+
+def test_what_a_worker_refuses_comes_back_whole(tmp_path: Path, nothing_left: Path) -> None:
+    def dies(epoch: int) -> Any:
+        yield pairs()[0]
+        raise OSError("the cable was pulled")
+
+    model = net()
+    with pytest.raises(TrainingError, match="epoch 0, batch 1: OSError: the cable was pulled") as found:
+        launch(model, plan_of(model), tmp_path, data=dies)
+    assert "Traceback" in "".join(found.value.__notes__)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_too_many_lost_workers_end_it_and_the_checkpoint_stays(tmp_path: Path, nothing_left: Path) -> None:
+    def loss_fn(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if len(list(tmp_path.glob("step-*"))):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return nn.functional.cross_entropy(out, y)
+
+    model = net()
+    with pytest.raises(TrainingError, match=r"ended with code 1\. The last checkpoint is .*step-000002"):
+        launch(model, plan_of(model), tmp_path, loss_fn=loss_fn, checkpoint_every=2, restarts=0)
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-000002"]
+
+
+def test_what_fails_twice_in_the_same_way_is_not_tried_again(tmp_path: Path, nothing_left: Path) -> None:
+    model = net()
+    plan = plan_of(model)
+
+    class Broken(type(model)):  # type: ignore[misc]  # the same layers, and what torch itself refuses
+        def __setstate__(self, state: Any) -> None:
+            raise RuntimeError("no such kernel")
+
+    model.__class__ = Broken
+    with pytest.raises(TrainingError, match="failed twice in the same way at step 0: RuntimeError: no such kernel"):
+        launch(model, plan, tmp_path)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.executor.test_training_launch import launch, slowly
+from tests.executor.test_training import net, plan_of
+model = net()
+launch(model, plan_of(model), Path(sys.argv[1]), steps=1000, epochs=None, loss_fn=slowly(0.05), checkpoint_every=5)
+"""
+
+
+def test_workers_end_with_the_process_that_called(tmp_path: Path) -> None:
+    """Interrupted, or killed; both at once, to save time."""
+    environment = worker_environment(1) | {"PYTHONPATH": str(ROOT)}
+    folders = {signal.SIGINT: tmp_path / "interrupted", signal.SIGKILL: tmp_path / "killed"}
+    processes = {
+        how: subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+        for how, folder in folders.items()
+    }  # fmt: skip
+    for how, process in processes.items():
+        end = time.monotonic() + 60
+        while not checkpoints(folders[how]) and time.monotonic() < end:
+            time.sleep(0.1)
+        (worker,) = pids(folders[how], 1)
+        launcher = psutil.Process(worker).parent()
+        assert launcher is not None
+        process.send_signal(how)
+        assert process.wait(30) != 0
+        assert gone(worker)
+        assert gone(launcher.pid)
+
+
+def test_a_slow_worker_has_training_go_on_by_another_plan(tmp_path: Path, nothing_left: Path) -> None:
+    """Two copies, of which one computes slowly; the other plan has one worker, on which nothing is slow."""
+    model, other = net(norm=False), net(norm=False)
+    alone = plan_of(model, micro=2)
+    asked: list[tuple[float, ...]] = []
+
+    def replan(speeds: tuple[float, ...]) -> TrainingPlan:
+        asked.append(speeds)
+        return TrainingPlan.from_dict(alone.to_dict() | {"predicted": {"iteration_s": 0.001}})
+
+    trainer = launch(
+        model, plan_of(model, replicas=2), tmp_path, steps=30, loss_fn=slowly(0.1, "1"), on_slow=replan, checkpoint_every=100
+    )  # fmt: skip
+    assert len(asked) == 1
+    assert asked[0][0] == 1.0
+    assert asked[0][1] < 1 / SLOW
+    assert [p.workers for p in trainer.report.plans] == [2, 1]
+    assert any("planned anew" in note for note in trainer.report.notes)
+    assert trainer.losses["step"].tolist() == list(range(1, 31))
+    plain(other, [pairs()[k % 6] for k in range(30)], momentum)
+    assert same(model, other, atol=1e-5)
+
+
+def hybrid() -> HybridTraining:
+    """A problem of the small network on two cores, with seconds that are made up."""
+    layers = model_of(net()).layers
+    names = [x.name for x in layers]
+    times = [
+        (v, samples, 1, workers, 0.01 * samples * (k + 1), 0.02 * samples * (k + 1))
+        for k, v in enumerate(names) for samples in (1, 8) for workers in (1, 2)
+    ]  # fmt: skip
+    profile = TrainingProfile(
+        "net", model_of(net()).fingerprint, layers, (100.0,) * (len(layers) - 1),
+        times=times, updates=[(v, 1, w, 0.001) for v in names for w in (1, 2)],
+        collectives=[(what, 2, 1e4, 1e-4) for what in KINDS],
+    )  # fmt: skip
+    return HybridTraining(profile, System(here=device("this-cpu", threads=2)), BATCH)
+
+
+def plans(problem: HybridTraining) -> list[TrainingPlan]:
+    """One core, two copies, and two stages cut in the middle, in two micro-batches."""
+    half = problem.costs.layers // 2
+    found = {}
+    for config in problem.configs():
+        if config.micro_batches == config.stages and config.schedule != "gpipe":
+            cuts = (half,) * (config.stages - 1)
+            found[config.stages, config.workers] = problem.plan_for(config, cuts, config.replicas * config.stages)
+    return list(found.values())
+
+
+def stage_seconds(problem: HybridTraining, plan: TrainingPlan) -> list[float]:
+    return [plan.micro_batches * (s.forward_s + s.backward_s) for s in problem.costs.stages_of(plan)]
+
+
+# -- without processes -------------------------------------------------------------------------------
+
+
+def write(folder: Path, seconds: list[list[float]], run: str = "r", replicas: int = 1) -> Records:
+    """Lines of workers that computed for so long in each step."""
+    for k, mine in enumerate(seconds):
+        lines: list[dict[str, Any]] = [{"run": run, "pid": 1, "from_step": 0, "cores": [k], "restarts": 0}]
+        for step, s in enumerate(mine, 1):
+            times = {"forward_s": s / 3, "backward_s": 2 * s / 3, "sync_s": 0.0, "update_s": 0.01, "agree_s": 0.0}
+            lines.append({"step": step, "epoch": 0, "loss": 1.0, "start": 10.0 * step, "end": 10.0 * step + 4, "events": [], **times})  # fmt: skip
+        worker_file(folder, k).write_text("".join(json.dumps(x) + "\n" for x in lines), encoding="utf-8")
+    records = Records(folder, len(seconds), replicas, "r")
+    records.read()
+    return records
+
+
+def test_a_worker_is_slow_compared_with_what_was_planned_for_it(tmp_path: Path) -> None:
+    problem = hybrid()
+    (plan,) = (x for x in plans(problem) if len(x.stages) == 2)
+    first, second = stage_seconds(problem, plan)
+    assert second > SLOW * first  # else the test would tell nothing
+
+    def told(seconds: list[list[float]], problem: HybridTraining | None) -> list[str]:
+        control = Control(plan, tmp_path, Cores.of(plan, problem), problem)
+        control(write(tmp_path, seconds))
+        return control.notes
+
+    assert told([[first] * 8, [second] * 8], problem) == []
+    (note,) = told([[first] * 8, [1.5 * second] * 8], problem)
+    assert "worker 1 computed 1.50 times as long as planned" in note
+    assert "with problem= another plan would be made" in note
+    begun = Control(plan, tmp_path, Cores.of(plan, None))  # nothing predicted: as in the first iterations
+    begun(write(tmp_path, [[1.0] * 6, [3.0] * 6]))
+    assert begun.notes == []
+    begun(write(tmp_path, [[2.0 if k > 8 else 1.0 for k in range(16)], [3.0] * 16]))
+    assert "worker 0 computed 2.00 times" in begun.notes[0]
+
+
+def test_cores_are_put_in_order_of_their_speed() -> None:
+    plan = plan_of(net(), replicas=2)
+    cores = Cores.of(plan, None)
+    assert cores == Cores((0, 1), (1.0, 1.0))
+    slower = cores.slowed([2.0, 1.0], 1)
+    assert slower == Cores((1, 0), (1.0, 0.5))
+    assert slower.slowed([1.0, 4.0], 1) == Cores((1, 0), (1.0, 0.125))
+    spare = Cores((0, 1, 2), (1.0,) * 3).slowed([1.0, 2.0], 1)
+    assert spare == Cores((0, 2, 1), (1.0, 1.0, 0.5))
+    assert Cores((0, 1, 2, 3), (1.0,) * 4).slowed([1.0, 4.0], 2) == Cores((0, 1, 2, 3), (1.0, 1.0, 0.25, 0.25))
+
+
+def test_a_problem_is_solved_again_with_the_speeds(tmp_path: Path) -> None:
+    problem = hybrid()
+    (plan,) = (x for x in plans(problem) if x.workers == 2 and len(x.stages) == 1)
+    each = stage_seconds(problem, plan)[0]
+    control = Control(plan, tmp_path, Cores.of(plan, problem), problem, replan_of(problem))
+    records = write(tmp_path, [[8 * each] * 8, [each] * 8], replicas=2)
+    control(records)
+    assert control.next is not None, control.notes
+    other, cores = control.next
+    assert other.workers == 1
+    assert cores == Cores((1, 0), (1.0, 0.125))
+    assert other.predicted["iteration_s"] == pytest.approx(problem.evaluate(other)["iteration_s"])
+    report = make_report([(plan, records)], control.notes, [problem])
+    pieces = report.pieces_to_frame()
+    assert set(pieces["how"]) == {"predicted", "measured"}
+    assert pieces.loc[pieces["how"] == "predicted", "end_s"].max() == pytest.approx(plan.predicted["iteration_s"])
+    assert len(report.plot().axes) == 2
+    rows = report.to_frame().set_index("quantity")
+    assert rows.loc["iteration", "predicted"] == plan.predicted["iteration_s"]
+    assert rows.loc["compute", "measured"] == pytest.approx(4.5 * each)
+    assert rows.loc["latest", "how"].startswith("0 of 7 iterations ended within")
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ({"iteration_s": 3.9}, "is predicted at 3.9 s an iteration, 4 s now: not changed"),
+        ({}, "does not say how long"),
+        ("other batch", "another batch or model"),
+        ("none", "no other plan was found: nothing fits"),
+        ({"iteration_s": 2.0}, "planned anew, 4 s an iteration then, 2 s predicted"),
+    ],
+)
+def test_another_plan_is_taken_when_it_gains(tmp_path: Path, answer: Any, text: str) -> None:
+    plan = plan_of(net(), replicas=2)
+
+    def replan(speeds: tuple[float, ...]) -> TrainingPlan:
+        if answer == "none":
+            raise DataError("nothing fits")
+        change = {"batch": 16} if answer == "other batch" else {"predicted": answer}
+        return TrainingPlan.from_dict(plan.to_dict() | change)
+
+    control = Control(plan, tmp_path, Cores.of(plan, None), None, replan)
+    records = write(tmp_path, [[1.0] * 8, [2.0] * 8])
+    control(records)
+    control(records)
+    assert len(control.notes) == 1
+    assert text in control.notes[0]
+    assert (tmp_path / ASK).exists() == (control.next is not None) == ("planned anew" in text)
+
+
+def test_lines_of_other_runs_and_broken_ones_are_passed_over(tmp_path: Path) -> None:
+    records = write(tmp_path, [[1.0] * 3], run="another")
+    assert records.whole() == []
+    with worker_file(tmp_path, 0).open("a", encoding="utf-8") as file:
+        file.write(
+            '{"step": 4, "lo\n{"run": "r", "pid": 1, "from_step": 3, "cores": [0, 1], "restarts": 0}\n{"step": 4'
+        )
+    assert records.read() == 1
+    assert records.starts[0][0]["cores"] == [0, 1]
+
+
+def test_the_live_table_says_what_each_worker_does(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    plan = plan_of(net(), stages=2, micro=2)
+    records = Records(tmp_path, 2, 1, "r")
+    assert headline(records, 10) == ("starting workers", 0.0)
+    records = write(tmp_path, [[1.0] * 4, [2.0] * 3])
+    assert headline(records, 10) == ("step 3 of 10, loss 1, 4 s an iteration", 0.3)
+
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(table(Task(plan, "r"), records, 10))
+    lines = console.export_text().splitlines()
+    assert lines[2].split()[:2] == ["0", "0"]
+    assert "333.3 ms" in lines[2]
+    assert "50%" in lines[3]
