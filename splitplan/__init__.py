@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from splitplan.data.split_table import SplitTable
     from splitplan.data.synthetic import markov_channel
     from splitplan.data.system import System
+    from splitplan.data.training_plan import TrainingPlan, TrainingStage
+    from splitplan.data.training_profile import TrainingProfile
     from splitplan.data.users import AllocationPlan, User
     from splitplan.data.way import Way
     from splitplan.executor.app import App
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from splitplan.executor.profiler import profile
     from splitplan.executor.report import Report
     from splitplan.executor.training import Trainer, train
+    from splitplan.executor.training_profiler import profile_training
     from splitplan.executor.training_report import TrainingReport
     from splitplan.formulations.allocation import RateAllocation
     from splitplan.formulations.operator_latency import OperatorLatency
@@ -55,6 +58,8 @@ if TYPE_CHECKING:
     from splitplan.formulations.solution import Solution, Status, Termination
     from splitplan.formulations.split import SplitPoint
     from splitplan.formulations.stationary import StationaryBound
+    from splitplan.formulations.training import HybridTraining
+    from splitplan.formulations.training_estimate import TrainingEstimate
     from splitplan.models.graph import Layer, LayerGraph, Tensor
     from splitplan.models.trace import Traced, load_traced, trace
     from splitplan.models.zoo import zoo, zoo_example, zoo_names
@@ -70,6 +75,7 @@ if TYPE_CHECKING:
     from splitplan.simulator.pipeline import simulate_pipeline
     from splitplan.simulator.simulate import simulate
     from splitplan.simulator.sweep import sweep
+    from splitplan.simulator.training import simulate_training
     from splitplan.solvers.convex import Convex
     from splitplan.solvers.envelope import split_table
     from splitplan.solvers.highs import Highs, HighsLP
@@ -88,6 +94,8 @@ if TYPE_CHECKING:
     from splitplan.solvers.placement_dp import PlacementDP
     from splitplan.solvers.placement_milp import PlacementMilp
     from splitplan.solvers.relay_table import relay_table
+    from splitplan.solvers.training_dp import TrainingDP
+    from splitplan.solvers.training_milp import TrainingMILP
 
 _WHERE = {
     "splitplan.data.catalog": ("device", "device_names", "link", "link_names"),
@@ -111,6 +119,8 @@ _WHERE = {
     "splitplan.data.split_table": ("SplitTable",),
     "splitplan.data.synthetic": ("markov_channel",),
     "splitplan.data.system": ("System",),
+    "splitplan.data.training_plan": ("TrainingPlan", "TrainingStage"),
+    "splitplan.data.training_profile": ("TrainingProfile",),
     "splitplan.data.users": ("AllocationPlan", "User"),
     "splitplan.data.way": ("Way",),
     "splitplan.executor.app": ("App",),
@@ -120,6 +130,7 @@ _WHERE = {
     "splitplan.executor.profiler": ("profile",),
     "splitplan.executor.report": ("Report",),
     "splitplan.executor.training": ("Trainer", "train"),
+    "splitplan.executor.training_profiler": ("profile_training",),
     "splitplan.executor.training_report": ("TrainingReport",),
     "splitplan.formulations.allocation": ("RateAllocation",),
     "splitplan.formulations.operator_latency": ("OperatorLatency",),
@@ -132,6 +143,8 @@ _WHERE = {
     "splitplan.formulations.solution": ("Solution", "Status", "Termination"),
     "splitplan.formulations.split": ("SplitPoint",),
     "splitplan.formulations.stationary": ("StationaryBound",),
+    "splitplan.formulations.training": ("HybridTraining",),
+    "splitplan.formulations.training_estimate": ("TrainingEstimate",),
     "splitplan.models.graph": ("Layer", "LayerGraph", "Tensor"),
     "splitplan.models.trace": ("Traced", "load_traced", "trace"),
     "splitplan.models.zoo": ("zoo", "zoo_example", "zoo_names"),
@@ -147,6 +160,7 @@ _WHERE = {
     "splitplan.simulator.pipeline": ("simulate_pipeline",),
     "splitplan.simulator.simulate": ("simulate",),
     "splitplan.simulator.sweep": ("sweep",),
+    "splitplan.simulator.training": ("simulate_training",),
     "splitplan.solvers.convex": ("Convex",),
     "splitplan.solvers.envelope": ("split_table",),
     "splitplan.solvers.highs": ("Highs", "HighsLP"),
@@ -165,6 +179,8 @@ _WHERE = {
     "splitplan.solvers.placement_dp": ("PlacementDP",),
     "splitplan.solvers.placement_milp": ("PlacementMilp",),
     "splitplan.solvers.relay_table": ("relay_table",),
+    "splitplan.solvers.training_dp": ("TrainingDP",),
+    "splitplan.solvers.training_milp": ("TrainingMILP",),
 }
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
 
@@ -186,6 +202,7 @@ __all__ = [
     "Highs",
     "HighsLP",
     "Horizon",
+    "HybridTraining",
     "Ideals",
     "Ishikawa",
     "LatencyList",
@@ -249,7 +266,13 @@ __all__ = [
     "Thermal",
     "Traced",
     "Trainer",
+    "TrainingDP",
+    "TrainingEstimate",
+    "TrainingMILP",
+    "TrainingPlan",
+    "TrainingProfile",
     "TrainingReport",
+    "TrainingStage",
     "User",
     "Way",
     "__version__",
@@ -270,6 +293,7 @@ __all__ = [
     "periodic",
     "poisson",
     "profile",
+    "profile_training",
     "read_dnn_partitioning",
     "read_graph",
     "read_pipedream",
@@ -279,6 +303,7 @@ __all__ = [
     "simulate",
     "simulate_many",
     "simulate_pipeline",
+    "simulate_training",
     "split_table",
     "sweep",
     "trace",

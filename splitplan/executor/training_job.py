@@ -99,7 +99,7 @@ class Things:
         DataError
             One cannot be pickled; says which.
         """
-        import cloudpickle  # type: ignore[import-untyped]
+        import cloudpickle
 
         with (folder / THINGS).open("wb") as file:
             pickle.dump("torchvision" in sys.modules, file)

@@ -61,8 +61,8 @@ class TrainingEstimate:
             f"  expected  {self.expected_s:.4g} s an iteration; latest {self.latest_s:.4g} s (holds {self.quantile:.0%})",
             "  of which  " + ", ".join(f"{k.removesuffix('_s')} {own[k]:.4g}" for k in PARTS if own[k] > 0),
         ]
-        for row in self.strategies.iloc[1:].itertuples():
-            lines.append(f"  {row.strategy:<28} {row.iteration_s:.4g} s: {row.why}")
+        others = self.strategies.iloc[1:].itertuples()
+        lines += [f"  {row.strategy:<28} {row.iteration_s:.4g} s: {row.why}" for row in others]
         if self.curve is not None:
             by = ", ".join(f"{row.stages}: {row.iteration_s:.4g} s" for row in self.curve.itertuples())
             lines.append(f"  best by number of stages: {by}")
