@@ -261,6 +261,17 @@ class TrainingProfile(Stored):
         share = 1.0 if what == "send" else ((workers - 1) / workers) / ((nearest - 1) / nearest)
         return float(np.interp(size_bytes * share, sizes, seconds) + _beyond(size_bytes * share, sizes, seconds))
 
+    def steepest(self, what: str, workers: int) -> tuple[float, float]:
+        """Of `collective_s`: its least seconds, and the steepest of its lines in seconds a byte."""
+        lines = self._lines.get(what)
+        if lines is None or workers <= 1:
+            return 0.0, 0.0
+        nearest = min(lines, key=lambda w: (abs(w - workers), w))
+        sizes, seconds = lines[nearest]
+        share = 1.0 if what == "send" else ((workers - 1) / workers) / ((nearest - 1) / nearest)
+        slopes = np.diff(seconds) / np.diff(sizes) if len(sizes) > 1 else np.zeros(1)
+        return float(seconds[0]), float(max(0.0, slopes.max()) * share)
+
     def ratio(self, quantile: float) -> float:
         """The quantile of measured whole steps over the typical one, from above: at least that share of them is at most this; 1 when none were kept."""
         if not self.ratios:

@@ -103,8 +103,8 @@ class _Search:
 
     def __init__(self, problem: HybridTraining, clock: Clock, nodes: int, curve_gap: float, labels: int) -> None:
         self.problem, self.clock, self.curve_gap, self.labels = problem, clock, curve_gap, labels
-        self.best: dict[tuple[int, bool], tuple[float, TrainingPlan]] = {}
-        """By number of stages, and whether stages have replicas."""
+        self.best: dict[int, tuple[float, TrainingPlan]] = {}
+        """By number of stages."""
         self.strategies: dict[str, tuple[float, TrainingPlan]] = {}
         self.open_bound = math.inf
         """No plan that was neither found nor excluded takes less."""
@@ -120,7 +120,7 @@ class _Search:
     def run(self) -> None:
         """Every configuration that may have the best plan of all, exactly; of each number of stages the most promising, within limits."""
         made = [(x, Labels(self.problem, x, lambda: self.out)) for x in self.problem.configs()]
-        starts: dict[tuple[int, bool], list[tuple[float, Config, Labels]]] = defaultdict(list)
+        starts: dict[int, list[tuple[float, Config, Labels]]] = defaultdict(list)
         for config, labels in made:
             # Single stages need no search, so that there is a plan whatever the limit.
             if config.stages == 1:
@@ -130,25 +130,25 @@ class _Search:
                 seconds = math.inf if start is None else labels.seconds_of(start)
                 if start is not None:
                     self._offer(config, start, seconds)
-                starts[_kind(config)].append((seconds, config, labels))
+                starts[config.stages].append((seconds, config, labels))
         for config, labels in sorted(made, key=lambda pair: pair[1].bound()):
             if config.stages > 1 and labels.bound() < self._least * (1 - EVEN):
                 self._look(config, labels)
-        for kind, several in starts.items():
+        for p, several in starts.items():
             several.sort(key=lambda x: min(x[0], 4 * x[2].bound()))
             for _, config, labels in several if self.curve_gap == 0 else several[:TRIED]:
-                if self._goal(kind) > self._least and not self.out:
+                if self._goal(p) > self._least and not self.out:
                     labels.most = None if self.curve_gap == 0 else self.labels
-                    self._improve(config, labels, partial(self._goal, kind))
+                    self._improve(config, labels, partial(self._goal, p))
 
     @property
     def _least(self) -> float:
         """Of the best plan known."""
         return min((x for x, _ in self.best.values()), default=math.inf)
 
-    def _goal(self, kind: tuple[int, bool]) -> float:
-        """What a plan must take less than to be worth its while among those of its kind."""
-        return self.best[kind][0] * (1 - self.curve_gap) if kind in self.best else math.inf
+    def _goal(self, stages: int) -> float:
+        """What a plan must take less than to be worth its while among those of so many stages."""
+        return self.best[stages][0] * (1 - self.curve_gap) if stages in self.best else math.inf
 
     def _look(self, config: Config, labels: Labels) -> None:
         """Find what takes less than the best plan of all, or show that nothing in this configuration does."""
@@ -185,7 +185,7 @@ class _Search:
             self.open_bound = min(self.open_bound, labels.bound())
 
     def _offer(self, config: Config, choice: Choice, seconds: float) -> None:
-        key = _kind(config)
+        key = config.stages
         name = _strategy(config, choice)
         if (
             key in self.best
@@ -202,15 +202,11 @@ class _Search:
 
     def told(self, step: float) -> dict[str, Any]:
         """What people are shown: the best plan for every number of stages, and for every strategy."""
-        curve = []
-        for p in sorted({p for p, _ in self.best}):
-            seconds, plan = min((v for (q, _), v in self.best.items() if q == p), key=lambda x: x[0])
-            curve.append({"stages": p, "iteration_s": seconds + step, "plan": str(plan)})
+        curve = [
+            {"stages": p, "iteration_s": seconds + step, "plan": str(plan)}
+            for p, (seconds, plan) in sorted(self.best.items())
+        ]
         return {"curve": curve, "strategies": [plan.to_dict() for _, plan in self.strategies.values()]}
-
-
-def _kind(config: Config) -> tuple[int, bool]:
-    return config.stages, config.replicas[-1] > 1
 
 
 def _strategy(config: Config, choice: Choice) -> str:

@@ -83,6 +83,9 @@ class Labels:
         """Suffixes that `every` went on from."""
         self.options = lru_cache(maxsize=None)(self._options)
         self._link = lru_cache(maxsize=None)(self.costs.link)
+        self._worth = lru_cache(maxsize=None)(self._worth_sharing)
+        slow = [self.costs.slowness(config, w, 1) for w in range(config.workers)]
+        self._quickest, self._slowest = min(slow), max(slow)
         self._inner = np.array(problem.positions, int)
         self._least = self._least_sums()
         self._own, self._spread = self._weights()
@@ -93,7 +96,6 @@ class Labels:
         Beside it the longest of the first layers, forward, backward and both, shape (3, layers + 1).
         """
         c, found = self.config, []
-        slow = min(self.costs.slowness(c, first, 1) for first in range(c.workers))
         for r in c.replicas:
             w = self.costs.work(c, r, False)
             shared = self.problem.choices(c, r)
@@ -101,7 +103,7 @@ class Labels:
             if shared:
                 column = np.stack([w.column_forward, w.column_backward])[:, list(shared)]
                 rows[:, list(shared)] = np.minimum(rows[:, list(shared)], column)
-            found.append(slow * rows)
+            found.append(self._quickest * rows)
         least = np.minimum.reduce(found)
         least = np.concatenate([least, least.sum(axis=0, keepdims=True)])
         start = np.zeros((3, 1))
@@ -141,7 +143,7 @@ class Labels:
         """The ways to run stage k on layers i … j − 1 within memory, none of them worse than another in everything."""
         c, costs = self.config, self.costs
         apart = costs.apart(c, first, first + r - 1)
-        shared = [v for v in self.problem.choices(c, r) if i <= v < j]
+        shared = [v for v in self._worth(r, apart) if i <= v < j]
         if not shared:
             cost = costs.stage(c, k, i, j, first, r)
             return (
@@ -172,6 +174,26 @@ class Labels:
             cost = costs.stage(c, k, i, j, first, r, cols)
             if cost.memory_bytes <= self.limit:
                 found.append(Option(cost.forward_s, cost.backward_s, cost.sync_s + cost.update_s, cols))
+        return tuple(found)
+
+    def _worth_sharing(self, r: int, apart: bool) -> tuple[int, ...]:
+        """Layers whose columns may be worth sharing; all of them where memory is short.
+
+        Sharing v's columns takes longer by ΔF and ΔB, and ends the tail sooner by what adding up its weights may take at most (the
+        first bytes of a message and the steepest line above) and its part of the update. A stage's last gradient is late by ΔB at least:
+        with ΔF ≥ 0 and ΔB no less than what is saved, no schedule gains.
+        """
+        able = self.problem.choices(self.config, r)
+        if math.isfinite(self.limit):
+            return able
+        w = self.costs.work(self.config, r, apart)
+        fixed, slope = self.costs.steepest("all_reduce", r, apart)
+        found = []
+        for v in able:
+            saved = fixed + slope * float(self.costs.weights[v]) + float(w.update[v]) * (1 - 1 / r) * self._slowest
+            longer = w.column_forward[v] - w.forward[v], w.column_backward[v] - w.backward[v]
+            if longer[0] < 0 or longer[1] * self._quickest < saved:
+                found.append(v)
         return tuple(found)
 
     # -- labels --------------------------------------------------------------------------------------
