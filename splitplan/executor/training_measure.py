@@ -172,8 +172,10 @@ class Runs:
         self.runs = list(pairwise(ends))
         self._stages = [tm.stage(i, j, samples) for i, j in self.runs]
         self._whole = tm.stage(0, n, samples)
-        self._optimizers = other._optimizers if other else [self._optimizer(optimizer, s) for s in self._stages]
-        self._all = other._all if other else self._optimizer(optimizer, self._whole)
+        self._optimizers: list[Any] = (
+            other._optimizers if other else [self._optimizer(optimizer, s) for s in self._stages]
+        )
+        self._all: Any = other._all if other else self._optimizer(optimizer, self._whole)
         self._cuda = device.type == "cuda"
 
     @staticmethod

@@ -15,7 +15,9 @@ from splitplan.formulations import registry
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "formulations.md").read_text(encoding="utf-8")
 REALTIME = (ROOT / "docs" / "realtime.md").read_text(encoding="utf-8")
-PLACES = "".join((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("pipelines", "placement", "training"))
+PLACES = "".join(
+    (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("pipelines", "placement", "training")
+)
 NAMED = sorted(set(re.findall(r"`([a-z_/]+\.py):(\w+)`", TEXT + REALTIME + PLACES)))
 
 
