@@ -42,6 +42,8 @@ class Task:
         Checkpoint to begin from as long as the folder has none of its own.
     pin : bool
         Whether each worker is bound to its cores.
+    device : {"cpu", "cuda"}
+        Where workers compute; each has a GPU of its own.
     order : tuple of int
         In which workers take the cores that there are, by position; empty: one after another.
     paths : tuple of str
@@ -57,6 +59,7 @@ class Task:
     seed: int = 0
     resume: str | None = None
     pin: bool = True
+    device: str = "cpu"
     order: tuple[int, ...] = ()
     paths: tuple[str, ...] = ()
 

@@ -87,6 +87,12 @@ class Records:
         return sorted(set.intersection(*map(set, self.steps)))
 
     @property
+    def near(self) -> list[int]:
+        """Workers on the first one's host: the clocks of others cannot be compared with theirs."""
+        hosts = [s[-1]["host"] if s else None for s in self.starts]
+        return [k for k, host in enumerate(hosts) if host == hosts[0]]
+
+    @property
     def restarts(self) -> int:
         """How often workers were started again."""
         return max(len(s) for s in self.starts) - 1 if any(self.starts) else 0
@@ -223,12 +229,12 @@ def iteration_s(records: Records, step: int) -> float:
 
     Other stages wait for the first one: one that is ready for the next step earlier has not begun it.
     """
-    return float(max(s[step]["end"] for s in records.steps) - begun_s(records, step))
+    return float(max(records.steps[k][step]["end"] for k in records.near) - begun_s(records, step))
 
 
 def begun_s(records: Records, step: int) -> float:
     """When the first stage began a step."""
-    return float(min(s[step]["start"] for s in records.steps[: records.replicas]))
+    return float(min(records.steps[k][step]["start"] for k in records.near if k < records.replicas))
 
 
 def typical_s(records: Records, most: int = 20) -> float:

@@ -212,7 +212,7 @@ def stage_seconds(problem: HybridTraining, plan: TrainingPlan) -> list[float]:
 def write(folder: Path, seconds: list[list[float]], run: str = "r", replicas: int = 1) -> Records:
     """Lines of workers that computed for so long in each step."""
     for k, mine in enumerate(seconds):
-        lines: list[dict[str, Any]] = [{"run": run, "pid": 1, "from_step": 0, "cores": [k], "restarts": 0}]
+        lines: list[dict[str, Any]] = [{"run": run, "pid": 1, "host": "a", "from_step": 0, "cores": [k], "restarts": 0}]
         for step, s in enumerate(mine, 1):
             times = {"forward_s": s / 3, "backward_s": 2 * s / 3, "sync_s": 0.0, "update_s": 0.01, "agree_s": 0.0}
             lines.append({"step": step, "epoch": 0, "loss": 1.0, "start": 10.0 * step, "end": 10.0 * step + 4, "events": [], **times})  # fmt: skip
