@@ -75,7 +75,9 @@ def _layer(d: Choices, k: int) -> TrainingLayer:
     weights = (0.0, 1e6, 1e7, 5e7)[d.whole(0, 3)] * d.unit()
     if not linear:
         return TrainingLayer(f"l{k}", weights, 1e5 * d.unit())
-    return TrainingLayer(f"l{k}", 5e7 * d.unit(), 1e5 * d.unit(), (1, 2, 4, 100)[d.whole(0, 3)], 4e4 * d.unit(), 4e4 * d.unit())
+    return TrainingLayer(
+        f"l{k}", 5e7 * d.unit(), 1e5 * d.unit(), (1, 2, 4, 100)[d.whole(0, 3)], 4e4 * d.unit(), 4e4 * d.unit()
+    )
 
 
 def hosts_of(hosts: int, cores: int, memory_bytes: float | None, rate_bps: float) -> sp.System:
@@ -105,7 +107,16 @@ def chain(layers: int, cores: int, seed: int, linear: float = 0.1) -> HybridTrai
     for k in range(layers):
         work = 1e-4 * (0.2 + d.unit() ** 3)
         columns = 1024 if d.unit() < linear else 0
-        made.append(TrainingLayer(f"l{k}", 4e6 * d.unit() ** 3, 4e5 * d.unit(), columns, 4096.0 if columns else 0.0, 4096.0 if columns else 0.0))
+        made.append(
+            TrainingLayer(
+                f"l{k}",
+                4e6 * d.unit() ** 3,
+                4e5 * d.unit(),
+                columns,
+                4096.0 if columns else 0.0,
+                4096.0 if columns else 0.0,
+            )
+        )
         base.append((work, 2 * work * (0.8 + 0.4 * d.unit())))
     times, updates = [], []
     for t in (1, 2, 4, 8, 16):
@@ -114,7 +125,10 @@ def chain(layers: int, cores: int, seed: int, linear: float = 0.1) -> HybridTrai
         for w in sorted({1, cores // t}):
             slow = (1 + 0.2 * (w - 1) / cores) / t**0.85
             for s in (1, 2, 4, 8, 16, 32, 64, 128):
-                times += [(x.name, s, t, w, slow * (2e-5 + f * s), slow * (4e-5 + b * s)) for x, (f, b) in zip(made, base, strict=True)]
+                times += [
+                    (x.name, s, t, w, slow * (2e-5 + f * s), slow * (4e-5 + b * s))
+                    for x, (f, b) in zip(made, base, strict=True)
+                ]
             updates += [(x.name, t, w, slow * x.parameter_bytes / 2e9) for x in made]
     collectives = [
         (what, w, size, 1e-4 + size * (1 + k) / 4e9)

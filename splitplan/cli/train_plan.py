@@ -34,7 +34,8 @@ def train_plan(
         int | None, typer.Option(help="Samples of an iteration.", show_default="the profile's largest, the factory's")
     ] = None,
     system: Annotated[
-        Path | None, typer.Option("--system", metavar="FILE.toml", help="Like hosts with their cores (threads) and links.")
+        Path | None,
+        typer.Option("--system", metavar="FILE.toml", help="Like hosts with their cores (threads) and links."),
     ] = None,
     cores: Annotated[int | None, typer.Option(help="Of this machine, instead of a system.", show_default="all")] = None,
     size: Annotated[int | None, typer.Option(help="Of a zoo model: height and width of an image.")] = None,
@@ -48,7 +49,10 @@ def train_plan(
     ] = False,
     no_columns: Annotated[bool, typer.Option("--no-columns", help="Share no linear layer by its columns.")] = False,
     whole_batch: Annotated[
-        bool, typer.Option("--whole-batch", help="Only plans in which every layer sees the whole batch, as batch norm does alone.")
+        bool,
+        typer.Option(
+            "--whole-batch", help="Only plans in which every layer sees the whole batch, as batch norm does alone."
+        ),
     ] = False,
     solver: SolverOption = "auto",
     time_limit_s: TimeLimitOption = None,

@@ -146,11 +146,12 @@ class TrainingProfile(Stored):
 
     @cached_property
     def _groups(self) -> dict[tuple[int, int, int], pd.DataFrame]:
-        return {tuple(map(int, k)): g for k, g in self.times.groupby(["samples", "threads", "workers"], sort=True)}  # type: ignore[misc]
+        grouped = self.times.groupby(["samples", "threads", "workers"], sort=True)
+        return {(int(s), int(t), int(w)): g for (s, t, w), g in grouped}  # type: ignore[call-overload]
 
     @cached_property
     def _update_groups(self) -> dict[tuple[int, int], pd.DataFrame]:
-        return {tuple(map(int, k)): g for k, g in self.updates.groupby(["threads", "workers"], sort=True)}  # type: ignore[misc]
+        return {(int(t), int(w)): g for (t, w), g in self.updates.groupby(["threads", "workers"], sort=True)}  # type: ignore[call-overload]
 
     # -- reading it ----------------------------------------------------------------------------------
 
@@ -209,7 +210,8 @@ class TrainingProfile(Stored):
             sizes, values = self._arrays[threads, crowd]
             k = int(np.searchsorted(sizes, samples))
             if sizes[k] == samples:
-                return values[k]
+                found: np.ndarray = values[k]
+                return found
             share = (samples - sizes[k - 1]) / (sizes[k] - sizes[k - 1])
             between: np.ndarray = (1 - share) * values[k - 1] + share * values[k]
             return between

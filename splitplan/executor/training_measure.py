@@ -248,7 +248,10 @@ class Runs:
             return 0.0
         weights = sum(p.numel() * p.element_size() for g in self._all.param_groups for p in g["params"])
         state = sum(
-            t.numel() * t.element_size() for s in self._all.state.values() for t in s.values() if isinstance(t, torch.Tensor)
+            t.numel() * t.element_size()
+            for s in self._all.state.values()
+            for t in s.values()
+            if isinstance(t, torch.Tensor)
         )
         return float(state / weights) if weights else 0.0
 

@@ -131,10 +131,16 @@ def _batch_size(batch: Any) -> int:
 
 def _cores(system: System) -> tuple[int, str]:
     if not isinstance(system, System):
-        raise DataError(f"the system is a {type(system).__name__}; give a splitplan.System of like hosts", "profile_training")
+        raise DataError(
+            f"the system is a {type(system).__name__}; give a splitplan.System of like hosts", "profile_training"
+        )
     device = next(iter(system.places.values()))
     raise_all(
-        [f"host {n!r} is not this machine (local=False), and training times cannot be modelled" for n, d in system.places.items() if not d.local],
+        [
+            f"host {n!r} is not this machine (local=False), and training times cannot be modelled"
+            for n, d in system.places.items()
+            if not d.local
+        ],
         "profile_training",
     )
     check_torch_device(device.kind)
@@ -170,7 +176,9 @@ def _measure(things: Things, task: MeasureTask, tell: Progress) -> dict[str, Any
                 command = [sys.executable, "-m", "splitplan.executor.training_measure", str(folder), str(rank)]
                 out = subprocess.PIPE if rank == 0 else subprocess.DEVNULL
                 processes.append(
-                    subprocess.Popen(command, stdout=out, stderr=errors, env=worker_environment(task.threads), text=True)
+                    subprocess.Popen(
+                        command, stdout=out, stderr=errors, env=worker_environment(task.threads), text=True
+                    )
                 )
             watcher = threading.Thread(target=_end_together, args=(processes,), daemon=True)
             watcher.start()
@@ -193,7 +201,9 @@ def _measure(things: Things, task: MeasureTask, tell: Progress) -> dict[str, Any
             said = errors.read().decode(errors="replace").strip()[-2000:] or "(nothing)"
             if REFUSED in codes:
                 raise ExecutorError(f"measuring training with {what}: {said}")
-            raise ExecutorError(f"a measuring process of {what} ended with code {next(c for c in codes if c)}; it said:\n{said}")
+            raise ExecutorError(
+                f"a measuring process of {what} ended with code {next(c for c in codes if c)}; it said:\n{said}"
+            )
     found: dict[str, Any] = result
     return found
 
@@ -219,7 +229,11 @@ def _profile(found: dict[tuple[int, int], dict[str, Any]], system: System) -> Tr
         for what, workers, size, seconds in group["collectives"]:
             # Crowds of the same size and other threads measure the same exchanges: the first one, of the fewest threads, is kept.
             collectives.setdefault((what, workers, size), seconds)
-    step = [s for (what, _, size), s in collectives.items() if what == "all_reduce" and size == min(z for _, _, z in collectives)]
+    step = [
+        s
+        for (what, _, size), s in collectives.items()
+        if what == "all_reduce" and size == min(z for _, _, z in collectives)
+    ]
     device = next(iter(system.places.values()))
     rounds = [g["rounds"] for g in found.values()]
     return TrainingProfile(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from splitplan.data.system import System
 from splitplan.data.training_plan import Schedule, TrainingPlan, TrainingStage
@@ -224,7 +224,9 @@ class HybridTraining(Scaled, Formulation):
             broken.append(f"batch is {plan.batch}, the problem says {self.batch}")
         if broken:
             return broken
-        broken += [f"cut before {names[i]!r}, where the model cannot be cut" for i in plan.cuts if i not in self.positions]
+        broken += [
+            f"cut before {names[i]!r}, where the model cannot be cut" for i in plan.cuts if i not in self.positions
+        ]
         config = c.config_of(plan)
         fits = [
             x
@@ -237,7 +239,9 @@ class HybridTraining(Scaled, Formulation):
             return [*broken, f"{config} is none of the configurations: {self.describe()}"]
         for k, s in enumerate(plan.stages):
             able = {names[v] for v in self.choices(fits[0], s.replicas)}
-            broken += [f"stage {k}: the columns of {v!r} cannot be shared by {s.replicas}" for v in s.columns if v not in able]
+            broken += [
+                f"stage {k}: the columns of {v!r} cannot be shared by {s.replicas}" for v in s.columns if v not in able
+            ]
         if broken:
             return broken
         limit = c.limit_bytes(config)
@@ -337,7 +341,11 @@ class HybridTraining(Scaled, Formulation):
     def describe(self) -> str:
         """The problem in a line."""
         c = self.costs
-        facts = [f"{c.layers} layers", f"batch {self.batch}", f"{len(c.hosts)} host{'s' * (len(c.hosts) > 1)} of {c.cores_per_host} cores"]
+        facts = [
+            f"{c.layers} layers",
+            f"batch {self.batch}",
+            f"{len(c.hosts)} host{'s' * (len(c.hosts) > 1)} of {c.cores_per_host} cores",
+        ]
         facts += [f"at most {self.max_stages} stages"] if self.max_stages is not None else []
         facts += ["any replicas"] if self.replicas == "any" else []
         facts += ["the whole batch at once"] if self.whole_batch else []

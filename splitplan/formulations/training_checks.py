@@ -65,7 +65,11 @@ def _numbers(problem: HybridTraining) -> list[str]:
     found += [f"schedule {s!r} is none of {', '.join(get_args(Schedule))}" for s in unknown]
     if not problem.schedules:
         found.append("schedules is empty; give at least one")
-    found += [f"{n} is {v!r}; give True or False" for n in ("columns", "whole_batch") if not isinstance(v := getattr(problem, n), bool)]
+    found += [
+        f"{n} is {v!r}; give True or False"
+        for n in ("columns", "whole_batch")
+        if not isinstance(v := getattr(problem, n), bool)
+    ]
     q = problem.latest_quantile
     if number_problem("latest_quantile", q, positive=True) or not 0 < q <= 1:
         found.append(f"latest_quantile is {q!r}; give a share between 0 and 1")
@@ -84,7 +88,11 @@ def _hosts(system: System) -> list[str]:
         if getattr(device, what) != getattr(first, what)
     ]
     for a in places:
-        found += [f"nothing joins hosts {a!r} and {b!r}; give links=, star= or shared=" for b in places if a < b and system.way(a, b) is None]
+        found += [
+            f"nothing joins hosts {a!r} and {b!r}; give links=, star= or shared="
+            for b in places
+            if a < b and system.way(a, b) is None
+        ]
     return found
 
 

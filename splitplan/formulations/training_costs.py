@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -102,7 +103,9 @@ class TrainingCosts:
     def _between_hosts(self) -> tuple[float, float]:
         """Longest delay and least rate of the ways between hosts; nothing for one host."""
         ways = [w for a in self.hosts for b in self.hosts if a != b and (w := self.system.way(a, b)) is not None]
-        return max((w.delay_s for w in ways), default=0.0), 1 / max((w.busy_s(1e6) / 8e6 for w in ways), default=math.inf)
+        return max((w.delay_s for w in ways), default=0.0), 1 / max(
+            (w.busy_s(1e6) / 8e6 for w in ways), default=math.inf
+        )
 
     # -- workers and hosts ---------------------------------------------------------------------------
 
@@ -219,19 +222,31 @@ class TrainingCosts:
     def stages_of(self, plan: TrainingPlan) -> list[StageCost]:
         """Each stage's costs."""
         index = {x.name: k for k, x in enumerate(self.profile.layers)}
-        config, first, found = self.config_of(plan), 0, []
-        for k, ((i, j), s) in enumerate(zip(plan.ends(), plan.stages, strict=True)):
-            found.append(self.stage(config, k, i, j, first, s.replicas, [index[v] for v in s.columns]))
-            first += s.replicas
+        columns = [[index[v] for v in s.columns] for s in plan.stages]
+        return self.stages(self.config_of(plan), plan.cuts, [s.replicas for s in plan.stages], columns)
+
+    def stages(
+        self, config: Config, cuts: Sequence[int], replicas: Sequence[int], columns: Sequence[Collection[int]]
+    ) -> list[StageCost]:
+        """Each stage's costs, of cuts, replicas and columns by stage."""
+        first, found = 0, []
+        for k, (i, j) in enumerate(pairwise((0, *cuts, self.layers))):
+            found.append(self.stage(config, k, i, j, first, replicas[k], columns[k]))
+            first += replicas[k]
         return found
 
     def times_of(self, plan: TrainingPlan, stages: Iterable[StageCost]) -> StageTimes:
         """The pieces of an iteration, for the schedule's recurrence."""
-        config, first, links = self.config_of(plan), 0, []
-        for i, (a, b) in zip(plan.cuts, zip(plan.stages, plan.stages[1:], strict=False), strict=True):
-            links.append(self.link(config, i, first, a.replicas, b.replicas))
-            first += a.replicas
-        costs = list(stages)
+        return self.times(self.config_of(plan), plan.cuts, [s.replicas for s in plan.stages], list(stages))
+
+    def times(
+        self, config: Config, cuts: Sequence[int], replicas: Sequence[int], costs: Sequence[StageCost]
+    ) -> StageTimes:
+        """The same of stages whose costs are known."""
+        first, links = 0, []
+        for i, (a, b) in zip(cuts, pairwise(replicas), strict=True):
+            links.append(self.link(config, i, first, a, b))
+            first += a
         return StageTimes(
             tuple(x.forward_s for x in costs),
             tuple(x.backward_s for x in costs),

@@ -83,7 +83,9 @@ def estimate(problem: HybridTraining, solution: Solution) -> TrainingEstimate:
     others.pop(plan.strategy, None)
     mine = problem.evaluate(plan)
     rows = [_row(problem, plan, mine, mine)]
-    rows += sorted((_row(problem, x, problem.evaluate(x), mine) for x in others.values()), key=lambda r: r["iteration_s"])
+    rows += sorted(
+        (_row(problem, x, problem.evaluate(x), mine) for x in others.values()), key=lambda r: r["iteration_s"]
+    )
     curve = solution.duals.get("curve")
     return TrainingEstimate(
         plan,
@@ -99,11 +101,19 @@ def _seconds(problem: HybridTraining, plan: TrainingPlan) -> float:
     return problem.evaluate(plan)["iteration_s"]
 
 
-def _row(problem: HybridTraining, plan: TrainingPlan, terms: dict[str, float], best: dict[str, float]) -> dict[str, Any]:
+def _row(
+    problem: HybridTraining, plan: TrainingPlan, terms: dict[str, float], best: dict[str, float]
+) -> dict[str, Any]:
     worse = {k: terms[k] - best[k] for k in PARTS}
     most = max(worse, key=lambda k: worse[k])
     more = terms["iteration_s"] / best["iteration_s"] - 1 if best["iteration_s"] else 0.0
-    why = "the plan" if terms is best else f"{more:+.1%}: it {WHY[most]} {worse[most]:.4g} s longer" if more > 0 else f"{more:+.1%}"
+    why = (
+        "the plan"
+        if terms is best
+        else f"{more:+.1%}: it {WHY[most]} {worse[most]:.4g} s longer"
+        if more > 0
+        else f"{more:+.1%}"
+    )
     return {
         "strategy": plan.strategy,
         **{k: terms[k] for k in ("iteration_s", "latest_s", *PARTS)},

@@ -18,7 +18,7 @@ from splitplan.models.training_cuts import Cuts
 from splitplan.models.training_dropout import Draws, Dropout, SameDropout
 from splitplan.models.training_flow import Flow, find_dropouts, watch
 from splitplan.models.training_layer import TrainingLayer
-from splitplan.models.training_program import Args, Program, export, take_rows
+from splitplan.models.training_program import Args, Program, export, refuse, take_rows
 from splitplan.models.training_stage import StageModule, build_stage
 
 _SEEN, _MORE = 2, 4
@@ -118,8 +118,7 @@ class TrainingModel:
         self.uncuttable: tuple[int, ...] = tuple(self.why_uncuttable)
 
     def _check_flow(self, flow: Flow) -> None:
-        if problems := list(flow.forbidden_writes()):
-            raise TraceError("the model cannot be trained in parts: " + "; ".join(dict.fromkeys(problems)) + ".")
+        refuse(flow.forbidden_writes())
         if not any(n in flow.program.inputs or n in flow.pinned for n in flow.results):
             raise TraceError(f"no output of {self.name!r} depends on its inputs; there is nothing to train")
         if not any(w.trained for w in flow.program.weights.values()):
@@ -168,18 +167,14 @@ class TrainingModel:
                 f"outputs of {self.name!r}",
             )
         value = dict(zip(flow.results, given, strict=True))
-        leaves = [value[flow.read(None, r)] if isinstance(r, fx.Node) else r for r in flow.program.results]
+        leaves = [value[r] if isinstance(r, fx.Node) else r for r in flow.program.results]
         return pytree.tree_unflatten(leaves, self._out_spec)
 
     def flatten(self, returned: Any) -> list[torch.Tensor]:
         """What the last stage returns, from what the model's forward does: the inverse of `unflatten`."""
         flow = self._cuts.flow
         leaves = pytree.tree_leaves(returned)
-        found = {
-            flow.read(None, r): leaf
-            for r, leaf in zip(flow.program.results, leaves, strict=True)
-            if isinstance(r, fx.Node)
-        }
+        found = {r: leaf for r, leaf in zip(flow.program.results, leaves, strict=True) if isinstance(r, fx.Node)}
         return [found[n] for n in flow.results]
 
     def call(self, values: Sequence[torch.Tensor]) -> Args:
@@ -199,15 +194,15 @@ class TrainingModel:
         return tuple(take_rows(leaf, samples).detach() for leaf in leaves)
 
     def crossing(self, position: int, samples: int) -> tuple[torch.Tensor, ...]:
-        """What crosses a position, as tensors without memory (device ``meta``), in order.
+        """What crosses a position, as tensors without memory (device ``meta``) that require a gradient where one comes back, in order.
 
         Position 0 is what the first stage takes, and behind the last layer what the last one returns.
         """
         self._refuse(self._range_problems(position, position, samples))
         program = self._at(samples)
         twin = dict(zip(self._cuts.flow.program.nodes, program.nodes, strict=True))
-        values = [twin[v].meta["val"] for v in self._cuts.crossing(position)]
-        return tuple(torch.empty(v.shape, dtype=v.dtype, device="meta") for v in values)
+        values = [(twin[v].meta["val"], v in self._cuts.flow.facts.needs_grad) for v in self._cuts.crossing(position)]
+        return tuple(torch.empty(v.shape, dtype=v.dtype, device="meta", requires_grad=need) for v, need in values)
 
     # -- stages --------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import torch
 from torch.func import functional_call
 
 from splitplan.errors import TraceError
+from splitplan.models.traced import first_line
 
 if TYPE_CHECKING:
     from splitplan.models.training import TrainingModel
@@ -86,7 +87,12 @@ def _whole(
     outputs, buffers = _forward(tm, values)
     parameters = [p for p in tm.model.parameters() if p.requires_grad]
     ends = [(y, g) for y, g in zip(outputs, cotangents(outputs), strict=True) if g is not None]
-    found = torch.autograd.grad([y for y, _ in ends], parameters, [g for _, g in ends], allow_unused=True)
+    try:
+        found = torch.autograd.grad([y for y, _ in ends], parameters, [g for _, g in ends], allow_unused=True)
+    except RuntimeError as e:
+        raise TraceError(
+            f"the model itself fails in the backward pass: {first_line(e).rstrip('.')}. A loss on its outputs must be able to call backward()."
+        ) from e
     return outputs, dict(zip(parameters, found, strict=True)), buffers
 
 

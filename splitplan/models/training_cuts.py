@@ -71,7 +71,7 @@ class Cuts:
         flow = self.flow
         if not any(flow.program.weights[w].is_parameter for w in flow.weights_of([node])):
             return False
-        read = [a for a in flow.reads(node) if a in flow.pinned or a in flow.program.inputs]
+        read = [a for a in node.all_input_nodes if a in flow.pinned or a in flow.program.inputs]
         return not all(a in before and self.readers.get(a) == {node} for a in read)
 
     @cached_property
@@ -81,7 +81,7 @@ class Cuts:
         found: dict[fx.Node, set[fx.Node | None]] = {}
         for node in flow.live:
             if node in flow.pinned:
-                for read in flow.reads(node):
+                for read in node.all_input_nodes:
                     found.setdefault(read, set()).add(node)
         for result in flow.results:
             found.setdefault(result, set()).add(None)
@@ -184,7 +184,7 @@ class Cuts:
         for node in self.layer_of:
             into = written(node)
             if into and into[0] not in weights and out_of_place(node) is None:
-                made = self.layer_of.get(flow.read(node, into[0]))
+                made = self.layer_of.get(into[0])
                 if made is not None:
                     yield f"{node.name!r} works in place only", made, self.layer_of[node]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -178,19 +179,22 @@ class Flow:
     def chains(self) -> frozenset[int]:
         """Memory that is written in place, under no second name until the last write: a relu_, an add_, one after the other.
 
-        Such an operator may be made out-of-place when whoever reads later reads what it returns.
+        Who reads later reads what the last of them returned, so that any of them may be made out-of-place.
         """
         found = set()
-        members = self._members
         for storage, writers in self._writers.items():
-            if storage in self.state:
-                continue
             until = self.position[writers[-1]]
-            seen = [n for n in members[storage] if self.position[n] <= until]
-            later = all(written(n) == (n.args[0],) and n.args[0] in seen for n in seen[1:])
-            if later and len(self.facts.storages[seen[0]]) == 1:
+            names = [n for n in self._members[storage] if self.position[n] <= until]
+            if storage not in self.state and self._is_chain(names):
                 found.add(storage)
         return frozenset(found)
+
+    def _is_chain(self, names: Sequence[fx.Node]) -> bool:
+        for node, writer in pairwise(names):
+            later = any(self.position.get(u, -1) > self.position[writer] for u in node.users)
+            if written(writer) != (node,) or later or node in self.program.results:
+                return False
+        return len(self.facts.storages[names[0]]) == 1
 
     @cached_property
     def _members(self) -> dict[int, list[fx.Node]]:
@@ -221,23 +225,9 @@ class Flow:
                 until = self.position[writers[-1]]
                 yield tuple(n for n in self._members[storage] if self.position[n] <= until) + tuple(writers)
 
-    def read(self, reader: fx.Node | None, argument: fx.Node) -> fx.Node:
-        """The node whose value a reader finds behind an argument: the last that has written into it, in a chain. None reads at the end."""
-        until = len(self.order) if reader is None else self.position[reader]
-        for storage in self.facts.storages.get(argument, ()):
-            if storage in self.chains:
-                before = [w for w in self._writers[storage] if self.position[argument] < self.position[w] < until]
-                return before[-1] if before else argument
-        return argument
-
-    def reads(self, reader: fx.Node) -> tuple[fx.Node, ...]:
-        """What a node reads, as written by then."""
-        return tuple(dict.fromkeys(self.read(reader, a) for a in reader.all_input_nodes))
-
     def needs(self, reader: fx.Node) -> tuple[fx.Node, ...]:
         """What must have run before a node: what it reads, and what has written into that memory under another name."""
-        until = self.position[reader]
-        return self._with_writers(self.reads(reader), until)
+        return self._with_writers(reader.all_input_nodes, self.position[reader])
 
     def _with_writers(self, read: Iterable[fx.Node], until: int) -> tuple[fx.Node, ...]:
         found = dict.fromkeys(read)
@@ -252,8 +242,7 @@ class Flow:
     @cached_property
     def results(self) -> tuple[fx.Node, ...]:
         """The tensors that the model returns, each once, in its own order."""
-        nodes = (self.read(None, r) for r in self.program.results if isinstance(r, fx.Node))
-        return tuple(dict.fromkeys(nodes))
+        return tuple(dict.fromkeys(r for r in self.program.results if isinstance(r, fx.Node)))
 
     @cached_property
     def live(self) -> tuple[fx.Node, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,9 +90,7 @@ class Program:
 
     def __post_init__(self) -> None:
         self._refuse_signature()
-        problems = [p for node in self.nodes for p in self._problems(node)]
-        if problems:
-            raise TraceError("the model cannot be trained in parts: " + "; ".join(dict.fromkeys(problems)) + ".")
+        refuse(p for node in self.nodes for p in self._problems(node))
 
     @cached_property
     def nodes(self) -> tuple[fx.Node, ...]:
@@ -246,6 +244,14 @@ class Program:
             if node.target is aten.scaled_dot_product_attention.default:
                 cure = "set its dropout_p to 0 (.dropout of an nn.MultiheadAttention) and put an nn.Dropout behind the attention"
             yield f"node {node.name!r} ({node.target}{place(node)}) draws random numbers, so no two ways to share a batch train alike; {cure}"
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Raise one `TraceError` for what keeps a model from being trained in parts, if anything does."""
+    found = list(dict.fromkeys(problems))
+    if found:
+        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+        raise TraceError(f"the model cannot be trained in parts: {'; '.join(found[:3])}{more}.")
 
 
 def dropout_chance(node: fx.Node) -> float:

@@ -224,18 +224,18 @@ def build_stage(
         written_as = twin[node]
         back = dict(zip(written_as.all_input_nodes, node.all_input_nodes, strict=True))
 
-        def look(argument: fx.Node, reader: fx.Node = node, back: dict[fx.Node, fx.Node] = back) -> fx.Node:
-            behind = flow.read(reader, back[argument])
-            if behind not in env:
-                assert behind.op == "get_attr"
-                root.add_module(behind.name, program.submodule(twin[behind]))
-                env[behind] = graph.get_attr(behind.name)
-            return env[behind]
+        def look(argument: fx.Node, back: dict[fx.Node, fx.Node] = back) -> fx.Node:
+            node = back[argument]
+            if node not in env:
+                assert node.op == "get_attr"
+                root.add_module(node.name, program.submodule(argument))
+                env[node] = graph.get_attr(node.name)
+            return env[node]
 
         args: Any = fx.map_arg(written_as.args, look)
         kwargs: Any = fx.map_arg(dict(written_as.kwargs), look)
         # What another stage has made stays as it is there: it may be a leaf, or be sent elsewhere too.
-        foreign = any(flow.read(node, a) in entering for a in written(node))
+        foreign = any(a in entering for a in written(node))
         if node in dropouts:
             does = drop if foreign else dropping(node)
             env[node] = graph.call_function(does, (draws, dropouts[node].number, args[0]))

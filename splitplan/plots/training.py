@@ -83,8 +83,16 @@ def draw_iteration(ax: Axes, table: pd.DataFrame, lanes: list[str], end: float |
             edgecolor="white",
             label=label,
         )
-        if numbered and int(piece.micro) >= 0 and stop - start > 0.02 * end:  # type: ignore[call-overload]
-            ax.text((start + stop) / 2, row[str(piece.lane)], str(piece.micro), ha="center", va="center", fontsize=6, color="white")
+        if numbered and int(piece.micro) >= 0 and stop - start > 0.02 * end:  # type: ignore[arg-type]
+            ax.text(
+                (start + stop) / 2,
+                row[str(piece.lane)],
+                str(piece.micro),
+                ha="center",
+                va="center",
+                fontsize=6,
+                color="white",
+            )
     ax.set_yticks(range(len(lanes)), [shorten(x, 26) for x in lanes])
     ax.set_ylim(len(lanes) - 0.5, -0.5)
     ax.set_xlim(0, end * 1.01)
@@ -96,10 +104,10 @@ def draw_iteration(ax: Axes, table: pd.DataFrame, lanes: list[str], end: float |
 
 def _curve(ax: Axes, curve: pd.DataFrame) -> None:
     need(curve, ("stages", "iteration_s"), "curve of stages")
-    least = curve["iteration_s"].idxmin()
+    best = curve.sort_values("iteration_s").head(1)
     ax.plot(curve["stages"], curve["iteration_s"], color=GREY, linewidth=1, zorder=1)
     ax.scatter(curve["stages"], curve["iteration_s"], s=14, color=INK, zorder=2)
-    ax.scatter([curve["stages"][least]], [curve["iteration_s"][least]], s=40, color=COLOURS["backward"], zorder=3)
+    ax.scatter(best["stages"], best["iteration_s"], s=40, color=COLOURS["backward"], zorder=3)
     ax.set_xticks(curve["stages"])
     ax.set_ylim(0, 1.1 * float(curve["iteration_s"].max()))
     ax.set_xlabel("stages", fontsize=8)

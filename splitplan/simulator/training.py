@@ -37,7 +37,10 @@ class _Stage:
 
 
 def simulate_iteration(
-    times: StageTimes, micro_batches: int, schedule: Schedule, factor: Callable[[str, int], float] = lambda _what, _stage: 1.0
+    times: StageTimes,
+    micro_batches: int,
+    schedule: Schedule,
+    factor: Callable[[str, int], float] = lambda _what, _stage: 1.0,
 ) -> float:
     """Seconds of one iteration, event by event.
 

@@ -32,7 +32,9 @@ def audit_training(problem: HybridTraining, plan: TrainingPlan, duals: dict[str,
     each = hosts[0].threads // plan.threads
     crowd = min(plan.workers, each)
     if math.ceil(plan.workers / each) > len(hosts):
-        broken.append(f"{plan.workers} workers of {plan.threads} threads on {len(hosts)} hosts of {hosts[0].threads} cores")
+        broken.append(
+            f"{plan.workers} workers of {plan.threads} threads on {len(hosts)} hosts of {hosts[0].threads} cores"
+        )
     memory = min((d.memory_bytes for d in hosts if d.memory_bytes is not None), default=math.inf) / crowd
     work, first = [], 0
     for k, stage in enumerate(plan.stages):
@@ -83,12 +85,19 @@ class _Stage:
         layers = {x.name: x for x in profile.layers}
         g, r, t = plan.batch // plan.micro_batches, stage.replicas, plan.threads
         self.first, self.last, self.replicas = first, first + r - 1, r
+        mine = set(stage.layers)
+        times = {v: rows for v, rows in profile.times[profile.times["threads"] == t].groupby("layer") if v in mine}
+        updates = {
+            v: rows for v, rows in profile.updates[profile.updates["threads"] == t].groupby("layer") if v in mine
+        }
         forward, backward, update, added, kept, weights = [], [], [], [], [], []
         apart = first // each != self.last // each
         for name in stage.layers:
             layer, shared = layers[name], name in stage.columns
-            f, b = _at(profile, name, g if shared else g // r, t, crowd)
-            u = _update(profile, name, t, crowd)
+            f, b = (
+                _line(times[name], column, g if shared else g // r, crowd) for column in ("forward_s", "backward_s")
+            )
+            u = _update(updates[name], crowd)
             forward.append(f / r if shared else f)
             backward.append(b / r if shared else b)
             update.append(u / r if shared else u)
@@ -108,37 +117,28 @@ class _Stage:
         self.backward = slow * math.fsum([*backward, half])
         sync = exchange_s(problem, "all_reduce", r, math.fsum(added), apart)
         self.tail = math.fsum([sync, slow * math.fsum(update)])
-        held = {"none": 1, "gpipe": plan.micro_batches}.get(plan.schedule, min(plan.micro_batches, len(plan.stages) - k))
+        held = {"none": 1, "gpipe": plan.micro_batches}.get(
+            plan.schedule, min(plan.micro_batches, len(plan.stages) - k)
+        )
         self.memory_bytes = math.fsum([(2 + profile.state_factor) * math.fsum(weights), held * math.fsum(kept)])
 
 
-def _rows(profile: Any, threads: int, crowd: int) -> int:
-    """The crowd that was measured, when there is only one, or ours is outside of what was."""
-    known = sorted(set(profile.times[profile.times["threads"] == threads]["workers"]))
-    return int(min(max(crowd, known[0]), known[-1]))
-
-
-def _at(profile: Any, layer: str, samples: int, threads: int, crowd: int) -> tuple[float, float]:
-    """Seconds of a layer by straight lines between the profile's rows."""
-    table = profile.times
-    rows = table[(table["layer"] == layer) & (table["threads"] == threads)]
-    return tuple(_line(rows, column, samples, _rows(profile, threads, crowd)) for column in ("forward_s", "backward_s"))  # type: ignore[return-value]
-
-
 def _line(rows: Any, column: str, samples: int, crowd: int) -> float:
-    by_crowd = {}
-    for workers, group in rows.groupby("workers"):
-        pairs = sorted(zip(group["samples"].tolist(), group[column].tolist(), strict=True))
-        by_crowd[workers] = _straight([float(a) for a, _ in pairs], [b for _, b in pairs], samples)
+    """Seconds of a layer by straight lines between the profile's rows: over samples, then over crowds."""
+    by_crowd: dict[float, list[tuple[float, float]]] = {}
+    for w, at, seconds in zip(rows["workers"].tolist(), rows["samples"].tolist(), rows[column].tolist(), strict=True):
+        by_crowd.setdefault(float(w), []).append((float(at), seconds))
     known = sorted(by_crowd)
-    return _straight([float(w) for w in known], [by_crowd[w] for w in known], crowd)
+    ends = []
+    for w in known:
+        pairs = sorted(by_crowd[w])
+        ends.append(_straight([a for a, _ in pairs], [s for _, s in pairs], samples))
+    return _straight(known, ends, crowd)
 
 
-def _update(profile: Any, layer: str, threads: int, crowd: int) -> float:
-    table = profile.updates
-    rows = table[(table["layer"] == layer) & (table["threads"] == threads)].sort_values("workers")
-    known = rows["workers"].tolist()
-    return _straight([float(w) for w in known], rows["update_s"].tolist(), min(max(crowd, known[0]), known[-1]))
+def _update(rows: Any, crowd: int) -> float:
+    pairs = sorted(zip(map(float, rows["workers"].tolist()), rows["update_s"].tolist(), strict=True))
+    return _straight([w for w, _ in pairs], [u for _, u in pairs], crowd)
 
 
 def _straight(xs: list[float], ys: list[float], x: float) -> float:
@@ -232,4 +232,6 @@ def _longest_path(plan: TrainingPlan, work: list[_Stage], links: list[float]) ->
             at_last = seconds + max((end[x] for x in needs), default=0.0)
             if at_last > end[piece]:
                 end[piece], changed = at_last, True
-    return max(max(v for (what, u, _), v in end.items() if what == "B" and u == s) + at.tail for s, at in enumerate(work))
+    return max(
+        max(v for (what, u, _), v in end.items() if what == "B" and u == s) + at.tail for s, at in enumerate(work)
+    )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from splitplan.errors import SolverError
@@ -18,6 +21,9 @@ from splitplan.solvers.training_why import conflicts
 if TYPE_CHECKING:
     from splitplan.data.training_plan import TrainingPlan
     from splitplan.formulations.training import HybridTraining
+
+TRIED = 2
+"""Configurations that are tried for each number of stages that has not the best plan."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,17 @@ class TrainingDP:
     Parameters
     ----------
     nodes : int
-        Most suffixes of 1F1B plans that are looked at in each configuration.
+        Most suffixes of 1F1B plans that are looked at one by one, for each number of stages.
+    curve_gap : float
+        Of plans for numbers of stages that have not the best of all: improvements that are less are not looked for, and only in the
+        `TRIED` most promising configurations of each; 0: in all, to the end.
+    labels : int
+        Most suffixes that are kept at once in each of these.
     """
 
     nodes: int = 2_000
+    curve_gap: float = 0.005
+    labels: int = 600
 
     name: ClassVar[str] = "training-dp"
     solves: ClassVar[tuple[str, ...]] = ("hybrid-training",)
@@ -45,8 +58,10 @@ class TrainingDP:
     exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.nodes < 1:
-            raise SolverError(f"nodes={self.nodes}; give a whole number from 1")
+        if self.nodes < 1 or self.labels < 1:
+            raise SolverError(f"nodes={self.nodes}, labels={self.labels}; give whole numbers from 1")
+        if not 0 <= self.curve_gap < 1:
+            raise SolverError(f"curve_gap={self.curve_gap}; give a number from 0, below 1")
 
     def why_not(self, problem: HybridTraining) -> str | None:
         """Nothing stands in its way."""
@@ -55,7 +70,7 @@ class TrainingDP:
     def solve(self, problem: HybridTraining, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
         """See `splitplan.formulations.registry.Solver`."""
         clock = Clock(time_limit_s)
-        search = _Search(problem, clock, self.nodes)
+        search = _Search(problem, clock, self.nodes, self.curve_gap, self.labels)
         search.run()
         if not search.best:
             late = search.cut_short
@@ -70,7 +85,11 @@ class TrainingDP:
         bound = min(best[0], search.open_bound)
         return Found(
             best[1],
-            Termination.TIME_LIMIT if search.cut_short else Termination.CONVERGED if bound >= best[0] * (1 - 1e-9) else Termination.NODE_LIMIT,
+            Termination.TIME_LIMIT
+            if search.cut_short
+            else Termination.CONVERGED
+            if bound >= best[0] * (1 - 1e-9)
+            else Termination.NODE_LIMIT,
             bound=bound + step,
             objective=best[0] + step,
             bound_by="dominance and bounds of the dynamic program",
@@ -82,14 +101,16 @@ class TrainingDP:
 class _Search:
     """All configurations of a problem."""
 
-    def __init__(self, problem: HybridTraining, clock: Clock, nodes: int) -> None:
-        self.problem, self.clock, self.nodes = problem, clock, nodes
+    def __init__(self, problem: HybridTraining, clock: Clock, nodes: int, curve_gap: float, labels: int) -> None:
+        self.problem, self.clock, self.curve_gap, self.labels = problem, clock, curve_gap, labels
         self.best: dict[tuple[int, bool], tuple[float, TrainingPlan]] = {}
         """By number of stages, and whether stages have replicas."""
         self.strategies: dict[str, tuple[float, TrainingPlan]] = {}
         self.open_bound = math.inf
         """No plan that was neither found nor excluded takes less."""
         self.cut_short = False
+        self.left = defaultdict[int, int](lambda: nodes)
+        """Suffixes of 1F1B plans that may still be looked at, by number of stages."""
 
     @property
     def out(self) -> bool:
@@ -97,41 +118,62 @@ class _Search:
         return self.clock.left_s == 0
 
     def run(self) -> None:
-        """Look at every configuration that may still be the best of its number of stages."""
+        """Every configuration that may have the best plan of all, exactly; of each number of stages the most promising, within limits."""
         made = [(x, Labels(self.problem, x, lambda: self.out)) for x in self.problem.configs()]
-        for config, labels in sorted(made, key=lambda pair: (pair[0].stages > 1, pair[1].bound())):
+        starts: dict[tuple[int, bool], list[tuple[float, Config, Labels]]] = defaultdict(list)
+        for config, labels in made:
             # Single stages need no search, so that there is a plan whatever the limit.
-            if self.out and config.stages > 1:
-                self.cut_short = True
-                self.open_bound = min(self.open_bound, labels.bound())
-                continue
-            self._look(config, labels)
+            if config.stages == 1:
+                self._single(config, labels)
+            elif not self.out:
+                start = _balanced(labels)
+                seconds = math.inf if start is None else labels.seconds_of(start)
+                if start is not None:
+                    self._offer(config, start, seconds)
+                starts[_kind(config)].append((seconds, config, labels))
+        for config, labels in sorted(made, key=lambda pair: pair[1].bound()):
+            if config.stages > 1 and labels.bound() < self._least * (1 - EVEN):
+                self._look(config, labels)
+        for kind, several in starts.items():
+            several.sort(key=lambda x: min(x[0], 4 * x[2].bound()))
+            for _, config, labels in several if self.curve_gap == 0 else several[:TRIED]:
+                if self._goal(kind) > self._least and not self.out:
+                    labels.most = None if self.curve_gap == 0 else self.labels
+                    self._improve(config, labels, partial(self._goal, kind))
+
+    @property
+    def _least(self) -> float:
+        """Of the best plan known."""
+        return min((x for x, _ in self.best.values()), default=math.inf)
+
+    def _goal(self, kind: tuple[int, bool]) -> float:
+        """What a plan must take less than to be worth its while among those of its kind."""
+        return self.best[kind][0] * (1 - self.curve_gap) if kind in self.best else math.inf
 
     def _look(self, config: Config, labels: Labels) -> None:
-        key = config.stages, config.replicas[-1] > 1
-        upper = self.best[key][0] if key in self.best else math.inf
-        if config.stages == 1:
-            self._single(config, labels)
-            return
-        if labels.bound() >= upper * (1 - EVEN):
-            return
-        if (start := _balanced(labels)) is not None:
-            self._offer(config, start, labels.seconds_of(start))
-            upper = min(upper, self.best[key][0])
-        found = labels.best(upper)
-        if self.out and found is None:
+        """Find what takes less than the best plan of all, or show that nothing in this configuration does."""
+        if self.out:
             self.cut_short, self.open_bound = True, min(self.open_bound, labels.bound())
             return
+        least = self._improve(config, labels, lambda: self._least)
+        if least is None:
+            self.cut_short, self.open_bound = True, min(self.open_bound, labels.bound())
+        elif not labels.exact:
+            self.open_bound = min(self.open_bound, least if config.schedule == "1f1b" else labels.bound())
+
+    def _improve(self, config: Config, labels: Labels, goal: Callable[[], float]) -> float | None:
+        """Plans of a configuration that take less than a goal, which falls with them; a lower bound of it, or None when time was up."""
+        found = labels.best(goal())
         if found is None:
-            return
+            return None if labels.stopped else goal()
         least = found.seconds
         seconds = labels.seconds_of(found)
         self._offer(config, found, seconds)
         if config.schedule == "1f1b" and seconds > least * (1 + 1e-10):
-            for other in labels.every(lambda: self.best[key][0], self.nodes):
+            for other in labels.every(goal, self.left[config.stages]):
                 self._offer(config, other, labels.seconds_of(other))
-        if not labels.exact:
-            self.open_bound = min(self.open_bound, least if config.schedule == "1f1b" else labels.bound())
+            self.left[config.stages] -= labels.looked
+        return least
 
     def _single(self, config: Config, labels: Labels) -> None:
         """One stage: its options are all there is; the plain one and the best are kept by the names of their strategies."""
@@ -143,9 +185,14 @@ class _Search:
             self.open_bound = min(self.open_bound, labels.bound())
 
     def _offer(self, config: Config, choice: Choice, seconds: float) -> None:
-        key = config.stages, config.replicas[-1] > 1
+        key = _kind(config)
         name = _strategy(config, choice)
-        if key in self.best and seconds >= self.best[key][0] and name in self.strategies and seconds >= self.strategies[name][0]:
+        if (
+            key in self.best
+            and seconds >= self.best[key][0]
+            and name in self.strategies
+            and seconds >= self.strategies[name][0]
+        ):
             return
         plan = self.problem.plan_for(config, choice.cuts, choice.replicas, choice.columns)
         if key not in self.best or seconds < self.best[key][0]:
@@ -162,6 +209,10 @@ class _Search:
         return {"curve": curve, "strategies": [plan.to_dict() for _, plan in self.strategies.values()]}
 
 
+def _kind(config: Config) -> tuple[int, bool]:
+    return config.stages, config.replicas[-1] > 1
+
+
 def _strategy(config: Config, choice: Choice) -> str:
     return f"{config.stages > 1} {max(choice.replicas) > 1} {any(choice.columns)} {config.threads > 1 and config.workers == 1}"
 
@@ -176,7 +227,8 @@ def _balanced(labels: Labels) -> Choice | None:
     at = [float(sums[i]) for i in places]
 
     def cut(most: float) -> list[int] | None:
-        ends, k = [], 0
+        ends: list[int] = []
+        k = 0
         for left in range(c.stages, 0, -1):
             if left == 1:
                 return ends if at[-1] - at[k] <= most else None
@@ -195,10 +247,8 @@ def _balanced(labels: Labels) -> Choice | None:
         low, high, best = (low, middle, ends) if ends is not None else (middle, high, best)
     if best is None:
         return None
-    ends = [0, *best, problem.costs.layers]
-    if not all(labels.options(k, i, j, k * r, r) for k, (i, j) in enumerate(zip(ends[:-1], ends[1:], strict=True))):
-        return None
     columns = tuple(() for _ in range(c.stages))
-    if any(problem.costs.stage(c, k, i, j, k * r, r).memory_bytes > labels.limit for k, (i, j) in enumerate(zip(ends[:-1], ends[1:], strict=True))):
+    stages = problem.costs.stages(c, best, (r,) * c.stages, columns)
+    if any(x.memory_bytes > labels.limit for x in stages):
         return None
     return Choice(math.inf, tuple(best), (r,) * c.stages, columns)

@@ -75,17 +75,25 @@ class Labels:
         self.limit = self.costs.limit_bytes(config) * (1 + 1e-9)
         self.exact = True
         """Whether nothing was left out."""
+        self.most: int | None = None
+        """Most suffixes of one number of stages that are kept; beyond, `best` gives up."""
+        self.stopped = False
+        """Whether `best` gave up, for time or for `most`."""
+        self.looked = 0
+        """Suffixes that `every` went on from."""
         self.options = lru_cache(maxsize=None)(self._options)
         self._link = lru_cache(maxsize=None)(self.costs.link)
-        self._cuts = (0, *problem.positions, self.costs.layers)
+        self._inner = np.array(problem.positions, int)
         self._least = self._least_sums()
+        self._own, self._spread = self._weights()
 
     def _least_sums(self) -> np.ndarray:
-        """Sums over the first layers of the least seconds that each can take forward and backward, shape (2, layers + 1), and of their updates."""
+        """Sums over the first layers of the least seconds that each can take forward and backward, shape (2, layers + 1).
+
+        Beside it the longest of the first layers, forward, backward and both, shape (3, layers + 1).
+        """
         c, found = self.config, []
-        slow = min(
-            self.costs.slowness(c, first, 1) for first in range(c.workers)
-        )
+        slow = min(self.costs.slowness(c, first, 1) for first in range(c.workers))
         for r in c.replicas:
             w = self.costs.work(c, r, False)
             shared = self.problem.choices(c, r)
@@ -95,16 +103,37 @@ class Labels:
                 rows[:, list(shared)] = np.minimum(rows[:, list(shared)], column)
             found.append(slow * rows)
         least = np.minimum.reduce(found)
-        return np.concatenate([np.zeros((2, 1)), np.cumsum(least, axis=1)], axis=1)
+        least = np.concatenate([least, least.sum(axis=0, keepdims=True)])
+        start = np.zeros((3, 1))
+        self._longest = np.concatenate([start, np.maximum.accumulate(least, axis=1)], axis=1)
+        return np.concatenate([start[:2], np.cumsum(least[:2], axis=1)], axis=1)
 
     def bound(self) -> float:
         """No plan of this configuration takes less, from the whole work alone."""
         c = self.config
         f, b = (self._least[:, -1] + c.stages * self.costs.profile.micro_s / 2).tolist()
         m, p = c.micro_batches, c.stages
+        if c.schedule == "none":
+            return float(m * (f + b))
+        lf, lb, both = self._longest[:, -1].tolist()
         if c.schedule == "gpipe":
-            return float((f + b) * (1 + (m - 1) / p))
-        return float(max(m * (f + b) / p, f + b))
+            return float(f + b + (m - 1) * (max(f / p, lf) + max(b / p, lb)))
+        return float(max(m * (f + b) / p, f + b + max(self._spread[p] * (f + b), min(self._own) * both)))
+
+    def _weights(self) -> tuple[list[float], list[float]]:
+        """Of 1F1B: a_s such that an iteration takes at least Σ_u (F_u + B_u) + a_s (F_s + B_s); and 1 / Σ_{u < s} 1 / a_u.
+
+        Stage s begins after what is before it, and works m (F + B). Its waits W (`least_1f1b_s`) are at least 0, and at least
+        2 r − (w − 1)(F + B), r being all that is behind it; so at least half of that, a = m − (w + 1) / 2. With w = m there is but one
+        wait, at least r − (w − 1)(F + B) / 2, so a = (m − 1) / 2. As the work of stages before s is shared out, the largest
+        a_u (F_u + B_u) is at least that work / Σ 1 / a_u.
+        """
+        m, p = self.config.micro_batches, self.config.stages
+        a = [m - (p - s + 1) / 2 if p - s < m else (m - 1) / 2 for s in range(p)]
+        inverse = [0.0]
+        for x in a:
+            inverse.append(inverse[-1] + (1 / x if x > 0 else math.inf))
+        return a, [0.0 if not math.isfinite(x) or not x else 1 / x for x in inverse]
 
     # -- stages --------------------------------------------------------------------------------------
 
@@ -115,7 +144,11 @@ class Labels:
         shared = [v for v in self.problem.choices(c, r) if i <= v < j]
         if not shared:
             cost = costs.stage(c, k, i, j, first, r)
-            return (Option(cost.forward_s, cost.backward_s, cost.sync_s + cost.update_s, ()),) if cost.memory_bytes <= self.limit else ()
+            return (
+                (Option(cost.forward_s, cost.backward_s, cost.sync_s + cost.update_s, ()),)
+                if cost.memory_bytes <= self.limit
+                else ()
+            )
         w, slow = costs.work(c, r, apart), costs.slowness(c, first, r)
         g, state = costs.micro_samples(c), 2 + costs.profile.state_factor
         flying = in_flight(k, c.stages, c.micro_batches, c.schedule)
@@ -145,6 +178,7 @@ class Labels:
 
     def best(self, upper: float) -> Choice | None:
         """The best plan of this configuration by the schedule's formula (1F1B: by its lower bound), if it takes less than ``upper``."""
+        self.stopped = False
         start = (0.0,) * (5 if self.config.schedule != "1f1b" else 4)
         level = [Label(self.costs.layers, 0, 0, start)]
         for q in range(1, self.config.stages + 1):
@@ -152,7 +186,8 @@ class Labels:
             for label in level:
                 for new in self._before(label, q, upper):
                     _keep(found.setdefault((new.position, new.used, new.replicas), []), new)
-                if self._spent():
+                if self._spent() or (self.most is not None and sum(map(len, found.values())) > self.most):
+                    self.stopped = True
                     return None
             level = [x for labels in found.values() for x in labels]
         whole = [(self._whole(x), x) for x in level if x.position == 0 and x.used == self.config.workers]
@@ -170,23 +205,37 @@ class Labels:
             if not k * c.replicas[0] <= first <= k * c.replicas[-1]:
                 continue
             link = self._link(c, label.position, first, r, label.replicas) if q > 1 else 0.0
-            starts = [0] if k == 0 else [x for x in self._cuts[k:] if 0 < x < label.position]
-            for i in reversed(starts):
-                options = self.options(k, i, label.position, first, r)
-                worthwhile = False
-                for option in options:
+            for i in self._worthwhile(label, k, link, upper):
+                for option in self.options(k, i, label.position, first, r):
                     new = Label(i, label.used + r, r, self._costs(label, option, link, k), option, label)
                     if self._at_least(new, k) < upper * (1 - EVEN):
-                        worthwhile = True
                         yield new
-                # A longer stage has more work: once its own work alone is too much, so is that of all longer ones.
-                if options and not worthwhile and self._own(i, label.position) >= upper:
-                    break
 
-    def _own(self, i: int, j: int) -> float:
-        """No plan with a stage of these layers takes less."""
-        f, b = (self._least[:, j] - self._least[:, i]).tolist()
-        return float(self.config.micro_batches * (f + b))
+    def _worthwhile(self, label: Label, k: int, link: float, upper: float) -> list[int]:
+        """Where stage k may begin, by what `_at_least` would say at least of it; for all positions at once."""
+        if k == 0:
+            return [0]
+        starts = self._inner[(self._inner >= self._inner[k - 1]) & (self._inner < label.position)]
+        m, half = self.config.micro_batches, self.costs.profile.micro_s / 2
+        f, b = self._least[:, [label.position]] - self._least[:, starts] + half
+        before_f, before_b = self._least[:, starts] + k * half
+        longest = self._longest[:, starts]
+        slow = np.maximum(m * (f + b), m * (before_f + before_b) / k)
+        if self.config.schedule == "gpipe":
+            sf, fmax, sb, bmax, end = label.costs
+            fmax, bmax = np.maximum(max(fmax, link), f), np.maximum(max(bmax, link), b)
+            there = sf + link + f + before_f + (m - 1) * np.maximum(fmax, np.maximum(before_f / k, longest[0]))
+            back = sb + link + b + before_b + (m - 1) * np.maximum(bmax, np.maximum(before_b / k, longest[1]))
+            slow = np.maximum(slow, there + np.maximum(end, back))
+        else:
+            sf, sb, end, first = label.costs
+            slow = np.maximum(slow, before_f + m * (f + b) + before_b)
+            slow = np.maximum(slow, before_f + f + link + np.maximum(end, first + link + b + before_b))
+            whole = sf + sb + 2 * link + f + b + before_f + before_b
+            most = np.maximum(self._own[k] * (f + b), self._spread[k] * (before_f + before_b))
+            slow = np.maximum(slow, whole + np.maximum(most, min(self._own[:k]) * longest[2]))
+        found: list[int] = starts[slow < upper * (1 - EVEN)].tolist()
+        return found
 
     def _costs(self, label: Label, o: Option, link: float, k: int) -> tuple[float, ...]:
         c = self.config
@@ -225,13 +274,14 @@ class Labels:
             return self._whole(label)
         m = self.config.micro_batches
         f, b = (self._least[:, label.position] + left * self.costs.profile.micro_s / 2).tolist()
+        lf, lb, both = self._longest[:, label.position].tolist()
         if self.config.schedule == "gpipe":
             sf, fmax, sb, bmax, end = label.costs
-            return float(
-                sf + f + (m - 1) * max(fmax, f / left) + max(end, sb + b + (m - 1) * max(bmax, b / left))
-            )
-        _, _, end, first = label.costs
-        return float(max(f + end, f + first + b, m * (f + b) / left))
+            there, back = max(fmax, f / left, lf), max(bmax, b / left, lb)
+            return float(sf + f + (m - 1) * there + max(end, sb + b + (m - 1) * back))
+        sf, sb, end, first = label.costs
+        spread = sf + sb + f + b + max(self._spread[left] * (f + b), min(self._own[:left]) * both)
+        return float(max(f + end, f + first + b, m * (f + b) / left, spread))
 
     def _whole(self, label: Label) -> float:
         if self.config.schedule == "1f1b":
@@ -254,9 +304,9 @@ class Labels:
 
     def seconds_of(self, choice: Choice) -> float:
         """Seconds of an iteration without its overhead, by the schedule itself."""
-        plan = self.problem.plan_for(self.config, choice.cuts, choice.replicas, choice.columns)
-        costs = self.problem.costs
-        return iteration_s(costs.times_of(plan, costs.stages_of(plan)), plan.micro_batches, plan.schedule)
+        stages = self.costs.stages(self.config, choice.cuts, choice.replicas, choice.columns)
+        times = self.costs.times(self.config, choice.cuts, choice.replicas, stages)
+        return iteration_s(times, self.config.micro_batches, self.config.schedule)
 
     def every(self, upper: Callable[[], float], nodes: int) -> Iterator[Choice]:
         """Every plan whose lower bound is below ``upper``, which may fall meanwhile; `exact` is False when ``nodes`` ended it."""
@@ -265,11 +315,13 @@ class Labels:
             label, q = todo.pop()
             if self._at_least(label, self.config.stages - q + 1) >= upper() * (1 - EVEN):
                 continue
-            nodes -= 1
-            if nodes < 0 or self._spent():
+            self.looked += 1
+            if self.looked > nodes or self._spent():
                 self.exact = False
                 return
-            for new in sorted(self._before(label, q, upper()), key=lambda x: -self._at_least(x, self.config.stages - q)):
+            for new in sorted(
+                self._before(label, q, upper()), key=lambda x: -self._at_least(x, self.config.stages - q)
+            ):
                 if q == self.config.stages:
                     yield self.choice(new, self._whole(new))
                 else:

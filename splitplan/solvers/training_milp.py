@@ -42,9 +42,9 @@ class TrainingMILP(BranchAndBound):
         arrays = to_arrays(training_model.build(problem))
         built_s = clock.passed_s
         clock.before("branch and bound")
-        outcome = Engine(
-            arrays, gap=gap, verbose=verbose, threads=self.threads, node_limit=self.node_limit
-        ).run(clock.left_s)
+        outcome = Engine(arrays, gap=gap, verbose=verbose, threads=self.threads, node_limit=self.node_limit).run(
+            clock.left_s
+        )
         plan = None if outcome.values is None else problem.read(outcome.values)
         return Found(
             plan=plan,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def conflicts(problem: HybridTraining) -> tuple[str, ...]:
         shares = [c.replicas[0]] * c.stages
         first = 0
         worst = (0.0, 0)
-        for k, (i, j) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+        for k, (i, j) in enumerate(pairwise(ends)):
             columns = [v for v in problem.choices(c, shares[k]) if i <= v < j]
             need = costs.stage(c, k, i, j, first, shares[k], columns).memory_bytes
             worst = max(worst, (need - limit, k))
@@ -27,11 +28,12 @@ def conflicts(problem: HybridTraining) -> tuple[str, ...]:
     over, k, c, limit, ends = min(short, key=lambda x: x[0])
     names = [x.name for x in problem.profile.layers]
     where = f"{names[ends[k]]!r} … {names[ends[k + 1] - 1]!r}"
-    return (
+    said = (
         f"memory: of {c.workers} workers in {c.stages} stages with {c.micro_batches} micro-batches, the one of {where} needs "
         f"{over + limit:.6g} bytes, {over:.6g} more than its share {limit:.6g} of a host: more memory or hosts, smaller micro-batches "
-        "(profile them), or an optimizer with less state",
+        "(profile them), or an optimizer with less state"
     )
+    return (said,)
 
 
 def _halves(problem: HybridTraining, stages: int) -> list[int]:

@@ -28,7 +28,10 @@ def test_a_plan_says_what_it_is_and_comes_back_as_it_was(tmp_path: Path) -> None
     p.save(tmp_path / "plan.json")
     assert TrainingPlan.read(tmp_path / "plan.json") == p
     assert (p.workers, p.cores, p.cuts, p.ends(), p.strategy) == (4, 4, (2,), [(0, 2), (2, 3)], "pipeline and hybrid")
-    assert str(p) == "pipeline and hybrid: a … b (2) × 2, 1 by columns | c × 2; 4 workers, 1 thread each; 2 × 4 samples, 1f1b"
+    assert (
+        str(p)
+        == "pipeline and hybrid: a … b (2) × 2, 1 by columns | c × 2; 4 workers, 1 thread each; 2 × 4 samples, 1f1b"
+    )
     one = plan(stages=(TrainingStage(("a",)),), schedule="none", micro_batches=1)
     assert one.strategy == "one core"
     assert replace(one, threads=4).strategy == "threads"

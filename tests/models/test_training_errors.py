@@ -79,6 +79,7 @@ REFUSED: dict[str, tuple[Callable[[Does, torch.Tensor], Any], str]] = {
     "number": (lambda m, x: m.line(x) * x.max().item(), r"makes a number out of the data|decides by the data"),
     "detached": (lambda m, x: m.line(x).detach(), r"no output of 'Does' has a gradient.*return the output before that"),
     "no input": (lambda m, x: m.line.weight * 2, r"no output of 'Does' depends on its inputs"),
+    "backward": (lambda m, x: (m.line(x) * m.state, m.state.add_(1))[0], r"the model itself fails in the backward pass: one of the variables"),
     "wrong": (lambda m, x: m.line(x[:, :2]), r"the model itself, before any tracing, fails on 2 samples of the example \(float32 of shape \(2, 3\)\)"),
 }  # fmt: skip
 

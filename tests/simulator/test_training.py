@@ -61,9 +61,14 @@ def test_events_keep_to_the_rules() -> None:
             all_events = events(times, m, how)
             end = {(e.stage, e.what, e.micro): e for e in all_events}
             for s in range(times.stages):
-                mine = sorted((e for e in all_events if e.stage == s and e.what in ("forward", "backward")), key=lambda e: e.start_s)
+                mine = sorted(
+                    (e for e in all_events if e.stage == s and e.what in ("forward", "backward")),
+                    key=lambda e: e.start_s,
+                )
                 assert all(b.start_s >= a.end_s - 1e-12 for a, b in pairwise(mine)), "one piece at a time"
-                assert sorted((e.what, e.micro) for e in mine) == sorted((w, k) for w in ("forward", "backward") for k in range(m))
+                assert sorted((e.what, e.micro) for e in mine) == sorted(
+                    (w, k) for w in ("forward", "backward") for k in range(m)
+                )
                 under_way, most = 0, 0
                 for what, _ in order_of(s, times.stages, m, how):
                     under_way += 1 if what == "forward" else -1
@@ -92,7 +97,9 @@ def test_two_stages_by_hand() -> None:
 def test_many_iterations_are_drawn_from_the_profiles_ratios() -> None:
     p = chain(6, 2, seed=1)
     plan = p.solve().plan
-    assert simulate_training(p, plan, iterations=5)["seconds"].to_numpy() == pytest.approx(plan.predicted["iteration_s"])
+    assert simulate_training(p, plan, iterations=5)["seconds"].to_numpy() == pytest.approx(
+        plan.predicted["iteration_s"]
+    )
     for p in small_ones(4, layers=4, cores=3, seed=77):
         try:
             plan = p.solve().plan
