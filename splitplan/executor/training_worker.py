@@ -308,7 +308,8 @@ class Loop:
 
     def _say(self, line: dict[str, Any]) -> None:
         with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            # One that was killed while it wrote has left a line without an end.
+            file.write("\n" * ("run" in line) + json.dumps(line) + "\n")
 
 
 def _restarts() -> int:
