@@ -80,7 +80,8 @@ def train(
     Workers are processes that torchrun starts on this machine, each bound to the cores that the plan gives it: copies of a stage are
     torch's DistributedDataParallel, linear layers by columns its ColwiseParallel, stages its PipelineStage under ScheduleGPipe or
     Schedule1F1B, on gloo. Called in a process that torchrun has started already, on one host or several, it trains as that rank in
-    this process; every rank calls it with the same arguments and a folder on a disk that all hosts share.
+    this process; every rank calls it with the same arguments and a folder on a disk that all hosts share. Where that torchrun is to start
+    lost workers again, set ``TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`` for it: else they may find each other's old addresses.
 
     Each iteration takes a batch in micro-batches and adds up their gradients, as ``(loss_fn(model(x), y) / m).backward()`` for each
     of them does. With one copy of each stage the weights are those of that loop bit by bit, at the same number of threads; with more,

@@ -174,7 +174,10 @@ def failed(folder: Path, rank: int, step: int, error: Exception, trace: str) -> 
     before = read_json(file) if file.exists() else {}
     body = {"step": step, "text": f"{type(error).__name__}: {error}", "traceback": trace, "at": time.time()}
     write_whole(file, json.dumps(body, indent=1))
-    return (before.get("step"), before.get("text")) == (step, body["text"])
+    lost = any(
+        x in body["text"] for x in ("Connection", "connection", "Gloo", "gloo", "NCCL")
+    )  # another worker's fault
+    return not lost and (before.get("step"), before.get("text")) == (step, body["text"])
 
 
 def first_failure(folder: Path) -> str:

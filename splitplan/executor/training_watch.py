@@ -22,6 +22,9 @@ Progress = Callable[[str, float], None]
 """Told what is going on and which part of training is done, 0 to 1 (0 where its length is not known)."""
 Line = dict[str, Any]
 
+FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Without it torchrun keeps one store for all restarts, and workers that are started again find addresses of those before them: they
+cannot connect, or wait for ever (pytorch issue 135712; seen here at one restart in ten)."""
 _POLL_S = 0.1
 _STOP_S = 10.0
 
@@ -142,7 +145,7 @@ def watch(
             stdin=subprocess.PIPE,  # never written to: the workers end when it does
             stdout=log,
             stderr=log,
-            env=worker_environment(task.plan.threads),
+            env=worker_environment(task.plan.threads) | FRESH_STORE,
             start_new_session=True,  # the terminal's Ctrl-C is ours alone
         )
     try:

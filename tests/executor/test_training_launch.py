@@ -125,8 +125,10 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from tests.executor.test_training_launch import launch, slowly
-from tests.executor.test_training import net, plan_of
-model = net()
+from tests.executor.test_training import Net, plan_of
+class Own(Net):  # workers cannot import what a script or a notebook defines
+    pass
+model = Own().train()
 launch(model, plan_of(model), Path(sys.argv[1]), steps=1000, epochs=None, loss_fn=slowly(0.05), checkpoint_every=5)
 """
 
@@ -312,7 +314,7 @@ def test_lines_of_other_runs_and_broken_ones_are_passed_over(tmp_path: Path) -> 
     assert records.whole() == []
     with worker_file(tmp_path, 0).open("a", encoding="utf-8") as file:
         file.write(
-            '{"step": 4, "lo\n{"run": "r", "pid": 1, "from_step": 3, "cores": [0, 1], "restarts": 0}\n{"step": 4'
+            '{"step": 4, "lo\n\n{"run": "r", "pid": 1, "from_step": 3, "cores": [0, 1], "restarts": 0}\n{"step": 4'
         )
     assert records.read() == 1
     assert records.starts[0][0]["cores"] == [0, 1]
