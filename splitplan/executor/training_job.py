@@ -175,9 +175,8 @@ def failed(folder: Path, rank: int, step: int, error: Exception, trace: str) -> 
     text = f"{type(error).__name__}: {error}"
     body = {"step": step, "text": text, "traceback": trace, "at": time.time()}
     write_whole(file, json.dumps(body, indent=1))
-    lost = any(
-        x in body["text"] for x in ("Connection", "connection", "Gloo", "gloo", "NCCL")
-    )  # another worker's fault
+    # That another worker was lost is no failure of this one's.
+    lost = any(x in text for x in ("Connection", "connection", "Gloo", "gloo", "NCCL"))
     return not lost and (before.get("step"), before.get("text")) == (step, text)
 
 
