@@ -231,10 +231,14 @@ def said(table: pd.DataFrame) -> str:
     within, many = sum(int(a) for a, _ in counts), sum(int(b) for _, b in counts)
     lines = [
         f"Predicted iteration time, {len(table)} configurations: median |error| {errors.median():.1f} %, worst {errors.max():.1f} %.",
-        f"The planner's choice is the fastest measured, or within 3 % of it, in {(chosen['over_best_%'] <= 3).sum()} of {len(chosen)} cases "
-        f"(worst {chosen['over_best_%'].max():.1f} % slower).",
-        f"Latest time (0.99 quantile of the profile's whole steps): held in {within} of {many} iterations "
-        f"({100 * within / many:.1f} %); {table['latest_over_median'].median():.2f} times the measured median in the median, at most {table['latest_over_median'].max():.2f}.",
+        (
+            f"The planner's choice is the fastest measured, or within 3 % of it, in {(chosen['over_best_%'] <= 3).sum()} of {len(chosen)} "
+            f"cases (worst {chosen['over_best_%'].max():.1f} % slower)."
+        ),
+        (
+            f"Latest time (0.99 quantile of the profile's whole steps): held in {within} of {many} iterations ({100 * within / many:.1f} %); "
+            f"{table['latest_over_median'].median():.2f} times the measured median in the median, at most {table['latest_over_median'].max():.2f}."
+        ),
     ]
     for (model, batch), rows in table.groupby(["model", "batch"], sort=False):
         others = rows[~rows["way"].isin(["one core", "threads"])]
