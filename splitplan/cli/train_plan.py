@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -122,10 +122,11 @@ def _hosts(system: Path | None, cores: int | None) -> System:
 def _measured(spec: str, batch: int | None, size: int | None, hosts: System, budget_s: float) -> TrainingProfile:
     from splitplan.executor.training_profiler import profile_training
     from splitplan.models.load import call_factory
+    from splitplan.models.zoo_training import zoo_training
 
     with working(f"making {spec}"):
         if spec.startswith("zoo:"):
-            model, loss_fn, example = _of_zoo(spec.removeprefix("zoo:"), batch or 32, size)
+            model, loss_fn, example = zoo_training(spec.removeprefix("zoo:"), batch or 32, size)
         else:
             made = call_factory(spec)
             if not isinstance(made, tuple) or len(made) != 3:
@@ -133,22 +134,6 @@ def _measured(spec: str, batch: int | None, size: int | None, hosts: System, bud
             model, loss_fn, example = made
     say(f"measuring {spec}")
     return profile_training(model, loss_fn, example, hosts, budget_s=budget_s, name=spec.rpartition(":")[2])
-
-
-def _of_zoo(name: str, batch: int, size: int | None) -> tuple[Any, Any, Any]:
-    import torch
-
-    from splitplan.models.zoo import zoo, zoo_example
-
-    model = zoo(name).train().requires_grad_(True)
-    x = zoo_example(name, batch=batch, size=size)
-    with torch.no_grad():
-        made = model.eval()(x[:1])
-    model.train()
-    if not isinstance(made, torch.Tensor) or made.dim() != 2:
-        raise DataError("makes no classes of its inputs; give a factory with a loss of its own", f"model 'zoo:{name}'")
-    classes = torch.randint(made.shape[1], (batch,), generator=torch.Generator().manual_seed(0))
-    return model, torch.nn.functional.cross_entropy, (x, classes)
 
 
 def show(solution: Solution) -> None:

@@ -272,6 +272,18 @@ class TrainingProfile(Stored):
         slopes = np.diff(seconds) / np.diff(sizes) if len(sizes) > 1 else np.zeros(1)
         return float(seconds[0]), float(max(0.0, slopes.max()) * share)
 
+    def best_rate(self, what: str, workers: int) -> float:
+        """Of `collective_s`: the least seconds a byte, over all sizes."""
+        lines = self._lines.get(what)
+        if lines is None or workers <= 1:
+            return 0.0
+        nearest = min(lines, key=lambda w: (abs(w - workers), w))
+        sizes, seconds = lines[nearest]
+        share = 1.0 if what == "send" else ((workers - 1) / workers) / ((nearest - 1) / nearest)
+        # Lines between two points have no less a byte than the better of the two; beyond the last one the slope counts too.
+        last = (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2]) if len(sizes) > 1 else 0.0
+        return float(max(0.0, min((seconds / sizes).min(), max(last, 0.0))) * share)
+
     def ratio(self, quantile: float) -> float:
         """The quantile of measured whole steps over the typical one, from above: at least that share of them is at most this; 1 when none were kept."""
         if not self.ratios:

@@ -42,6 +42,8 @@ class Task:
         Checkpoint to begin from as long as the folder has none of its own.
     pin : bool
         Whether each worker is bound to its cores.
+    device : {"cpu", "cuda"}
+        Where workers compute; each has a GPU of its own.
     order : tuple of int
         In which workers take the cores that there are, by position; empty: one after another.
     paths : tuple of str
@@ -57,6 +59,7 @@ class Task:
     seed: int = 0
     resume: str | None = None
     pin: bool = True
+    device: str = "cpu"
     order: tuple[int, ...] = ()
     paths: tuple[str, ...] = ()
 
@@ -169,9 +172,12 @@ def failed(folder: Path, rank: int, step: int, error: Exception, trace: str) -> 
     """Write that a worker failed, for a reason that starting again may mend; whether it did in the same way at the same step before."""
     file = folder / f"failed-{rank}.json"
     before = read_json(file) if file.exists() else {}
-    body = {"step": step, "text": f"{type(error).__name__}: {error}", "traceback": trace, "at": time.time()}
+    text = f"{type(error).__name__}: {error}"
+    body = {"step": step, "text": text, "traceback": trace, "at": time.time()}
     write_whole(file, json.dumps(body, indent=1))
-    return (before.get("step"), before.get("text")) == (step, body["text"])
+    # That another worker was lost is no failure of this one's.
+    lost = any(x in text for x in ("Connection", "connection", "Gloo", "gloo", "NCCL"))
+    return not lost and (before.get("step"), before.get("text")) == (step, text)
 
 
 def first_failure(folder: Path) -> str:

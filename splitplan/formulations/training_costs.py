@@ -154,6 +154,10 @@ class TrainingCosts:
             return max(fixed, self._delay_s), max(slope, 8 * share / self._rate_bps)
         return fixed, slope
 
+    def best_rate(self, what: str, workers: int) -> float:
+        """Seconds a byte below which no exchange of whatever size is."""
+        return self.profile.best_rate(what, workers)
+
     def micro_samples(self, config: Config) -> int:
         """Samples of a micro-batch, over all replicas."""
         return self.batch // config.micro_batches

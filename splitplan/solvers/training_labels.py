@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from splitplan.formulations.training_costs import Config
 from splitplan.formulations.training_schedule import in_flight, iteration_s
+from splitplan.solvers.clock import Clock
 
 if TYPE_CHECKING:
     from splitplan.formulations.training import HybridTraining
@@ -59,6 +60,29 @@ class Label:
     after: Label | None = None
 
 
+class Effort:
+    """What may still be spent: time, and labels, which are counted so that every machine finds the same.
+
+    Parameters
+    ----------
+    clock : Clock
+    labels : int
+    """
+
+    def __init__(self, clock: Clock, labels: int) -> None:
+        self.clock, self.labels = clock, labels
+
+    @property
+    def late(self) -> bool:
+        """Whether time is up."""
+        return self.clock.left_s == 0
+
+    @property
+    def out(self) -> bool:
+        """Whether either is up."""
+        return self.labels <= 0 or self.late
+
+
 class Labels:
     """The search in one configuration.
 
@@ -66,19 +90,16 @@ class Labels:
     ----------
     problem : HybridTraining
     config : Config
-    spent : callable
-        Whether time is up.
+    effort : Effort
     """
 
-    def __init__(self, problem: HybridTraining, config: Config, spent: Callable[[], bool]) -> None:
-        self.problem, self.config, self.costs, self._spent = problem, config, problem.costs, spent
+    def __init__(self, problem: HybridTraining, config: Config, effort: Effort) -> None:
+        self.problem, self.config, self.costs, self.effort = problem, config, problem.costs, effort
         self.limit = self.costs.limit_bytes(config) * (1 + 1e-9)
         self.exact = True
         """Whether nothing was left out."""
-        self.most: int | None = None
-        """Most suffixes of one number of stages that are kept; beyond, `best` gives up."""
         self.stopped = False
-        """Whether `best` gave up, for time or for `most`."""
+        """Whether `best` gave up."""
         self.looked = 0
         """Suffixes that `every` went on from."""
         self.options = lru_cache(maxsize=None)(self._options)
@@ -110,8 +131,28 @@ class Labels:
         self._longest = np.concatenate([start, np.maximum.accumulate(least, axis=1)], axis=1)
         return np.concatenate([start[:2], np.cumsum(least[:2], axis=1)], axis=1)
 
+    @cached_property
     def bound(self) -> float:
-        """No plan of this configuration takes less, from the whole work alone."""
+        """No plan of this configuration takes less: from the whole work, and from work and adding up together, shared out evenly."""
+        return max(self._work_bound(), self._shared_bound() / self.config.stages)
+
+    def _shared_bound(self) -> float:
+        """The least that all stages together work and add up: Σ over layers, shared by columns or not, of m (F + B) + adding up + update.
+
+        Adding up takes no less a byte than its best rate; a stage has to do with its own part of all that, so the slowest has at least
+        the mean.
+        """
+        c, least = self.config, np.full(self.costs.layers, np.inf)
+        for r in c.replicas:
+            w, rate = self.costs.work(c, r, False), self.costs.best_rate("all_reduce", r)
+            plain = self._quickest * (c.micro_batches * (w.forward + w.backward) + w.update) + rate * self.costs.weights
+            shared = self._quickest * (c.micro_batches * (w.column_forward + w.column_backward) + w.update / r)
+            able = np.zeros(self.costs.layers, bool)
+            able[list(self.problem.choices(c, r))] = True
+            least = np.minimum(least, np.where(able, np.fmin(plain, shared), plain))
+        return float(least.sum())
+
+    def _work_bound(self) -> float:
         c = self.config
         f, b = (self._least[:, -1] + c.stages * self.costs.profile.micro_s / 2).tolist()
         m, p = c.micro_batches, c.stages
@@ -198,19 +239,31 @@ class Labels:
 
     # -- labels --------------------------------------------------------------------------------------
 
-    def best(self, upper: float) -> Choice | None:
-        """The best plan of this configuration by the schedule's formula (1F1B: by its lower bound), if it takes less than ``upper``."""
+    def best(self, upper: float, width: int | None = None) -> Choice | None:
+        """The best plan of this configuration by the schedule's formula (1F1B: by its lower bound), if it takes less than ``upper``.
+
+        Parameters
+        ----------
+        upper : float
+        width : int, optional
+            Keep only so many labels of those that end at the same position; what is found is a plan then, and no bound.
+        """
         self.stopped = False
         start = (0.0,) * (5 if self.config.schedule != "1f1b" else 4)
         level = [Label(self.costs.layers, 0, 0, start)]
         for q in range(1, self.config.stages + 1):
+            left = self.config.stages - q
             found: dict[tuple[int, int, int], list[Label]] = {}
             for label in level:
                 for new in self._before(label, q, upper):
+                    self.effort.labels -= 1
                     _keep(found.setdefault((new.position, new.used, new.replicas), []), new)
-                if self._spent() or (self.most is not None and sum(map(len, found.values())) > self.most):
+                if self.effort.late or (width is None and self.effort.out):
                     self.stopped = True
                     return None
+            if width is not None:
+                for key, several in found.items():
+                    found[key] = sorted(several, key=lambda x: self._at_least(x, left))[:width]
             level = [x for labels in found.values() for x in labels]
         whole = [(self._whole(x), x) for x in level if x.position == 0 and x.used == self.config.workers]
         if not whole:
@@ -338,7 +391,7 @@ class Labels:
             if self._at_least(label, self.config.stages - q + 1) >= upper() * (1 - EVEN):
                 continue
             self.looked += 1
-            if self.looked > nodes or self._spent():
+            if self.looked > nodes or self.effort.out:
                 self.exact = False
                 return
             for new in sorted(
@@ -365,7 +418,7 @@ def _undominated(
 def _keep(labels: list[Label], new: Label) -> None:
     """Add a label unless another is as good in everything, and drop those that it beats."""
     for x in labels:
-        if all(a <= b for a, b in zip(x.costs, new.costs, strict=True)):
+        if all(a <= b * (1 + EVEN) for a, b in zip(x.costs, new.costs, strict=True)):
             return
     labels[:] = [x for x in labels if not all(a <= b for a, b in zip(new.costs, x.costs, strict=True))]
     labels.append(new)
