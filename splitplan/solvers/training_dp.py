@@ -159,7 +159,8 @@ class _Search:
         if least is None:
             self.cut_short, self.open_bound = True, min(self.open_bound, labels.bound())
         elif not labels.exact:
-            self.open_bound = min(self.open_bound, least if config.schedule == "1f1b" else labels.bound())
+            known = config.schedule == "1f1b" and not labels.thinned
+            self.open_bound = min(self.open_bound, least if known else labels.bound())
 
     def _improve(self, config: Config, labels: Labels, goal: Callable[[], float]) -> float | None:
         """Plans of a configuration that take less than a goal, which falls with them; a lower bound of it, or None when time was up."""
