@@ -100,8 +100,10 @@ def small_ones(count: int, layers: int, cores: int, seed: int) -> Iterator[Hybri
         count -= 1
 
 
-def chain(layers: int, cores: int, seed: int, linear: float = 0.1) -> HybridTraining:
-    """A long network on one machine of many cores, batch 128."""
+def chain(
+    layers: int, cores: int, seed: int, linear: float = 0.1, scaling: float = 0.85, weights: float = 4e6
+) -> HybridTraining:
+    """A long network on one machine of many cores, batch 128; t threads are t^scaling times as quick as one, a layer has up to so many bytes of weights."""
     d = Seeded(seed)
     made, base = [], []
     for k in range(layers):
@@ -110,7 +112,7 @@ def chain(layers: int, cores: int, seed: int, linear: float = 0.1) -> HybridTrai
         made.append(
             TrainingLayer(
                 f"l{k}",
-                4e6 * d.unit() ** 3,
+                weights * d.unit() ** 3,
                 4e5 * d.unit(),
                 columns,
                 4096.0 if columns else 0.0,
@@ -123,7 +125,7 @@ def chain(layers: int, cores: int, seed: int, linear: float = 0.1) -> HybridTrai
         if t > cores:
             break
         for w in sorted({1, cores // t}):
-            slow = (1 + 0.2 * (w - 1) / cores) / t**0.85
+            slow = (1 + 0.2 * (w - 1) / cores) / t**scaling
             for s in (1, 2, 4, 8, 16, 32, 64, 128):
                 times += [
                     (x.name, s, t, w, slow * (2e-5 + f * s), slow * (4e-5 + b * s))

@@ -116,6 +116,12 @@ class TrainingProfile(Stored):
                 found += [
                     f"{name}.iloc[{i}].{column} is {table[column].tolist()[i]!r}; give seconds from 0" for i in bad[:3]
                 ]
+            for column in keys:
+                found += [
+                    f"{name}.iloc[{i}].{column} is {v!r}; give a {'positive number' if column == 'size_bytes' else 'whole number from 1'}"
+                    for i, v in enumerate(table[column].tolist())
+                    if column not in ("layer", "what") and not _is_key(v, whole=column != "size_bytes")
+                ][:3]
             twice = table.duplicated(list(keys))
             found += [f"{name}.iloc[{i}] is there twice" for i in np.flatnonzero(twice)[:3]]
             if "layer" in keys:
@@ -261,6 +267,29 @@ class TrainingProfile(Stored):
         share = 1.0 if what == "send" else ((workers - 1) / workers) / ((nearest - 1) / nearest)
         return float(np.interp(size_bytes * share, sizes, seconds) + _beyond(size_bytes * share, sizes, seconds))
 
+    def steepest(self, what: str, workers: int) -> tuple[float, float]:
+        """Of `collective_s`: its least seconds, and the steepest of its lines in seconds a byte."""
+        lines = self._lines.get(what)
+        if lines is None or workers <= 1:
+            return 0.0, 0.0
+        nearest = min(lines, key=lambda w: (abs(w - workers), w))
+        sizes, seconds = lines[nearest]
+        share = 1.0 if what == "send" else ((workers - 1) / workers) / ((nearest - 1) / nearest)
+        slopes = np.diff(seconds) / np.diff(sizes) if len(sizes) > 1 else np.zeros(1)
+        return float(seconds[0]), float(max(0.0, slopes.max()) * share)
+
+    def best_rate(self, what: str, workers: int) -> float:
+        """Of `collective_s`: the least seconds a byte, over all sizes."""
+        lines = self._lines.get(what)
+        if lines is None or workers <= 1:
+            return 0.0
+        nearest = min(lines, key=lambda w: (abs(w - workers), w))
+        sizes, seconds = lines[nearest]
+        share = 1.0 if what == "send" else ((workers - 1) / workers) / ((nearest - 1) / nearest)
+        # Lines between two points have no less a byte than the better of the two; beyond the last one the slope counts too.
+        last = (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2]) if len(sizes) > 1 else 0.0
+        return float(max(0.0, min((seconds / sizes).min(), max(last, 0.0))) * share)
+
     def ratio(self, quantile: float) -> float:
         """The quantile of measured whole steps over the typical one, from above: at least that share of them is at most this; 1 when none were kept."""
         if not self.ratios:
@@ -293,6 +322,13 @@ class TrainingProfile(Stored):
         for name, columns in (("times", TIMES), ("updates", UPDATES), ("collectives", COLLECTIVES)):
             body[name] = [list(row) for row in getattr(self, name)[list(columns)].itertuples(index=False)]
         return {**self.stamp(), **_plain(body)}
+
+
+def _is_key(value: object, whole: bool) -> bool:
+    """Whether a row can be told by this: a number of samples, threads or workers, or a size."""
+    if number_problem("", value, positive=True):
+        return False
+    return not whole or float(value).is_integer()  # type: ignore[arg-type]
 
 
 def _between(crowds: list[int], workers: int, at: Any) -> np.ndarray:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from splitplan.data.training_plan import TrainingPlan
-from splitplan.errors import DataError, raise_all
-from splitplan.executor.training_control import Control, Cores, Replan, problem_of, replan_of
+from splitplan.executor.training_checks import check
+from splitplan.executor.training_control import Control, Cores, Replan, replan_of
 from splitplan.executor.training_job import THINGS, Task, Things, clear, make_folder
 from splitplan.executor.training_report import TrainingReport, make_report
 from splitplan.executor.training_watch import Progress, Records, watch
@@ -70,6 +70,7 @@ def train(
     resume: str | os.PathLike[str] | bool = "auto",
     restarts: int = 3,
     pin: bool = True,
+    device: Literal["cpu", "cuda"] = "cpu",
     problem: HybridTraining | None = None,
     on_slow: Literal["replan", "tell"] | Replan = "replan",
     progress: bool | Progress | None = None,
@@ -79,7 +80,8 @@ def train(
     Workers are processes that torchrun starts on this machine, each bound to the cores that the plan gives it: copies of a stage are
     torch's DistributedDataParallel, linear layers by columns its ColwiseParallel, stages its PipelineStage under ScheduleGPipe or
     Schedule1F1B, on gloo. Called in a process that torchrun has started already, on one host or several, it trains as that rank in
-    this process; every rank calls it with the same arguments and a folder on a disk that all hosts share.
+    this process; every rank calls it with the same arguments and a folder on a disk that all hosts share. Where that torchrun is to start
+    lost workers again, set ``TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`` for it: else they may find each other's old addresses.
 
     Each iteration takes a batch in micro-batches and adds up their gradients, as ``(loss_fn(model(x), y) / m).backward()`` for each
     of them does. With one copy of each stage the weights are those of that loop bit by bit, at the same number of threads; with more,
@@ -117,6 +119,8 @@ def train(
         How often the workers may be started again, from the last checkpoint, when one is lost.
     pin : bool
         Whether workers are bound to their cores. Without it there may be more of them than cores, to try a plan.
+    device : {"cpu", "cuda"}
+        ``"cuda"``: each worker computes on a GPU of its own, and they exchange by NCCL. Written for GPUs, never run on one here.
     problem : HybridTraining, optional
         That the plan is of: what is slow is then told by its predictions, and the report shows a predicted iteration beside a measured one.
     on_slow : "replan", "tell" or callable
@@ -141,13 +145,14 @@ def train(
     TrainingError
         A loss that is NaN, a loader that dies, a disk that is full, workers that are lost too often. The last checkpoint stays.
     """
-    launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
-    kept = _check(model, plan, data, optimizer, loss_fn, scheduler, epochs, steps, checkpoint_every, keep, restarts, pin, launched, folder, resume, problem, on_slow)  # fmt: skip
     task = Task(
         plan, uuid.uuid4().hex, 1 if epochs is None and steps is None else epochs, steps, checkpoint_every, keep, seed,
-        kept, pin, paths=tuple(p for p in sys.path if p),
+        None, pin, device, paths=tuple(p for p in sys.path if p),
     )  # fmt: skip
     things = Things(model, data, optimizer, loss_fn, scheduler)
+    launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    start = check(task, things, folder, resume, restarts=restarts, problem=problem, on_slow=on_slow, launched=launched)
+    task = replace(task, resume=start)
     if launched:
         assert folder is not None
         return _as_rank(task, things, make_folder(folder), problem)
@@ -183,13 +188,13 @@ def _as_rank(task: Task, things: Things, folder: Path, problem: HybridTraining |
     """Train as a rank of the user's own torchrun."""
     import torch.distributed as dist
 
-    from splitplan.executor.training_worker import Loop, bind
+    from splitplan.executor.training_worker import Loop, backend_of, bind
 
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     bind(task)
     if not dist.is_initialized():
         dist.init_process_group(
-            "gloo"
+            backend_of(task)
         )  # stays, so that a script can train again: torchrun's store serves one such start
     told = [task.run]
     dist.broadcast_object_list(told, src=0)
@@ -229,81 +234,3 @@ def _total(task: Task, data: Any) -> int | None:
     length = len(data) if hasattr(data, "__len__") else None
     known = [task.steps, task.epochs * length if task.epochs is not None and length is not None else None]
     return min((k for k in known if k is not None), default=None)
-
-
-# -- what cannot be right, before anything is started ------------------------------------------------
-
-
-def _check(
-    model: Any, plan: Any, data: Any, optimizer: Any, loss_fn: Any, scheduler: Any, epochs: Any, steps: Any, every: Any,
-    keep: Any, restarts: Any, pin: bool, launched: bool, folder: Any, resume: Any, problem: Any, on_slow: Any,
-) -> str | None:  # fmt: skip
-    """Raise on what cannot be right; the checkpoint to begin from, when one was given."""
-    from torch import nn
-
-    from splitplan.executor.training_data import check_data
-    from splitplan.models.traced import Traced
-
-    if not isinstance(plan, TrainingPlan):
-        raise DataError(
-            f"the plan is a {type(plan).__name__}; give a splitplan.TrainingPlan, as HybridTraining(…).solve().plan", "train"
-        )  # fmt: skip
-    problems = [] if isinstance(model, (nn.Module, Traced)) else [f"the model is a {type(model).__name__}; give a torch.nn.Module"]  # fmt: skip
-    problems += check_data(data)
-    problems += [
-        f"{name} is a {type(value).__name__}; give a function"
-        for name, value in (("optimizer", optimizer), ("loss_fn", loss_fn), ("scheduler", scheduler))
-        if not callable(value) and not (name == "scheduler" and value is None)
-    ]
-    for name, value, least in (("epochs", epochs, 1), ("steps", steps, 1), ("checkpoint_every", every, 1), ("keep", keep, 1), ("restarts", restarts, 0)):  # fmt: skip
-        if value is None and name in ("epochs", "steps"):
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            problems.append(f"{name} is {value!r}; give a whole number from {least}")
-    problems += plan_problems(plan, pin=pin and not launched) + problem_of(plan, problem)
-    if not callable(on_slow) and on_slow not in ("replan", "tell"):
-        problems.append(f"on_slow is {on_slow!r}; give 'replan', 'tell' or a function")
-    if launched:
-        if (world := int(os.environ["WORLD_SIZE"])) != plan.workers:
-            problems.append(f"torchrun has started {world} workers, and the plan has {plan.workers}; start as many as it has, or plan for {world}")  # fmt: skip
-        if folder is None:
-            problems.append("under torchrun give folder=, the same for all workers, on a disk that all hosts share")
-    start, more = _start(folder, resume)
-    raise_all(problems + more, "train")
-    return start
-
-
-def plan_problems(plan: TrainingPlan, pin: bool) -> list[str]:
-    """Why a plan cannot be run here."""
-    found = []
-    replicas = sorted({s.replicas for s in plan.stages})
-    if len(replicas) > 1:
-        found.append(
-            f"stages have {' and '.join(map(str, replicas))} replicas; only plans with as many in every stage can be run, others are for study"
-        )
-    if plan.schedule == "1f1b" and plan.micro_batches < len(plan.stages):
-        found.append(f"1f1b of {len(plan.stages)} stages needs as many micro-batches, and the plan has {plan.micro_batches}; take gpipe")  # fmt: skip
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if pin and plan.cores > here:
-        found.append(f"the plan uses {plan.cores} cores, and this process may use {here}; plan for {here}, or give pin=False to try it, slower than predicted")  # fmt: skip
-    return found
-
-
-def _start(folder: Any, resume: Any) -> tuple[str | None, list[str]]:
-    from splitplan.executor.training_state import checkpoints
-
-    has = checkpoints(Path(folder)) if folder is not None else []
-    if resume == "auto":
-        return None, []
-    if resume is False:
-        return None, [f"{folder} has checkpoints up to {has[-1].name}; give resume='auto' to go on, or another folder"] if has else []  # fmt: skip
-    if not isinstance(resume, (str, os.PathLike)):
-        return None, [f"resume is {resume!r}; give 'auto', a checkpoint or False"]
-    path = Path(resume).absolute()
-    inside = checkpoints(path)
-    found = inside[-1] if inside else path
-    if found not in checkpoints(found.parent):
-        return None, [f"resume: {path} is no checkpoint, and holds none"]
-    if has and found not in has:
-        return None, [f"{folder} has checkpoints of its own, up to {has[-1].name}; give resume='auto' to go on from those, or another folder"]  # fmt: skip
-    return str(found), []

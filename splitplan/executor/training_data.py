@@ -73,6 +73,16 @@ class Batch:
     x: Any
     y: Any
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return tensors(self.x)[0].device
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        x, y = pytree.tree_map_only(torch.Tensor, lambda t: t.to(device), (self.x, self.y))
+        return Batch(self.epoch, self.position, x, y)
+
 
 class Batches:
     """The batches of one epoch after another.

@@ -42,6 +42,8 @@ class Task:
         Checkpoint to begin from as long as the folder has none of its own.
     pin : bool
         Whether each worker is bound to its cores.
+    device : {"cpu", "cuda"}
+        Where workers compute; each has a GPU of its own.
     order : tuple of int
         In which workers take the cores that there are, by position; empty: one after another.
     paths : tuple of str
@@ -57,6 +59,7 @@ class Task:
     seed: int = 0
     resume: str | None = None
     pin: bool = True
+    device: str = "cpu"
     order: tuple[int, ...] = ()
     paths: tuple[str, ...] = ()
 
@@ -171,7 +174,10 @@ def failed(folder: Path, rank: int, step: int, error: Exception, trace: str) -> 
     before = read_json(file) if file.exists() else {}
     body = {"step": step, "text": f"{type(error).__name__}: {error}", "traceback": trace, "at": time.time()}
     write_whole(file, json.dumps(body, indent=1))
-    return (before.get("step"), before.get("text")) == (step, body["text"])
+    lost = any(
+        x in body["text"] for x in ("Connection", "connection", "Gloo", "gloo", "NCCL")
+    )  # another worker's fault
+    return not lost and (before.get("step"), before.get("text")) == (step, body["text"])
 
 
 def first_failure(folder: Path) -> str:

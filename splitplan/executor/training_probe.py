@@ -73,7 +73,9 @@ def probe(
     given = (
         tuple(share.of(t, 0) for t in tm.inputs(first.x))
         if place.stage == 0
-        else tuple(torch.randn(t.shape, generator=noise, dtype=t.dtype).requires_grad_() for t in inputs)
+        else tuple(
+            torch.randn(t.shape, generator=noise, dtype=t.dtype).to(first.device).requires_grad_() for t in inputs
+        )
     )
     made = module(*given)
     with torch.no_grad():

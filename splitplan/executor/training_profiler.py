@@ -221,7 +221,8 @@ def _profile(found: dict[tuple[int, int], dict[str, Any]], system: System) -> Tr
     facts = next(iter(found.values()))
     layers = tuple(TrainingLayer(**x) for x in facts["layer_facts"])
     names = [x.name for x in layers]
-    times, updates, collectives = [], [], {}
+    times, updates = [], []
+    collectives: dict[tuple[str, int, float], float] = {}
     for (t, w), group in found.items():
         for samples, (forward, backward) in group["times"].items():
             times += [(v, int(samples), t, w, f, b) for v, f, b in zip(names, forward, backward, strict=True)]

@@ -194,7 +194,7 @@ def make_report(
     workers = _workers(plan, records, steps)
     return TrainingReport(
         tuple(p for p, _ in runs), number, tuple(_rows(plan, records, steps, workers)), tuple(workers), counts,
-        (*_restarts(runs), *notes),
+        (*_restarts(runs), *_hosts(records), *notes),
         (*_predicted(plan, problems[number] if problems else None), *_measured(records, steps)),
     )  # fmt: skip
 
@@ -212,6 +212,12 @@ def _restarts(runs: Sequence[tuple[TrainingPlan, Records]]) -> list[str]:
         again = records.starts[0][1:] if records.starts[0] else []
         found += [f"a worker was lost: all were started again, from step {line['from_step']}" for line in again]
     return found
+
+
+def _hosts(records: Records) -> list[str]:
+    far = len(records.steps) - len(records.near)
+    text = f"{far} workers are on other hosts, whose clocks are not compared: an iteration is that of the workers on the first one's host"
+    return [text] * bool(far)
 
 
 def _workers(plan: TrainingPlan, records: Records, steps: Sequence[int]) -> list[WorkerTimes]:
@@ -281,7 +287,8 @@ def _measured(records: Records, steps: Sequence[int]) -> list[Piece]:
     ordered = sorted(steps, key=lambda s: iteration_s(records, s))
     step = ordered[(len(ordered) - 1) // 2]
     begin, found = begun_s(records, step), []
-    for k, line in enumerate(mine[step] for mine in records.steps):
+    for k in records.near:
+        line = records.steps[k][step]
         for what, micro, start, end in line["events"]:
             once = -1 if what == "sync" else micro
             found.append(Piece("measured", f"worker {k}", what, once, start - begin, end - begin))

@@ -45,6 +45,13 @@ class Place:
         return cls(stage, replica, Share(plan.batch, plan.micro_batches, plan.stages[0].replicas, replica))
 
 
+def now() -> float:
+    """Seconds, once all that was asked for has been computed."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+    return time.monotonic()
+
+
 class Events:
     """What a worker did in a step and when: ``what, micro, start, end`` by `time.monotonic`."""
 
@@ -55,7 +62,7 @@ class Events:
 
     def add(self, what: str, micro: int, start: float) -> None:
         """It has just ended."""
-        self.all.append((what, micro, start, time.monotonic()))
+        self.all.append((what, micro, start, now()))
 
     def add_backward(self, micro: int, start: float) -> None:
         """As `add`; waiting for other replicas' gradients at its end is an event of its own."""
@@ -93,14 +100,14 @@ class MeasuredStage(PipelineStage):
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
         """As torch's."""
         self._engine.at(fwd_chunk_id)
-        start = time.monotonic()
+        start = now()
         made = super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
         self._engine.events.add("forward", fwd_chunk_id, start)
         return made
 
     def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> None:
         """As torch's."""
-        start = time.monotonic()
+        start = now()
         super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
         self._engine.events.add_backward(bwd_chunk_id, start)
 
@@ -138,6 +145,7 @@ class Engine:
         self.module: nn.Module = tm.stage(begin, end, place.share.samples, stage.columns)
         self.module.seed = seed
         self.events = Events()
+        self._device = first.device
         self._step, self._lost = 0, 0.0
         self._y: Any = None
         found = probe(self.module, tm, plan, place, loss_fn, first)
@@ -181,7 +189,7 @@ class Engine:
         return parallel
 
     def _add_up(self, bucket: Any) -> Any:
-        self.events.ready_s = time.monotonic()
+        self.events.ready_s = now()
         work = dist.all_reduce(bucket.buffer(), group=self._replicas, async_op=True)
         assert work is not None
         return work.get_future().then(lambda done: done.value()[0])
@@ -195,11 +203,11 @@ class Engine:
                 waits = isinstance(whole, DistributedDataParallel) and j < many - 1
                 with whole.no_sync() if waits else nullcontext():  # type: ignore[operator]
                     self.at(j)
-                    start = time.monotonic()
+                    start = now()
                     made = whole(*(self._place.share.of(t, j) for t in inputs))
                     self.events.add("forward", j, start)
                     loss = self._loss(made, j)
-                    start = time.monotonic()
+                    start = now()
                     loss.backward()  # type: ignore[no-untyped-call]
                     self.events.add_backward(j, start)
 
@@ -208,7 +216,7 @@ class Engine:
     def _pipeline(self, whole: nn.Module, mesh: DeviceMesh, found: Probed) -> Callable[[Batch], None]:
         plan, place = self._plan, self._place
         stage = MeasuredStage(
-            self, whole, place.stage, len(plan.stages), torch.device("cpu"),
+            self, whole, place.stage, len(plan.stages), self._device,
             input_args=found.inputs, output_args=found.outputs, group=mesh["pp"].get_group(),
         )  # fmt: skip
         # What is lost is weighted already.
@@ -236,7 +244,7 @@ class Engine:
         self.module.at(self._step, self._place.share.first(micro))  # type: ignore[operator]
 
     def _loss(self, made: Any, micro: int) -> torch.Tensor:
-        start = time.monotonic()
+        start = now()
         target = self._place.share.of(self._y, micro)
         try:
             lost = self._loss_fn(self._tm.unflatten(made), target)

@@ -22,6 +22,9 @@ Progress = Callable[[str, float], None]
 """Told what is going on and which part of training is done, 0 to 1 (0 where its length is not known)."""
 Line = dict[str, Any]
 
+FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Without it torchrun keeps one store for all restarts, and workers that are started again find addresses of those before them: they
+cannot connect, or wait for ever (pytorch issue 135712; seen here at one restart in ten)."""
 _POLL_S = 0.1
 _STOP_S = 10.0
 
@@ -87,6 +90,12 @@ class Records:
         return sorted(set.intersection(*map(set, self.steps)))
 
     @property
+    def near(self) -> list[int]:
+        """Workers on the first one's host: the clocks of others cannot be compared with theirs."""
+        hosts = [s[-1]["host"] if s else None for s in self.starts]
+        return [k for k, host in enumerate(hosts) if host == hosts[0]]
+
+    @property
     def restarts(self) -> int:
         """How often workers were started again."""
         return max(len(s) for s in self.starts) - 1 if any(self.starts) else 0
@@ -136,7 +145,7 @@ def watch(
             stdin=subprocess.PIPE,  # never written to: the workers end when it does
             stdout=log,
             stderr=log,
-            env=worker_environment(task.plan.threads),
+            env=worker_environment(task.plan.threads) | FRESH_STORE,
             start_new_session=True,  # the terminal's Ctrl-C is ours alone
         )
     try:
@@ -223,12 +232,12 @@ def iteration_s(records: Records, step: int) -> float:
 
     Other stages wait for the first one: one that is ready for the next step earlier has not begun it.
     """
-    return float(max(s[step]["end"] for s in records.steps) - begun_s(records, step))
+    return float(max(records.steps[k][step]["end"] for k in records.near) - begun_s(records, step))
 
 
 def begun_s(records: Records, step: int) -> float:
     """When the first stage began a step."""
-    return float(min(s[step]["start"] for s in records.steps[: records.replicas]))
+    return float(min(records.steps[k][step]["start"] for k in records.near if k < records.replicas))
 
 
 def typical_s(records: Records, most: int = 20) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import sys
 import threading
 import time
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
         sys.path[:0] = [p for p in task.paths if p not in sys.path]
         import torch.distributed as dist
 
-        dist.init_process_group("gloo")
+        dist.init_process_group(backend_of(task))
         loop = Loop(task, Things.read(folder), folder)
         loop.run()
         dist.destroy_process_group()
@@ -94,6 +95,11 @@ def _can_bind(task: Task) -> bool:
     return task.pin and hasattr(os, "sched_setaffinity")
 
 
+def backend_of(task: Task) -> str:
+    """Of torch's process group: what is agreed on is always on the CPU."""
+    return "cpu:gloo,cuda:nccl" if task.device == "cuda" else "gloo"
+
+
 class Loop:
     """The loop of one rank of torch's process group.
 
@@ -117,6 +123,11 @@ class Loop:
         self.step = 0
         """That it works on."""
         self._task, self._things, self._folder = task, things, folder
+        self._device = torch.device("cpu")
+        if task.device == "cuda":
+            self._device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(self._device)
+            things.model.to(self._device)
         self._rank, self._asked = dist.get_rank(), False
         self._file = worker_file(folder, self._rank)
         self._batches = Batches(things.data, task.plan.batch, task.seed)
@@ -137,7 +148,7 @@ class Loop:
         from splitplan.executor.training_state import checkpoints
 
         task = self._task
-        first = next(iter(self._batches.epoch(0)))
+        first = next(iter(self._batches.epoch(0))).to(self._device)
         self._prepare(first)
         start = self._state_at_start()
         step, epoch, skip = start.step, start.epoch, start.position
@@ -145,6 +156,7 @@ class Loop:
             {
                 "run": task.run,
                 "pid": os.getpid(),
+                "host": platform.node(),
                 "from_step": step,
                 "cores": sorted(os.sched_getaffinity(0)) if _can_bind(task) else [],
                 "restarts": _restarts(),
@@ -158,7 +170,7 @@ class Loop:
                     self._check_alike(batch)
                 step, position = step + 1, batch.position + 1
                 self.step = step
-                asked = self._step(step, batch)
+                asked = self._step(step, batch.to(self._device))
                 over = self._over(step, epoch)
                 if asked or over or step % task.checkpoint_every == 0:
                     self._save(step, epoch, position)
@@ -176,6 +188,7 @@ class Loop:
     # -- before the first step -----------------------------------------------------------------------
 
     def _prepare(self, first: Batch) -> None:
+        import torch
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.tensor import DTensor
         from torch.utils import _pytree as pytree
@@ -184,17 +197,13 @@ class Loop:
         from splitplan.executor.training_steps import Engine, Place
         from splitplan.models.training import training_model
 
-        plan = self._task.plan
-        import torch
-
+        task, plan = self._task, self._task.plan
         few = pytree.tree_map_only(torch.Tensor, lambda t: t[:2] if len(t) > 1 else torch.cat([t, t]), first.x)
         self._tm = training_model(self._things.model, few, name=plan.model, verify=_restarts() == 0)
         _check_model(self._tm, plan)
-        mesh = init_device_mesh("cpu", (len(plan.stages), plan.stages[0].replicas), mesh_dim_names=("pp", "dp"))
+        mesh = init_device_mesh(task.device, (len(plan.stages), plan.stages[0].replicas), mesh_dim_names=("pp", "dp"))
         place = Place.of(plan, self._rank)
-        self._engine: Engine = Engine(
-            self._tm, plan, place, mesh, self._things.loss_fn, self._task.seed, first, self._tell
-        )
+        self._engine: Engine = Engine(self._tm, plan, place, mesh, self._things.loss_fn, task.seed, first, self._tell)
         weights = self._engine.weights()
         # An optimizer's fused loops take tensors of one kind.
         kinds = ([p for p in weights if not isinstance(p, DTensor)], [p for p in weights if isinstance(p, DTensor)])
@@ -299,7 +308,8 @@ class Loop:
 
     def _say(self, line: dict[str, Any]) -> None:
         with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            # One that was killed while it wrote has left a line without an end.
+            file.write("\n" * ("run" in line) + json.dumps(line) + "\n")
 
 
 def _restarts() -> int:

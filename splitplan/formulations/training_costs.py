@@ -146,6 +146,18 @@ class TrainingCosts:
         share = {"send": 1.0, "all_reduce": 2.0}.get(what, 1.0) * (1.0 if what == "send" else (workers - 1) / workers)
         return max(here, self._delay_s + 8 * share * size_bytes / self._rate_bps)
 
+    def steepest(self, what: str, workers: int, apart: bool) -> tuple[float, float]:
+        """Seconds and seconds a byte that an exchange of so many bytes more never exceeds, whatever goes with them."""
+        fixed, slope = self.profile.steepest(what, workers)
+        if apart:
+            share = {"send": 1.0, "all_reduce": 2.0}.get(what, 1.0)
+            return max(fixed, self._delay_s), max(slope, 8 * share / self._rate_bps)
+        return fixed, slope
+
+    def best_rate(self, what: str, workers: int) -> float:
+        """Seconds a byte below which no exchange of whatever size is."""
+        return self.profile.best_rate(what, workers)
+
     def micro_samples(self, config: Config) -> int:
         """Samples of a micro-batch, over all replicas."""
         return self.batch // config.micro_batches

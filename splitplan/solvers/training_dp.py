@@ -15,15 +15,17 @@ from splitplan.formulations.registry import Ladder
 from splitplan.formulations.solution import Found, Termination
 from splitplan.formulations.training_costs import Config
 from splitplan.solvers.clock import Clock
-from splitplan.solvers.training_labels import EVEN, Choice, Labels
+from splitplan.solvers.training_labels import EVEN, Choice, Effort, Labels
 from splitplan.solvers.training_why import conflicts
 
 if TYPE_CHECKING:
     from splitplan.data.training_plan import TrainingPlan
     from splitplan.formulations.training import HybridTraining
 
-TRIED = 2
-"""Configurations that are tried for each number of stages that has not the best plan."""
+EACH = 4
+"""Of all labels, one configuration may take one part in so many."""
+TRIED, WIDTH = 4, 2
+"""Configurations in which a better plan is looked for, for each number of stages; labels that are kept at a position then."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,18 @@ class TrainingDP:
 
     Parameters
     ----------
+    labels : int
+        Most labels in all, some 30 to 50 thousand a second. When they are spent, configurations that were not settled stand in the bound.
     nodes : int
         Most suffixes of 1F1B plans that are looked at one by one, for each number of stages.
     curve_gap : float
         Of plans for numbers of stages that have not the best of all: improvements that are less are not looked for, and only in the
-        `TRIED` most promising configurations of each; 0: in all, to the end.
-    labels : int
-        Most suffixes that are kept at once in each of these.
+        `TRIED` most promising configurations of each, `WIDTH` labels at a position; 0: in all, to the end.
     """
 
+    labels: int = 60_000
     nodes: int = 2_000
     curve_gap: float = 0.005
-    labels: int = 600
 
     name: ClassVar[str] = "training-dp"
     solves: ClassVar[tuple[str, ...]] = ("hybrid-training",)
@@ -70,14 +72,14 @@ class TrainingDP:
     def solve(self, problem: HybridTraining, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:
         """See `splitplan.formulations.registry.Solver`."""
         clock = Clock(time_limit_s)
-        search = _Search(problem, clock, self.nodes, self.curve_gap, self.labels)
+        search = _Search(problem, Effort(clock, self.labels), self.nodes, self.curve_gap)
         search.run()
         if not search.best:
-            late = search.cut_short
+            why = Termination.TIME_LIMIT if search.cut_short else Termination.NODE_LIMIT
             return Found(
                 None,
-                Termination.TIME_LIMIT if late else Termination.INFEASIBLE,
-                conflicts=() if late else conflicts(problem),
+                why if search.unsettled else Termination.INFEASIBLE,
+                conflicts=() if search.unsettled else conflicts(problem),
                 solve_s=clock.passed_s,
             )
         best = min(search.best.values(), key=lambda x: x[0])
@@ -101,69 +103,74 @@ class TrainingDP:
 class _Search:
     """All configurations of a problem."""
 
-    def __init__(self, problem: HybridTraining, clock: Clock, nodes: int, curve_gap: float, labels: int) -> None:
-        self.problem, self.clock, self.curve_gap, self.labels = problem, clock, curve_gap, labels
-        self.best: dict[tuple[int, bool], tuple[float, TrainingPlan]] = {}
-        """By number of stages, and whether stages have replicas."""
+    def __init__(self, problem: HybridTraining, effort: Effort, nodes: int, curve_gap: float) -> None:
+        self.problem, self.effort, self.curve_gap = problem, effort, curve_gap
+        self.each = effort.labels // EACH
+        self.best: dict[int, tuple[float, TrainingPlan]] = {}
+        """By number of stages."""
         self.strategies: dict[str, tuple[float, TrainingPlan]] = {}
         self.open_bound = math.inf
         """No plan that was neither found nor excluded takes less."""
         self.cut_short = False
+        """Whether time was up before all were settled."""
+        self.unsettled = False
+        """Whether time or labels were."""
         self.left = defaultdict[int, int](lambda: nodes)
         """Suffixes of 1F1B plans that may still be looked at, by number of stages."""
 
-    @property
-    def out(self) -> bool:
-        """Whether time is up."""
-        return self.clock.left_s == 0
-
     def run(self) -> None:
-        """Every configuration that may have the best plan of all, exactly; of each number of stages the most promising, within limits."""
-        made = [(x, Labels(self.problem, x, lambda: self.out)) for x in self.problem.configs()]
-        starts: dict[tuple[int, bool], list[tuple[float, Config, Labels]]] = defaultdict(list)
+        """Some plan of every configuration; better ones of the most promising; then all that may have the best plan of all, to the end."""
+        made = [(x, Labels(self.problem, x, self.effort)) for x in self.problem.configs()]
+        starts: dict[int, list[tuple[float, Config, Labels]]] = defaultdict(list)
         for config, labels in made:
             # Single stages need no search, so that there is a plan whatever the limit.
             if config.stages == 1:
                 self._single(config, labels)
-            elif not self.out:
+            elif not self.effort.late:
                 start = _balanced(labels)
                 seconds = math.inf if start is None else labels.seconds_of(start)
                 if start is not None:
                     self._offer(config, start, seconds)
-                starts[_kind(config)].append((seconds, config, labels))
-        for config, labels in sorted(made, key=lambda pair: pair[1].bound()):
-            if config.stages > 1 and labels.bound() < self._least * (1 - EVEN):
-                self._look(config, labels)
-        for kind, several in starts.items():
-            several.sort(key=lambda x: min(x[0], 4 * x[2].bound()))
-            for _, config, labels in several if self.curve_gap == 0 else several[:TRIED]:
-                if self._goal(kind) > self._least and not self.out:
-                    labels.most = None if self.curve_gap == 0 else self.labels
-                    self._improve(config, labels, partial(self._goal, kind))
+                starts[config.stages].append((seconds, config, labels))
+        for p, several in starts.items():
+            several.sort(key=lambda x: min(x[0], 4 * x[2].bound))
+            for _, config, labels in several[:TRIED]:
+                if not self.effort.late and (found := labels.best(self._goal(p), WIDTH)) is not None:
+                    self._offer(config, found, labels.seconds_of(found))
+        left = self.effort.labels
+        for config, labels in sorted(made, key=lambda pair: -pair[1].bound):
+            if config.stages > 1 and labels.bound < self._least * (1 - EVEN):
+                self.effort.labels = min(left, self.each)
+                left -= self.effort.labels
+                self._settle(config, labels)
+                left += max(0, self.effort.labels)
+        self.effort.labels = left
+        if self.curve_gap == 0:
+            for p, several in starts.items():
+                for _, config, labels in several:
+                    self._improve(config, labels, partial(self._goal, p))
 
     @property
     def _least(self) -> float:
         """Of the best plan known."""
         return min((x for x, _ in self.best.values()), default=math.inf)
 
-    def _goal(self, kind: tuple[int, bool]) -> float:
-        """What a plan must take less than to be worth its while among those of its kind."""
-        return self.best[kind][0] * (1 - self.curve_gap) if kind in self.best else math.inf
+    def _goal(self, stages: int) -> float:
+        """What a plan must take less than to be worth its while among those of so many stages."""
+        return self.best[stages][0] * (1 - self.curve_gap) if stages in self.best else math.inf
 
-    def _look(self, config: Config, labels: Labels) -> None:
+    def _settle(self, config: Config, labels: Labels) -> None:
         """Find what takes less than the best plan of all, or show that nothing in this configuration does."""
-        if self.out:
-            self.cut_short, self.open_bound = True, min(self.open_bound, labels.bound())
-            return
-        least = self._improve(config, labels, lambda: self._least)
+        least = None if self.effort.out else self._improve(config, labels, lambda: self._least)
         if least is None:
-            self.cut_short, self.open_bound = True, min(self.open_bound, labels.bound())
+            self.unsettled, self.cut_short = True, self.cut_short or self.effort.late
+            self.open_bound = min(self.open_bound, labels.bound)
         elif not labels.exact:
             known = config.schedule == "1f1b" and not labels.thinned
-            self.open_bound = min(self.open_bound, least if known else labels.bound())
+            self.open_bound = min(self.open_bound, least if known else labels.bound)
 
     def _improve(self, config: Config, labels: Labels, goal: Callable[[], float]) -> float | None:
-        """Plans of a configuration that take less than a goal, which falls with them; a lower bound of it, or None when time was up."""
+        """Plans of a configuration that take less than a goal, which falls with them; a lower bound of it, or None when time or labels were spent."""
         found = labels.best(goal())
         if found is None:
             return None if labels.stopped else goal()
@@ -183,10 +190,10 @@ class _Search:
             seconds = config.micro_batches * (option.forward + option.backward) + option.tail
             self._offer(config, Choice(seconds, (), (r,), (option.columns,)), seconds)
         if not labels.exact:
-            self.open_bound = min(self.open_bound, labels.bound())
+            self.open_bound = min(self.open_bound, labels.bound)
 
     def _offer(self, config: Config, choice: Choice, seconds: float) -> None:
-        key = _kind(config)
+        key = config.stages
         name = _strategy(config, choice)
         if (
             key in self.best
@@ -203,15 +210,11 @@ class _Search:
 
     def told(self, step: float) -> dict[str, Any]:
         """What people are shown: the best plan for every number of stages, and for every strategy."""
-        curve = []
-        for p in sorted({p for p, _ in self.best}):
-            seconds, plan = min((v for (q, _), v in self.best.items() if q == p), key=lambda x: x[0])
-            curve.append({"stages": p, "iteration_s": seconds + step, "plan": str(plan)})
+        curve = [
+            {"stages": p, "iteration_s": seconds + step, "plan": str(plan)}
+            for p, (seconds, plan) in sorted(self.best.items())
+        ]
         return {"curve": curve, "strategies": [plan.to_dict() for _, plan in self.strategies.values()]}
-
-
-def _kind(config: Config) -> tuple[int, bool]:
-    return config.stages, config.replicas[-1] > 1
 
 
 def _strategy(config: Config, choice: Choice) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from splitplan.formulations.training_costs import Config
 from splitplan.formulations.training_schedule import in_flight, iteration_s
+from splitplan.solvers.clock import Clock
 
 if TYPE_CHECKING:
     from splitplan.formulations.training import HybridTraining
@@ -59,6 +60,29 @@ class Label:
     after: Label | None = None
 
 
+class Effort:
+    """What may still be spent: time, and labels, which are counted so that every machine finds the same.
+
+    Parameters
+    ----------
+    clock : Clock
+    labels : int
+    """
+
+    def __init__(self, clock: Clock, labels: int) -> None:
+        self.clock, self.labels = clock, labels
+
+    @property
+    def late(self) -> bool:
+        """Whether time is up."""
+        return self.clock.left_s == 0
+
+    @property
+    def out(self) -> bool:
+        """Whether either is up."""
+        return self.labels <= 0 or self.late
+
+
 class Labels:
     """The search in one configuration.
 
@@ -66,25 +90,25 @@ class Labels:
     ----------
     problem : HybridTraining
     config : Config
-    spent : callable
-        Whether time is up.
+    effort : Effort
     """
 
-    def __init__(self, problem: HybridTraining, config: Config, spent: Callable[[], bool]) -> None:
-        self.problem, self.config, self.costs, self._spent = problem, config, problem.costs, spent
+    def __init__(self, problem: HybridTraining, config: Config, effort: Effort) -> None:
+        self.problem, self.config, self.costs, self.effort = problem, config, problem.costs, effort
         self.limit = self.costs.limit_bytes(config) * (1 + 1e-9)
         self.exact = True
         """Whether nothing was left out."""
         self.thinned = False
         """Whether ways to share columns were left out, so that `best` and `every` have not seen all plans."""
-        self.most: int | None = None
-        """Most suffixes of one number of stages that are kept; beyond, `best` gives up."""
         self.stopped = False
-        """Whether `best` gave up, for time or for `most`."""
+        """Whether `best` gave up."""
         self.looked = 0
         """Suffixes that `every` went on from."""
         self.options = lru_cache(maxsize=None)(self._options)
         self._link = lru_cache(maxsize=None)(self.costs.link)
+        self._worth = lru_cache(maxsize=None)(self._worth_sharing)
+        slow = [self.costs.slowness(config, w, 1) for w in range(config.workers)]
+        self._quickest, self._slowest = min(slow), max(slow)
         self._inner = np.array(problem.positions, int)
         self._least = self._least_sums()
         self._own, self._spread = self._weights()
@@ -95,7 +119,6 @@ class Labels:
         Beside it the longest of the first layers, forward, backward and both, shape (3, layers + 1).
         """
         c, found = self.config, []
-        slow = min(self.costs.slowness(c, first, 1) for first in range(c.workers))
         for r in c.replicas:
             w = self.costs.work(c, r, False)
             shared = self.problem.choices(c, r)
@@ -103,15 +126,35 @@ class Labels:
             if shared:
                 column = np.stack([w.column_forward, w.column_backward])[:, list(shared)]
                 rows[:, list(shared)] = np.minimum(rows[:, list(shared)], column)
-            found.append(slow * rows)
+            found.append(self._quickest * rows)
         least = np.minimum.reduce(found)
         least = np.concatenate([least, least.sum(axis=0, keepdims=True)])
         start = np.zeros((3, 1))
         self._longest = np.concatenate([start, np.maximum.accumulate(least, axis=1)], axis=1)
         return np.concatenate([start[:2], np.cumsum(least[:2], axis=1)], axis=1)
 
+    @cached_property
     def bound(self) -> float:
-        """No plan of this configuration takes less, from the whole work alone."""
+        """No plan of this configuration takes less: from the whole work, and from work and adding up together, shared out evenly."""
+        return max(self._work_bound(), self._shared_bound() / self.config.stages)
+
+    def _shared_bound(self) -> float:
+        """The least that all stages together work and add up: Σ over layers, shared by columns or not, of m (F + B) + adding up + update.
+
+        Adding up takes no less a byte than its best rate; a stage has to do with its own part of all that, so the slowest has at least
+        the mean.
+        """
+        c, least = self.config, np.full(self.costs.layers, np.inf)
+        for r in c.replicas:
+            w, rate = self.costs.work(c, r, False), self.costs.best_rate("all_reduce", r)
+            plain = self._quickest * (c.micro_batches * (w.forward + w.backward) + w.update) + rate * self.costs.weights
+            shared = self._quickest * (c.micro_batches * (w.column_forward + w.column_backward) + w.update / r)
+            able = np.zeros(self.costs.layers, bool)
+            able[list(self.problem.choices(c, r))] = True
+            least = np.minimum(least, np.where(able, np.fmin(plain, shared), plain))
+        return float(least.sum())
+
+    def _work_bound(self) -> float:
         c = self.config
         f, b = (self._least[:, -1] + c.stages * self.costs.profile.micro_s / 2).tolist()
         m, p = c.micro_batches, c.stages
@@ -143,7 +186,7 @@ class Labels:
         """The ways to run stage k on layers i … j − 1 within memory, none of them worse than another in everything."""
         c, costs = self.config, self.costs
         apart = costs.apart(c, first, first + r - 1)
-        shared = [v for v in self.problem.choices(c, r) if i <= v < j]
+        shared = [v for v in self._worth(r, apart) if i <= v < j]
         if not shared:
             cost = costs.stage(c, k, i, j, first, r)
             return (
@@ -178,21 +221,53 @@ class Labels:
                 found.append(Option(cost.forward_s, cost.backward_s, cost.sync_s + cost.update_s, cols))
         return tuple(found)
 
+    def _worth_sharing(self, r: int, apart: bool) -> tuple[int, ...]:
+        """Layers whose columns may be worth sharing; all of them where memory is short.
+
+        Sharing v's columns takes longer by ΔF and ΔB, and ends the tail sooner by what adding up its weights may take at most (the
+        first bytes of a message and the steepest line above) and its part of the update. A stage's last gradient is late by ΔB at least:
+        with ΔF ≥ 0 and ΔB no less than what is saved, no schedule gains.
+        """
+        able = self.problem.choices(self.config, r)
+        if math.isfinite(self.limit):
+            return able
+        w = self.costs.work(self.config, r, apart)
+        fixed, slope = self.costs.steepest("all_reduce", r, apart)
+        found = []
+        for v in able:
+            saved = fixed + slope * float(self.costs.weights[v]) + float(w.update[v]) * (1 - 1 / r) * self._slowest
+            longer = w.column_forward[v] - w.forward[v], w.column_backward[v] - w.backward[v]
+            if longer[0] < 0 or longer[1] * self._quickest < saved:
+                found.append(v)
+        return tuple(found)
+
     # -- labels --------------------------------------------------------------------------------------
 
-    def best(self, upper: float) -> Choice | None:
-        """The best plan of this configuration by the schedule's formula (1F1B: by its lower bound), if it takes less than ``upper``."""
+    def best(self, upper: float, width: int | None = None) -> Choice | None:
+        """The best plan of this configuration by the schedule's formula (1F1B: by its lower bound), if it takes less than ``upper``.
+
+        Parameters
+        ----------
+        upper : float
+        width : int, optional
+            Keep only so many labels of those that end at the same position; what is found is a plan then, and no bound.
+        """
         self.stopped = False
         start = (0.0,) * (5 if self.config.schedule != "1f1b" else 4)
         level = [Label(self.costs.layers, 0, 0, start)]
         for q in range(1, self.config.stages + 1):
+            left = self.config.stages - q
             found: dict[tuple[int, int, int], list[Label]] = {}
             for label in level:
                 for new in self._before(label, q, upper):
+                    self.effort.labels -= 1
                     _keep(found.setdefault((new.position, new.used, new.replicas), []), new)
-                if self._spent() or (self.most is not None and sum(map(len, found.values())) > self.most):
+                if self.effort.late or (width is None and self.effort.out):
                     self.stopped = True
                     return None
+            if width is not None:
+                for key, several in found.items():
+                    found[key] = sorted(several, key=lambda x: self._at_least(x, left))[:width]
             level = [x for labels in found.values() for x in labels]
         whole = [(self._whole(x), x) for x in level if x.position == 0 and x.used == self.config.workers]
         if not whole:
@@ -320,7 +395,7 @@ class Labels:
             if self._at_least(label, self.config.stages - q + 1) >= upper() * (1 - EVEN):
                 continue
             self.looked += 1
-            if self.looked > nodes or self._spent():
+            if self.looked > nodes or self.effort.out:
                 self.exact = False
                 return
             for new in sorted(
@@ -347,7 +422,7 @@ def _undominated(
 def _keep(labels: list[Label], new: Label) -> None:
     """Add a label unless another is as good in everything, and drop those that it beats."""
     for x in labels:
-        if all(a <= b for a, b in zip(x.costs, new.costs, strict=True)):
+        if all(a <= b * (1 + EVEN) for a, b in zip(x.costs, new.costs, strict=True)):
             return
     labels[:] = [x for x in labels if not all(a <= b for a, b in zip(new.costs, x.costs, strict=True))]
     labels.append(new)

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import splitplan as sp
 from splitplan.data.training_plan import TrainingPlan, TrainingStage
 from splitplan.errors import DataError, FingerprintError, TrainingError
-from splitplan.executor.training import plan_problems
+from splitplan.executor.training_checks import plan_problems
 from splitplan.executor.training_state import checkpoints, read_facts
 from splitplan.models.training import TrainingModel, training_model
 
@@ -370,11 +370,19 @@ def test_arguments_that_cannot_be_right_are_told_all_at_once() -> None:
     with pytest.raises(DataError) as found:
         sp.train(
             [], plan_of(model), iter(pairs()), optimizer=None, loss_fn=3, epochs=0, steps=True, checkpoint_every=0, keep=0,  # type: ignore[arg-type]
-            restarts=-1, resume=7,  # type: ignore[arg-type]
+            restarts=-1, resume=7, device="tpu", on_slow="wait", problem=3, seed=-1,  # type: ignore[arg-type]
         )  # fmt: skip
-    assert len(found.value.problems) == 10
+    assert len(found.value.problems) == 14
     with pytest.raises(DataError, match="the plan is a dict"):
         sp.train(model, {}, [], optimizer=momentum, loss_fn=momentum)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.usefixtures("rank")
+def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    model = net()
+    with pytest.raises(DataError, match="1 workers on this host need a GPU each, and torch sees 0"):
+        run(model, plan_of(model), pairs(), tmp_path, device="cuda")
 
 
 def test_plans_that_cannot_run() -> None:

@@ -125,8 +125,10 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from tests.executor.test_training_launch import launch, slowly
-from tests.executor.test_training import net, plan_of
-model = net()
+from tests.executor.test_training import Net, plan_of
+class Own(Net):  # workers cannot import what a script or a notebook defines
+    pass
+model = Own().train()
 launch(model, plan_of(model), Path(sys.argv[1]), steps=1000, epochs=None, loss_fn=slowly(0.05), checkpoint_every=5)
 """
 
@@ -212,7 +214,7 @@ def stage_seconds(problem: HybridTraining, plan: TrainingPlan) -> list[float]:
 def write(folder: Path, seconds: list[list[float]], run: str = "r", replicas: int = 1) -> Records:
     """Lines of workers that computed for so long in each step."""
     for k, mine in enumerate(seconds):
-        lines: list[dict[str, Any]] = [{"run": run, "pid": 1, "from_step": 0, "cores": [k], "restarts": 0}]
+        lines: list[dict[str, Any]] = [{"run": run, "pid": 1, "host": "a", "from_step": 0, "cores": [k], "restarts": 0}]
         for step, s in enumerate(mine, 1):
             times = {"forward_s": s / 3, "backward_s": 2 * s / 3, "sync_s": 0.0, "update_s": 0.01, "agree_s": 0.0}
             lines.append({"step": step, "epoch": 0, "loss": 1.0, "start": 10.0 * step, "end": 10.0 * step + 4, "events": [], **times})  # fmt: skip
@@ -312,7 +314,7 @@ def test_lines_of_other_runs_and_broken_ones_are_passed_over(tmp_path: Path) -> 
     assert records.whole() == []
     with worker_file(tmp_path, 0).open("a", encoding="utf-8") as file:
         file.write(
-            '{"step": 4, "lo\n{"run": "r", "pid": 1, "from_step": 3, "cores": [0, 1], "restarts": 0}\n{"step": 4'
+            '{"step": 4, "lo\n\n{"run": "r", "pid": 1, "from_step": 3, "cores": [0, 1], "restarts": 0}\n{"step": 4'
         )
     assert records.read() == 1
     assert records.starts[0][0]["cores"] == [0, 1]

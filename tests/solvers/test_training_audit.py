@@ -12,14 +12,23 @@ import splitplan as sp
 from benchmarks.training_instances import chain, small_ones
 from splitplan.data.training_plan import TrainingPlan, TrainingStage
 from splitplan.data.training_profile import KINDS, TrainingProfile
-from splitplan.errors import AuditError, DataError, InfeasibleError, NotApplicable, SolverError, UnknownNameError
+from splitplan.errors import (
+    AuditError,
+    DataError,
+    InfeasibleError,
+    NoSolutionError,
+    NotApplicable,
+    SolverError,
+    UnknownNameError,
+)
 from splitplan.formulations.solution import Status
 from splitplan.formulations.training import HybridTraining
 from splitplan.formulations.training_schedule import least_1f1b_s
 from splitplan.models.training_layer import TrainingLayer
 from splitplan.solvers.audit_training import audit_training
+from splitplan.solvers.clock import Clock
 from splitplan.solvers.training_dp import TrainingDP
-from splitplan.solvers.training_labels import Choice, Labels
+from splitplan.solvers.training_labels import Choice, Effort, Labels
 from splitplan.solvers.training_milp import TrainingMILP
 from tests.formulations.test_training import problem
 from tests.formulations.training_brute_force import every
@@ -273,6 +282,22 @@ def test_memory_that_only_all_columns_shared_can_meet() -> None:
         linear(10, memory=(whole + kept) * 0.999, **apart).solve("training-dp")
 
 
+def test_labels_that_are_spent_before_there_is_a_plan_prove_nothing() -> None:
+    """Only eight micro-batches by 1F1B fit, which look least promising, and only with the first layer alone."""
+    layers = tuple(TrainingLayer(f"v{k}", 10.0 * (k > 0), 600.0 * (k == 0)) for k in range(12))
+    times = [(x.name, s, 1, 1, float(s), 2.0 * s) for x in layers for s in (1, 8)]
+    updates = [(x.name, 1, 1, 0.0) for x in layers]
+    p = problem(
+        hosts=2, cores=1, memory=1210.0, layers=layers, times=times, updates=updates, crossing_bytes=(1.0,) * 11,
+        state_factor=0.0, micro_s=100.0, schedules=("gpipe", "1f1b"),
+    )  # fmt: skip
+    found = p.solve("training-dp")
+    assert (found.plan.cuts, found.plan.micro_batches, found.plan.schedule) == ((1,), 8, "1f1b")
+    assert found.status is Status.OPTIMAL
+    with pytest.raises(NoSolutionError, match="stopped .node or iteration limit. before it had any plan"):
+        p.solve("training-dp", labels=1)
+
+
 def test_a_cut_list_of_ways_leaves_a_true_bound() -> None:
     for count in (7, 8, 9):
         p = linear(count, memory=None)
@@ -296,14 +321,14 @@ def test_bounds_of_1f1b_hold_for_every_plan(seed: int) -> None:
         for c in p.configs():
             if c.schedule != "1f1b":
                 continue
-            labels = Labels(p, c, lambda: False)
+            labels = Labels(p, c, Effort(Clock(None), 10**9))
             for plan in every(replace(p, schedules=("1f1b",), micro_batches=(c.micro_batches,), max_stages=c.stages)):
                 if (len(plan.stages), plan.workers, plan.threads) != (c.stages, c.workers, c.threads):
                     continue
                 stages = p.costs.stages_of(plan)
                 times = p.costs.times_of(plan, stages)
                 bare = plan.predicted["iteration_s"] - p.profile.step_s
-                assert labels.bound() <= bare * (1 + 1e-12)
+                assert labels.bound <= bare * (1 + 1e-12)
                 assert least_1f1b_s(times, c.micro_batches) <= bare * (1 + 1e-12)
                 work = [x.forward_s + x.backward_s for x in stages]
                 weights = labels._own
@@ -337,7 +362,7 @@ def test_what_is_too_large_for_the_milp() -> None:
 
 def test_the_milp_within_a_time_limit() -> None:
     p = problem(cores=4)
-    with pytest.raises((sp.errors.NoSolutionError, sp.errors.SolverError)):
+    with pytest.raises((NoSolutionError, SolverError)):
         p.solve("training-milp", time_limit_s=0.0)
 
 
