@@ -172,12 +172,12 @@ def failed(folder: Path, rank: int, step: int, error: Exception, trace: str) -> 
     """Write that a worker failed, for a reason that starting again may mend; whether it did in the same way at the same step before."""
     file = folder / f"failed-{rank}.json"
     before = read_json(file) if file.exists() else {}
-    body = {"step": step, "text": f"{type(error).__name__}: {error}", "traceback": trace, "at": time.time()}
+    text = f"{type(error).__name__}: {error}"
+    body = {"step": step, "text": text, "traceback": trace, "at": time.time()}
     write_whole(file, json.dumps(body, indent=1))
-    lost = any(
-        x in body["text"] for x in ("Connection", "connection", "Gloo", "gloo", "NCCL")
-    )  # another worker's fault
-    return not lost and (before.get("step"), before.get("text")) == (step, body["text"])
+    # That another worker was lost is no failure of this one's.
+    lost = any(x in text for x in ("Connection", "connection", "Gloo", "gloo", "NCCL"))
+    return not lost and (before.get("step"), before.get("text")) == (step, text)
 
 
 def first_failure(folder: Path) -> str:

@@ -309,8 +309,9 @@ def _rounds(runs: list[Runs], rank: int, task: MeasureTask, told: TextIO) -> dic
         layers = run.by_layer(typical)
         times[run.samples] = layers[:2].tolist()
         updates.append(layers[2])
-        total = steps.sum(axis=1)
-        ratios += (total / np.median(total)).tolist()
+        if 2 * run.samples >= max(task.samples):  # small micro-batches vary by more than an iteration does
+            total = steps.sum(axis=1)
+            ratios += (total / np.median(total)).tolist()
     return {"times": times, "updates": np.median(updates, axis=0).tolist(), "ratios": ratios, "rounds": rounds}
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 EACH = 4
 """Of all labels, one configuration may take one part in so many."""
+NEAR = (1.02, 1.06, 1.15)
+"""How far above its bound a configuration's plans are looked for first."""
 TRIED, WIDTH = 4, 2
 """Configurations in which a better plan is looked for, for each number of stages; labels that are kept at a position then."""
 
@@ -135,7 +137,7 @@ class _Search:
         for p, several in starts.items():
             several.sort(key=lambda x: min(x[0], 4 * x[2].bound))
             for _, config, labels in several[:TRIED]:
-                if not self.effort.late and (found := labels.best(self._goal(p), WIDTH)) is not None:
+                if (found := self._promising(labels, self._goal(p))) is not None:
                     self._offer(config, found, labels.seconds_of(found))
         left = self.effort.labels
         for config, labels in sorted(made, key=lambda pair: -pair[1].bound):
@@ -149,6 +151,15 @@ class _Search:
             for p, several in starts.items():
                 for _, config, labels in several:
                     self._improve(config, labels, partial(self._goal, p))
+
+    def _promising(self, labels: Labels, goal: float) -> Choice | None:
+        """A plan by few labels: near the bound first, where there is little to look at."""
+        for near in (*(labels.bound * x for x in NEAR), math.inf):
+            if self.effort.late or labels.bound >= goal:
+                return None
+            if (found := labels.best(min(goal, near), WIDTH)) is not None or near >= goal:
+                return found
+        return None
 
     @property
     def _least(self) -> float:
