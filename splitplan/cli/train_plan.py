@@ -70,6 +70,15 @@ def train_plan(
     from splitplan.formulations.training import HybridTraining
 
     check_figure(figure)
+    # Before anything is measured.
+    raise_all(
+        [
+            f"{name} is {value}; give a whole number from 1"
+            for name, value in (("--batch", batch), ("--max-stages", max_stages))
+            if value is not None and value < 1
+        ],
+        "train-plan",
+    )
     hosts = _hosts(system, cores)
     if source.endswith(".json"):
         from splitplan.data.training_profile import TrainingProfile
@@ -130,7 +139,9 @@ def _measured(spec: str, batch: int | None, size: int | None, hosts: System, bud
 
     with working(f"making {spec}"):
         if spec.startswith("zoo:"):
-            model, loss_fn, example = zoo_training(spec.removeprefix("zoo:"), batch=batch or 32, size=size)
+            model, loss_fn, example = zoo_training(
+                spec.removeprefix("zoo:"), batch=32 if batch is None else batch, size=size
+            )
         else:
             if size is not None:
                 raise DataError("is for models of the zoo; a factory makes its own batch", "--size")
