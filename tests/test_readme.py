@@ -19,6 +19,7 @@ from splitplan.policies.result import Result
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 NETWORK, SMALL = "efficientnet_b0", "tiny-branch"
 
 
@@ -110,6 +111,35 @@ def test_the_page_on_placement_runs(tmp_path: Path) -> None:
     assert isinstance(sp.read_graph(tmp_path / "small.json"), sp.OperatorGraph)
 
 
+@pytest.mark.skipif(CORES < 2, reason="the page trains on two cores")
+def test_the_page_on_training_runs(tmp_path: Path) -> None:
+    """One script after the other: what the page does in one process, and what it has torchrun start."""
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    assert text.count('"alexnet"') == 3
+    code = [block.replace('"alexnet"', '"tiny-cnn"') for block in blocks(text, "python")]
+    (script,) = (block for block in code if block.startswith("# my_train.py\n"))
+    code.remove(script)
+    page = "\n".join(code).replace("optimizer=optimizer, name", "optimizer=optimizer, budget_s=1, name")
+    shown = python(page + '\npipeline.plan.save("plan.json")\n', tmp_path)
+    for word in ("pipeline: ", "expected", "predicted     measured", "24 iterations in all"):
+        assert word in shown
+    assert (tmp_path / "wide.json").exists()
+    (tmp_path / "my_train.py").write_text(script, encoding="utf-8")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "my_train.py"]
+    assert "iterations: 8" in run(launcher, tmp_path)
+
+
+def test_the_commands_of_the_page_on_training(tmp_path: Path) -> None:
+    (lines,) = (
+        b for b in blocks((ROOT / "docs" / "training.md").read_text(encoding="utf-8"), "bash") if "train-plan" in b
+    )
+    for line in lines.splitlines():
+        words = line.replace("zoo:alexnet --size 64", "zoo:tiny-cnn --size 32 --cores 1 --budget-s 1").split()
+        words += ["--cores", "1"] if words[2] == "training.json" else []
+        assert "audited by" in run([sys.executable, "-m", *words], tmp_path)
+    assert sp.TrainingPlan.read(tmp_path / "plan.json").batch == 32
+
+
 def test_the_tables_of_the_page_on_slots_are_of_what_there_is() -> None:
     text = (ROOT / "docs" / "slots.md").read_text(encoding="utf-8")
     state, result = (
@@ -143,7 +173,7 @@ def test_every_link_leads_somewhere() -> None:
     pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
         (ROOT / "docs").glob("*.md")
     )
-    assert len(pages) == 11
+    assert len(pages) == 12
     for page in pages:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -125,7 +125,9 @@ def _measure(folder: Path, rank: int, task: MeasureTask, told: TextIO) -> None:
     tm = training_model(model, x, name=task.name)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=task.workers)
     try:
-        runs = [Runs(tm, things.loss_fn, things.optimizer, x, y, b, device) for b in task.samples]
+        runs: list[Runs] = []
+        for b in task.samples:
+            runs.append(Runs(tm, things.loss_fn, things.optimizer, x, y, b, device, runs[0] if runs else None))
         result = _rounds(runs, rank, task, told)
         if rank == 0:
             result |= _facts(tm, runs[0]) | about(task.kind)
@@ -158,11 +160,13 @@ class Runs:
         A batch, of which the first samples are taken.
     samples : int
     device : torch.device
+    other : Runs, optional
+        Of the same model, whose optimizers are taken: they are of the same weights, and each has a state.
     """
 
     def __init__(
         self, tm: TrainingModel, loss_fn: Callable[..., Any], optimizer: Callable[..., Any], x: Any, y: Any, samples: int,
-        device: torch.device,
+        device: torch.device, other: Runs | None = None,
     ) -> None:  # fmt: skip
         import torch
         from torch.utils import _pytree as pytree
@@ -178,8 +182,10 @@ class Runs:
         self.runs = list(pairwise(ends))
         self._stages = [tm.stage(i, j, samples) for i, j in self.runs]
         self._whole = tm.stage(0, n, samples)
-        self._optimizers = [self._optimizer(optimizer, s) for s in self._stages]
-        self._all = self._optimizer(optimizer, self._whole)
+        self._optimizers: list[Any] = (
+            other._optimizers if other else [self._optimizer(optimizer, s) for s in self._stages]
+        )
+        self._all: Any = other._all if other else self._optimizer(optimizer, self._whole)
         self._cuda = device.type == "cuda"
 
     @staticmethod

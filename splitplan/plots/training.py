@@ -101,7 +101,7 @@ def draw_iteration(ax: Axes, table: pd.DataFrame, lanes: list[str], end: float |
     ax.set_xlim(0, end * 1.01)
     ax.set_xlabel("seconds; a number is that of the micro-batch" if numbered else "seconds", fontsize=8)
     if key:
-        ax.legend(fontsize=6, ncols=len(shown), loc="lower left", bbox_to_anchor=(0.0, 1.0), frameon=False)
+        ax.legend(fontsize=6, ncols=len(shown), loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False)
     tidy(ax, "x")
 
 

@@ -15,7 +15,9 @@ from splitplan.formulations import registry
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "formulations.md").read_text(encoding="utf-8")
 REALTIME = (ROOT / "docs" / "realtime.md").read_text(encoding="utf-8")
-PLACES = "".join((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("pipelines", "placement"))
+PLACES = "".join(
+    (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("pipelines", "placement", "training")
+)
 NAMED = sorted(set(re.findall(r"`([a-z_/]+\.py):(\w+)`", TEXT + REALTIME + PLACES)))
 
 
@@ -42,6 +44,7 @@ def test_named_tests_exist() -> None:
         "formulations/allocation.py",
         "formulations/pipeline_model.py",
         "formulations/placement_model.py",
+        "formulations/training_model.py",
     ],
 )
 def test_every_equation_function_is_in_the_page(file: str) -> None:
@@ -64,7 +67,7 @@ def test_every_solver_is_in_the_page(kind: str) -> None:
         assert f"| `{solver.name}` |" in TEXT
 
 
-@pytest.mark.parametrize("kind", ["pipeline-placement", "operator-placement", "operator-latency"])
+@pytest.mark.parametrize("kind", ["pipeline-placement", "operator-placement", "operator-latency", "hybrid-training"])
 def test_every_solver_of_places_is_in_its_page(kind: str) -> None:
     for solver in registry.solvers_for(kind):
         assert f"`{solver.name}`" in PLACES
