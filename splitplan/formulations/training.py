@@ -43,7 +43,7 @@ class HybridTraining(Scaled, Formulation):
     (2) Σ_s r_s = W, W t ≤ cores, no worker across two hosts; r_s the same for all s when ``replicas="same"``.
     (3) m r_s divides the batch.
     (4) weights_s (2 + state) + held_s · in flight_s ≤ memory of a worker: weights, gradients, the optimizer's state; what is kept for
-        the backward pass, m micro-batches of it in GPipe, min(m, p − s) in 1F1B, one when p = 1; a column layer's weights are
+        the backward pass, what came from the stage before among it, m micro-batches of it in GPipe, min(m, p − s) in 1F1B, one when p = 1; a column layer's weights are
         divided by r_s.                                                                                                   [bytes]
     (5) F_s = Σ_{v ∉ K} f_v(g/r_s) + Σ_{v ∈ K} (f_v(g)/r_s + exchange_v), B_s alike; f and b as measured with t threads while as many
         workers compute at once as the host then has.                                                                        [s]

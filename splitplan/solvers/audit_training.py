@@ -112,6 +112,9 @@ class _Stage:
             v: rows for v, rows in profile.updates[profile.updates["threads"] == t].groupby("layer") if v in mine
         }
         forward, backward, update, added, kept, weights = [], [], [], [], [], []
+        if k:  # what comes from the stage before is kept until the backward pass
+            entered = profile.crossing_bytes[sum(len(x.layers) for x in plan.stages[:k]) - 1]
+            kept.append(entered * g / r)
         apart = first // each != self.last // each
         for name in stage.layers:
             layer, shared = layers[name], name in stage.columns

@@ -26,6 +26,8 @@ EACH = 4
 """Of all labels, one configuration may take one part in so many."""
 NEAR = (1.02, 1.06, 1.15)
 """How far above its bound a configuration's plans are looked for first."""
+FAR = 1.15
+"""A number of stages whose first plan takes so many times as long as the best of all is looked at once only."""
 TRIED, WIDTH = 4, 2
 """Configurations in which a better plan is looked for, for each number of stages; labels that are kept at a position then."""
 
@@ -136,7 +138,8 @@ class _Search:
                 starts[config.stages].append((seconds, config, labels))
         for p, several in starts.items():
             several.sort(key=lambda x: min(x[0], 4 * x[2].bound))
-            for _, config, labels in several[:TRIED]:
+            tried = TRIED if several[0][0] <= FAR * self._least else 1
+            for _, config, labels in several[:tried]:
                 if (found := self._promising(labels, self._goal(p))) is not None:
                     self._offer(config, found, labels.seconds_of(found))
         left = self.effort.labels
@@ -157,8 +160,11 @@ class _Search:
         for near in (*(labels.bound * x for x in NEAR), math.inf):
             if self.effort.late or labels.bound >= goal:
                 return None
-            if (found := labels.best(min(goal, near), WIDTH)) is not None or near >= goal:
-                return found
+            found = labels.best(min(goal, near), WIDTH)
+            if found is not None:
+                return labels.best(found.seconds * (1 - self.curve_gap), WIDTH) or found
+            if near >= goal:
+                return None
         return None
 
     @property
