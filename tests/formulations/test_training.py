@@ -410,7 +410,7 @@ HALVES = TrainingStage(("a",)), TrainingStage(("b", "c"))
         ({"cores": 4}, plan_of(*(replace(s, replicas=k + 1) for k, s in enumerate(HALVES))), "is none of the configurations"),
         ({}, plan_of(TrainingStage(("a", "b", "c"), 2, ("c",)), schedule="none"), "stage 0: the columns of 'c' cannot be shared by 2"),
         ({"columns": False}, plan_of(TrainingStage(("a", "b", "c"), 2, ("b",)), schedule="none"), "the columns of 'b' cannot be shared by 2"),
-        ({"memory": 1500.0}, plan_of(*HALVES), "memory of stage 1: 820 of 750 bytes a worker"),
+        ({"memory": 1500.0}, plan_of(*HALVES), "memory of stage 1: 848 of 750 bytes a worker"),
     ],
 )  # fmt: skip
 def test_what_a_plan_breaks(options: dict[str, Any], plan: TrainingPlan, text: str) -> None:

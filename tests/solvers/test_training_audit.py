@@ -97,7 +97,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "smaller than measured": ({"micro_batches": 8}, "1 samples at a time, measured were 2 to 8"),
     "threads that were not measured": ({"threads": 3}, "threads=3: measured with 1, 2"),
     "columns of another layer": ({"stages": (TrainingStage(WHOLE, 2, ("c",)),), **SINGLE}, "'c' has no 2 columns"),
-    "too little memory": ({"stages": (TrainingStage(WHOLE, 2),), **SINGLE}, "stage 0: 1160 bytes, a worker has 950"),
+    "too little memory": ({"stages": (TrainingStage(WHOLE, 2),), **SINGLE}, "stage 0: 1160 bytes, a worker has 1000"),
 }  # fmt: skip
 
 
@@ -105,7 +105,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_mutated_plan_is_rejected(change: str) -> None:
     changes, message = CHANGES[change]
     cores = 6 if "not measured" in change else 2
-    p = problem(uncuttable=(2,), samples=(2, 8), cores=cores, memory=1900.0 if change == "too little memory" else None)
+    p = problem(uncuttable=(2,), samples=(2, 8), cores=cores, memory=2000.0 if change == "too little memory" else None)
     plan = TrainingPlan("net", "f", 8, HALVES, 2, "gpipe")
     assert audit_training(p, plan, {}).violations == ()
     mutated = replace(plan, **changes)
