@@ -20,7 +20,7 @@ GOLDEN = Path(__file__).parent / "golden_training"
 
 CASES: dict[str, Callable[[], HybridTraining]] = {
     "single": lambda: problem(max_stages=1, micro_batches=(1, 2)),
-    "gpipe": lambda: problem(threads=(1,), micro_batches=(2,), schedules=("gpipe",), memory=2000.0),
+    "gpipe": lambda: problem(threads=(1,), micro_batches=(2,), schedules=("gpipe",), memory=2100.0),
     "1f1b": lambda: problem(threads=(1,), micro_batches=(2,), schedules=("1f1b",), uncuttable=(1,)),
     "any_replicas": lambda: problem(
         hosts=2, threads=(1,), micro_batches=(2,), schedules=("none", "gpipe"), replicas="any", uncuttable=(2,), max_stages=2
