@@ -10,7 +10,7 @@ import typer
 from splitplan.cli.options import FigureOption, GapOption, Json, PlanOption, SolverOption, TimeLimitOption, read_system
 from splitplan.cli.output import amount, check_figure, out, print_json, save_figure, say, seconds, table, working
 from splitplan.cli.solve import certificate
-from splitplan.errors import DataError
+from splitplan.errors import DataError, raise_all
 
 if TYPE_CHECKING:
     from splitplan.data.system import System
@@ -42,7 +42,9 @@ def train_plan(
     save_profile: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Of a model: where to write what was measured.")
     ] = None,
-    budget_s: Annotated[float, typer.Option(help="Of a model: about how long to measure.")] = 60.0,
+    budget_s: Annotated[
+        float | None, typer.Option(help="Of a model: about how many seconds to measure.", show_default="60")
+    ] = None,
     max_stages: Annotated[int | None, typer.Option(help="Most stages.")] = None,
     any_replicas: Annotated[
         bool, typer.Option("--any-replicas", help="Stages may have unlike replicas; such a plan cannot be run here.")
@@ -68,16 +70,27 @@ def train_plan(
     from splitplan.formulations.training import HybridTraining
 
     check_figure(figure)
+    # Before anything is measured.
+    raise_all(
+        [
+            f"{name} is {value}; give a whole number from 1"
+            for name, value in (("--batch", batch), ("--max-stages", max_stages))
+            if value is not None and value < 1
+        ],
+        "train-plan",
+    )
     hosts = _hosts(system, cores)
     if source.endswith(".json"):
         from splitplan.data.training_profile import TrainingProfile
 
-        for name, value in (("--save-profile", save_profile), ("--size", size)):
-            if value is not None:
-                raise DataError("is for models that are measured; a profile is given", name)
+        given = (("--save-profile", save_profile), ("--size", size), ("--budget-s", budget_s))
+        raise_all(
+            [f"{name} is for models that are measured; a profile is given" for name, v in given if v is not None],
+            source,
+        )
         profile = TrainingProfile.read(source)
     else:
-        profile = _measured(source, batch, size, hosts, budget_s)
+        profile = _measured(source, batch, size, hosts, 60.0 if budget_s is None else budget_s)
         if save_profile is not None:
             profile.save(save_profile)
     problem = HybridTraining(
@@ -122,12 +135,16 @@ def _hosts(system: Path | None, cores: int | None) -> System:
 def _measured(spec: str, batch: int | None, size: int | None, hosts: System, budget_s: float) -> TrainingProfile:
     from splitplan.executor.training_profiler import profile_training
     from splitplan.models.load import call_factory
-    from splitplan.models.zoo_training import zoo_training
+    from splitplan.models.zoo import zoo_training
 
     with working(f"making {spec}"):
         if spec.startswith("zoo:"):
-            model, loss_fn, example = zoo_training(spec.removeprefix("zoo:"), batch or 32, size)
+            model, loss_fn, example = zoo_training(
+                spec.removeprefix("zoo:"), batch=32 if batch is None else batch, size=size
+            )
         else:
+            if size is not None:
+                raise DataError("is for models of the zoo; a factory makes its own batch", "--size")
             made = call_factory(spec)
             if not isinstance(made, tuple) or len(made) != 3:
                 raise DataError("returned something else than (module, loss_fn, (inputs, targets))", f"model {spec!r}")

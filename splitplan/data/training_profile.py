@@ -116,6 +116,12 @@ class TrainingProfile(Stored):
                 found += [
                     f"{name}.iloc[{i}].{column} is {table[column].tolist()[i]!r}; give seconds from 0" for i in bad[:3]
                 ]
+            for column in keys:
+                found += [
+                    f"{name}.iloc[{i}].{column} is {v!r}; give a {'positive number' if column == 'size_bytes' else 'whole number from 1'}"
+                    for i, v in enumerate(table[column].tolist())
+                    if column not in ("layer", "what") and not _is_key(v, whole=column != "size_bytes")
+                ][:3]
             twice = table.duplicated(list(keys))
             found += [f"{name}.iloc[{i}] is there twice" for i in np.flatnonzero(twice)[:3]]
             if "layer" in keys:
@@ -316,6 +322,13 @@ class TrainingProfile(Stored):
         for name, columns in (("times", TIMES), ("updates", UPDATES), ("collectives", COLLECTIVES)):
             body[name] = [list(row) for row in getattr(self, name)[list(columns)].itertuples(index=False)]
         return {**self.stamp(), **_plain(body)}
+
+
+def _is_key(value: object, whole: bool) -> bool:
+    """Whether a row can be told by this: a number of samples, threads or workers, or a size."""
+    if number_problem("", value, positive=True):
+        return False
+    return not whole or float(value).is_integer()  # type: ignore[arg-type]
 
 
 def _between(crowds: list[int], workers: int, at: Any) -> np.ndarray:

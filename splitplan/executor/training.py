@@ -188,6 +188,7 @@ def _as_rank(task: Task, things: Things, folder: Path, problem: HybridTraining |
     """Train as a rank of the user's own torchrun."""
     import torch.distributed as dist
 
+    from splitplan.executor.training_words import all_texts
     from splitplan.executor.training_worker import Loop, backend_of, bind
 
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
@@ -196,9 +197,7 @@ def _as_rank(task: Task, things: Things, folder: Path, problem: HybridTraining |
         dist.init_process_group(
             backend_of(task)
         )  # stays, so that a script can train again: torchrun's store serves one such start
-    told = [task.run]
-    dist.broadcast_object_list(told, src=0)
-    task = replace(task, run=told[0])
+    task = replace(task, run=all_texts(task.run)[0])
     if dist.get_rank() == 0:
         clear(folder)
     try:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from splitplan.executor.measure import REFUSED, about, middle_mean, say
+from splitplan.executor.measure import REFUSED, about, middle_mean
 from splitplan.models.files import read_json, write_whole
 
 if TYPE_CHECKING:
@@ -79,8 +79,12 @@ def main(argv: list[str]) -> int:
     folder, rank = Path(argv[0]), int(argv[1])
     task = MeasureTask.read(folder)
     sys.path[:] = list(task.paths)
+    # What the user's own functions print must not come between our lines.
+    sys.stdout.flush()
+    told = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
     try:
-        _measure(folder, rank, task)
+        _measure(folder, rank, task, told)
     except SplitplanError as e:
         sys.stderr.write(f"{e}\n")
         sys.stderr.flush()
@@ -98,7 +102,13 @@ def pin(rank: int, threads: int) -> None:
             os.sched_setaffinity(0, mine)
 
 
-def _measure(folder: Path, rank: int, task: MeasureTask) -> None:
+def _say(told: TextIO, message: dict[str, Any]) -> None:
+    """One line of JSON to the profiler."""
+    told.write(json.dumps(message) + "\n")
+    told.flush()
+
+
+def _measure(folder: Path, rank: int, task: MeasureTask, told: TextIO) -> None:
     import torch
     import torch.distributed as dist
 
@@ -118,14 +128,14 @@ def _measure(folder: Path, rank: int, task: MeasureTask) -> None:
         runs: list[Runs] = []
         for b in task.samples:
             runs.append(Runs(tm, things.loss_fn, things.optimizer, x, y, b, device, runs[0] if runs else None))
-        result = _rounds(runs, rank, task)
+        result = _rounds(runs, rank, task, told)
         if rank == 0:
             result |= _facts(tm, runs[0]) | about(task.kind)
         result["collectives"] = _collectives(tm, task, max(task.samples), rank)
     finally:
         dist.destroy_process_group()
     if rank == 0:
-        say({"result": result})
+        _say(told, {"result": result})
 
 
 def _facts(tm: TrainingModel, run: Runs) -> dict[str, Any]:
@@ -269,7 +279,7 @@ class Runs:
         return found
 
 
-def _rounds(runs: list[Runs], rank: int, task: MeasureTask) -> dict[str, Any]:
+def _rounds(runs: list[Runs], rank: int, task: MeasureTask, told: TextIO) -> dict[str, Any]:
     """Rounds of all sizes, whole and in parts in turn; all workers begin each run together."""
     import torch
     import torch.distributed as dist
@@ -294,7 +304,7 @@ def _rounds(runs: list[Runs], rank: int, task: MeasureTask) -> dict[str, Any]:
             dist.barrier()
             parts[k].append(run.parts())
         if rank == 0:
-            say({"done": n + 1, "of": rounds})
+            _say(told, {"done": n + 1, "of": rounds})
     times, updates, ratios = {}, [], []
     for run, w, p in zip(runs, whole, parts, strict=True):
         steps = np.array(w)

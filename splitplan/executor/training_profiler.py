@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -91,18 +92,9 @@ def profile_training(
     """
     size = _batch_size(batch)
     cores, kind = _cores(system)
-    sizes = tuple(samples) if samples is not None else _halves(size)
-    counts = tuple(threads) if threads is not None else _powers(cores)
-    problems = [
-        f"samples has {s!r}; give whole numbers from 1 to the batch's {size}"
-        for s in sizes
-        if isinstance(s, bool) or not isinstance(s, int) or not 1 <= s <= size
-    ]
-    problems += [
-        f"threads has {t!r}; give whole numbers from 1 to the {cores} cores of a host"
-        for t in counts
-        if isinstance(t, bool) or not isinstance(t, int) or not 1 <= t <= cores
-    ]
+    sizes, problems = _numbers("samples", samples, _halves(size), size, f"the batch's {size}")
+    counts, more = _numbers("threads", threads, _powers(cores), cores, f"the {cores} cores of a host")
+    problems += more
     problems += [p for p in [number_problem("budget_s", budget_s, positive=True)] if p]
     problems += [] if isinstance(least, int) and least >= 1 else [f"least is {least!r}; give a whole number from 1"]
     raise_all(problems, "profile_training")
@@ -129,6 +121,17 @@ def _batch_size(batch: Any) -> int:
     return sizes.pop()
 
 
+def _numbers(name: str, given: Any, usual: tuple[int, ...], most: int, what: str) -> tuple[tuple[int, ...], list[str]]:
+    """Whole numbers up to a most, and what is wrong with them."""
+    if given is None:
+        return usual, []
+    wanted = f"give whole numbers from 1 to {what}"
+    if isinstance(given, (str, int)) or not isinstance(given, Iterable) or not (values := tuple(given)):
+        return (), [f"{name} is {given!r}; {wanted}"]
+    wrong = [v for v in values if isinstance(v, bool) or not isinstance(v, int) or not 1 <= v <= most]
+    return values, [f"{name} has {v!r}; {wanted}" for v in wrong]
+
+
 def _cores(system: System) -> tuple[int, str]:
     if not isinstance(system, System):
         raise DataError(
@@ -144,6 +147,12 @@ def _cores(system: System) -> tuple[int, str]:
         "profile_training",
     )
     check_torch_device(device.kind)
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device.kind == "cpu" and device.threads > here:
+        raise DataError(
+            f"a host has threads={device.threads}, this machine has {here} cores for us; give threads={here} or less",
+            "profile_training",
+        )
     return device.threads, device.kind
 
 
@@ -170,6 +179,7 @@ def _measure(things: Things, task: MeasureTask, tell: Progress) -> dict[str, Any
         task.save(folder)
         things.save(folder)
         processes: list[subprocess.Popen[str]] = []
+        failed: list[int] = []
         result = None
         try:
             for rank in range(task.workers):
@@ -180,8 +190,11 @@ def _measure(things: Things, task: MeasureTask, tell: Progress) -> dict[str, Any
                         command, stdout=out, stderr=errors, env=worker_environment(task.threads), text=True
                     )
                 )
-            watcher = threading.Thread(target=_end_together, args=(processes,), daemon=True)
-            watcher.start()
+            for p in processes:
+                # When one fails the others wait for it, some for half an hour: whichever it is, end them.
+                threading.Thread(
+                    target=_end_others, args=(p, processes, failed), name="splitplan-watch", daemon=True
+                ).start()
             assert processes[0].stdout is not None
             for line in processes[0].stdout:
                 message = json.loads(line)
@@ -201,20 +214,19 @@ def _measure(things: Things, task: MeasureTask, tell: Progress) -> dict[str, Any
             said = errors.read().decode(errors="replace").strip()[-2000:] or "(nothing)"
             if REFUSED in codes:
                 raise ExecutorError(f"measuring training with {what}: {said}")
-            raise ExecutorError(
-                f"a measuring process of {what} ended with code {next(c for c in codes if c)}; it said:\n{said}"
-            )
+            code = [*failed, *codes][0]
+            raise ExecutorError(f"a measuring process of {what} ended with code {code} and no result; it said:\n{said}")
     found: dict[str, Any] = result
     return found
 
 
-def _end_together(processes: list[subprocess.Popen[str]]) -> None:
-    """When one fails the others wait for it for ever: end them."""
-    for p in processes:
-        if p.wait():
-            for other in processes:
-                if other.poll() is None:
-                    other.kill()
+def _end_others(process: subprocess.Popen[str], processes: list[subprocess.Popen[str]], failed: list[int]) -> None:
+    """When a process fails: note its code, and end the others."""
+    if code := process.wait():
+        failed.append(code)
+        for other in processes:
+            if other.poll() is None:
+                other.kill()
 
 
 def _profile(found: dict[tuple[int, int], dict[str, Any]], system: System) -> TrainingProfile:

@@ -32,6 +32,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from splitplan.errors import DataError, TrainingError, listed, raise_all
+from splitplan.executor.training_words import all_texts
 from splitplan.models.files import read_json
 
 FACTS, SCHEDULER = "training.json", "scheduler.pt"
@@ -145,8 +146,7 @@ class State:
         return target
 
     def _agree(self, part: Path, problem: str, folder: Path) -> None:
-        told: list[str] = [""] * dist.get_world_size()
-        dist.all_gather_object(told, problem)
+        told = all_texts(problem)
         if not (problems := [t for t in told if t]):
             return
         if dist.get_rank() == 0:

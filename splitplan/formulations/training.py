@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from splitplan.data.system import System
 from splitplan.data.training_plan import Schedule, TrainingPlan, TrainingStage
 from splitplan.data.training_profile import TrainingProfile
-from splitplan.errors import raise_all
+from splitplan.errors import DataError, FingerprintError, raise_all
 from splitplan.formulations.base import TOLERANCE, Formulation
 from splitplan.formulations.scaled import Scaled
 from splitplan.formulations.solution import Alternative
 from splitplan.formulations.training_checks import problems
 from splitplan.formulations.training_costs import Config, TrainingCosts
-from splitplan.formulations.training_schedule import iteration_s
+from splitplan.formulations.training_schedule import finish_s, iteration_s
 
 if TYPE_CHECKING:
     import pyomo.environ as pyo
@@ -43,7 +43,7 @@ class HybridTraining(Scaled, Formulation):
     (2) Σ_s r_s = W, W t ≤ cores, no worker across two hosts; r_s the same for all s when ``replicas="same"``.
     (3) m r_s divides the batch.
     (4) weights_s (2 + state) + held_s · in flight_s ≤ memory of a worker: weights, gradients, the optimizer's state; what is kept for
-        the backward pass, m micro-batches of it in GPipe, min(m, p − s) in 1F1B, one when p = 1; a column layer's weights are
+        the backward pass, what came from the stage before among it, m micro-batches of it in GPipe, min(m, p − s) in 1F1B, one when p = 1; a column layer's weights are
         divided by r_s.                                                                                                   [bytes]
     (5) F_s = Σ_{v ∉ K} f_v(g/r_s) + Σ_{v ∈ K} (f_v(g)/r_s + exchange_v), B_s alike; f and b as measured with t threads while as many
         workers compute at once as the host then has.                                                                        [s]
@@ -99,7 +99,9 @@ class HybridTraining(Scaled, Formulation):
     def __post_init__(self) -> None:
         for name in ("micro_batches", "threads", "schedules", "speeds"):
             value = getattr(self, name)
-            if isinstance(value, Sequence) and not isinstance(value, str):
+            if name in ("micro_batches", "threads") and isinstance(value, int):
+                object.__setattr__(self, name, (value,))
+            elif isinstance(value, Iterable) and not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
         raise_all(problems(self), "HybridTraining")
         if not any(True for _ in self.configs()):
@@ -112,15 +114,14 @@ class HybridTraining(Scaled, Formulation):
 
     @cached_property
     def sampled(self) -> tuple[float, float, float | None]:
-        """Of the plans that need no search: the least positive objective, the largest, the least within memory."""
-        costs = [
-            (x, self.evaluate(x)["objective"])
-            for c in self.configs()
-            if c.stages == 1
-            for x in [self.plan_for(c, (), c.replicas[:1])]
-        ]
-        if not costs:
-            return 0.0, 1.0, None
+        """Of the plans that need no search, or where only pipelines may be, of even cuts: the least positive objective, the largest, the least within memory."""
+        every = [c for c in self.configs() if c.workers == c.stages * c.replicas[0]]
+        inner = len(self.positions) + 1
+        costs = []
+        for c in [c for c in every if c.stages == 1] or every:
+            cuts = [self.positions[k * inner // c.stages - 1] for k in range(1, c.stages)]
+            plan = self.plan_for(c, cuts, c.replicas[:1] * c.stages)
+            costs.append((plan, plan.predicted["iteration_s"]))
         allowed = [v for x, v in costs if not self.violations(x)]
         values = [v for _, v in costs]
         return min(allowed or [v for v in values if v > 0], default=0.0), max(values), min(allowed, default=None)
@@ -184,19 +185,30 @@ class HybridTraining(Scaled, Formulation):
         """Seconds of an iteration by its parts, and the largest worker's memory.
 
         ``compute_s`` is the stages' mean work, ``fill_s`` what their waiting for each other adds, ``transfer_s`` what the links do;
-        ``sync_s`` and ``update_s`` are those of the stage that is done last.
+        ``sync_s`` and ``update_s`` are what the stage that is done last adds to that.
+
+        Raises
+        ------
+        FingerprintError
+            The plan is for another model.
+        DataError
+            Its stages are not the profile's layers, or it is for another batch.
         """
+        if bad := self._strange(plan):
+            error = DataError if plan.fingerprint == self.profile.fingerprint else FingerprintError
+            raise error(f"the plan {bad}")
         c = self.costs
         stages = c.stages_of(plan)
         times = c.times_of(plan, stages)
         m, how = plan.micro_batches, plan.schedule
         whole = iteration_s(times, m, how)
-        unlinked = times.without("to_next", "from_next")
-        near = iteration_s(unlinked, m, how)
-        bare = iteration_s(unlinked.without("tail"), m, how)
+        # Without links: which stage is done last, and what comes after the last gradient.
+        gradients = finish_s(times.without("to_next", "from_next"), m, how)
+        ends = [f + t for f, t in zip(gradients, times.tail, strict=True)]
+        near, bare = max(ends), max(gradients)
         compute = m * math.fsum((*times.forward, *times.backward)) / len(stages)
         after = near - bare
-        last = max(stages, key=lambda s: s.sync_s + s.update_s)
+        last = stages[ends.index(near)]
         share = last.sync_s / (last.sync_s + last.update_s) if last.sync_s + last.update_s else 0.0
         total = whole + self.profile.step_s
         return {
@@ -214,17 +226,11 @@ class HybridTraining(Scaled, Formulation):
 
     def violations(self, plan: TrainingPlan) -> list[str]:
         """What a plan breaks."""
-        c, broken = self.costs, []
+        c = self.costs
         names = [x.name for x in self.profile.layers]
-        if plan.fingerprint != self.profile.fingerprint:
-            broken.append(f"was made for model {plan.model!r}, the profile is of {self.profile.model!r}")
-        if [v for s in plan.stages for v in s.layers] != names:
-            broken.append("its stages are not the profile's layers in their order")
-        if plan.batch != self.batch:
-            broken.append(f"batch is {plan.batch}, the problem says {self.batch}")
-        if broken:
-            return broken
-        broken += [
+        if bad := self._strange(plan):
+            return [bad]
+        broken = [
             f"cut before {names[i]!r}, where the model cannot be cut" for i in plan.cuts if i not in self.positions
         ]
         config = c.config_of(plan)
@@ -251,6 +257,14 @@ class HybridTraining(Scaled, Formulation):
             if x.memory_bytes > limit * (1 + TOLERANCE)
         ]
         return broken
+
+    def _strange(self, plan: TrainingPlan) -> str | None:
+        """Why nothing can be said of a plan."""
+        if plan.fingerprint != self.profile.fingerprint:
+            return f"was made for model {plan.model!r}, the profile is of {self.profile.model!r}"
+        if [v for s in plan.stages for v in s.layers] != [x.name for x in self.profile.layers]:
+            return "has stages that are not the profile's layers in their order"
+        return None if plan.batch == self.batch else f"is for batches of {plan.batch}, the problem says {self.batch}"
 
     def plan_for(
         self, config: Config, cuts: Sequence[int], replicas: Sequence[int], columns: Sequence[Sequence[int]] = ()
@@ -291,6 +305,12 @@ class HybridTraining(Scaled, Formulation):
         from splitplan.formulations import training_model
 
         return training_model.build(self)
+
+    def lp_notes(self) -> list[str]:
+        """The problem, then units and what each variable stands for."""
+        from splitplan.formulations import training_model
+
+        return [self.describe(), *training_model.notes(self)]
 
     def read(self, values: Mapping[str, float]) -> TrainingPlan:
         """The plan in a solver's values of the model's variables, by name."""

@@ -61,10 +61,12 @@ def _numbers(problem: HybridTraining) -> list[str]:
             found.append(f"{name} is empty; give at least one, or None")
     if problem.replicas not in ("same", "any"):
         found.append(f"replicas is {problem.replicas!r}; give 'same' or 'any'")
-    unknown = [s for s in problem.schedules if s not in get_args(Schedule)]
-    found += [f"schedule {s!r} is none of {', '.join(get_args(Schedule))}" for s in unknown]
-    if not problem.schedules:
-        found.append("schedules is empty; give at least one")
+    known = ", ".join(get_args(Schedule))
+    if not isinstance(problem.schedules, tuple):
+        found.append(f"schedules is {problem.schedules!r}; give a list of {known}")
+    else:
+        found += [f"schedule {s!r} is none of {known}" for s in problem.schedules if s not in get_args(Schedule)]
+        found += [] if problem.schedules else ["schedules is empty; give at least one"]
     found += [
         f"{n} is {v!r}; give True or False"
         for n in ("columns", "whole_batch")
@@ -73,6 +75,8 @@ def _numbers(problem: HybridTraining) -> list[str]:
     q = problem.latest_quantile
     if number_problem("latest_quantile", q, positive=True) or not 0 < q <= 1:
         found.append(f"latest_quantile is {q!r}; give a share between 0 and 1")
+    if not isinstance(problem.speeds, tuple):
+        return [*found, f"speeds is {problem.speeds!r}; give one number for each core"]
     found += [p for i, x in enumerate(problem.speeds) if (p := number_problem(f"speeds[{i}]", x, positive=True))]
     return found
 

@@ -204,7 +204,8 @@ class TrainingCosts:
         f, b, u = (w.sums[:, j] - w.sums[:, i]).tolist()
         weights = float(self._weight_sums[j] - self._weight_sums[i])
         g = self.micro_samples(config)
-        held = float(self._saved_sums[j] - self._saved_sums[i]) * g / replicas
+        # What came from the stage before is kept too: the profile counts it where it was made.
+        held = float(self._saved_sums[j] - self._saved_sums[i] + self.crossing[i]) * g / replicas
         shared = 0.0
         if columns:  # added up anew: a difference would leave a rounding to send
             weights = math.fsum(self.weights[v] for v in range(i, j) if v not in columns)

@@ -54,20 +54,36 @@ def build(problem: HybridTraining) -> pyo.ConcreteModel:
 def columns(problem: HybridTraining) -> Iterator[Column]:
     """Every stage that memory holds, of every configuration."""
     costs = problem.costs
-    places = [0, *problem.positions, costs.layers]
-    for c, config in enumerate(problem.configs()):
+    for c, config, k, i, j, first, before, r, able in _places(problem):
         limit = costs.limit_bytes(config) * (1 + ROUNDING)
+        link = costs.link(config, i, first - before, before, r) if k else 0.0
+        for shared in (x for n in range(len(able) + 1) for x in combinations(able, n)):
+            cost = costs.stage(config, k, i, j, first, r, shared)
+            if cost.memory_bytes <= limit:
+                yield Column(c, k, i, j, first, before, r, shared, cost, link)
+
+
+def count(problem: HybridTraining, most: int) -> int:
+    """How many stages there would be if memory held all, without making any; counted up to ``most`` and the next."""
+    many = 0
+    for *_, able in _places(problem):
+        many += 2 ** len(able)
+        if many > most:
+            break
+    return many
+
+
+def _places(problem: HybridTraining) -> Iterator[tuple[int, Config, int, int, int, int, int, int, list[int]]]:
+    """Configuration, stage, first and last position, first worker, replicas before and of its own, and layers that may be shared."""
+    places = [0, *problem.positions, problem.costs.layers]
+    for c, config in enumerate(problem.configs()):
         for k in range(config.stages):
             for i, j in combinations(places, 2):
-                if (i == 0) != (k == 0) or (j == costs.layers) != (k == config.stages - 1):
+                if (i == 0) != (k == 0) or (j == places[-1]) != (k == config.stages - 1):
                     continue
                 for first, before, r in _workers(config, k):
-                    link = costs.link(config, i, first - before, before, r) if k else 0.0
                     able = [v for v in problem.choices(config, r) if i <= v < j]
-                    for shared in (x for n in range(len(able) + 1) for x in combinations(able, n)):
-                        cost = costs.stage(config, k, i, j, first, r, shared)
-                        if cost.memory_bytes <= limit:
-                            yield Column(c, k, i, j, first, before, r, shared, cost, link)
+                    yield c, config, k, i, j, first, before, r, able
 
 
 def _workers(config: Config, k: int) -> Iterator[tuple[int, int, int]]:
@@ -194,6 +210,30 @@ def constraint_1f1b(m: pyo.ConcreteModel, problem: HybridTraining, c: int) -> No
                 m.rows.add(end["up", s, k] >= end["up", s, k - 1] + link)
                 m.rows.add(end["down", s, k] >= end["down", s, k - 1] + link)
         m.rows.add(m.T >= end["backward", s, many - 1] + _sum(m, problem, c, s, "tail"))
+
+
+def notes(problem: HybridTraining) -> list[str]:
+    """What the variables of the LP file stand for, a line each."""
+    names = [x.name for x in problem.profile.layers]
+    found = [
+        f"T is in seconds times {problem.scale!r}, without the {problem.profile.step_s!r} s of an iteration beside its layers.",
+        "ahead_c, back_c(s): the slowest station forward, and backward from stage s on, in configuration c.",
+        "end_c(what_s_k): when stage s, or the way up or down between it and the next, is done with micro-batch k.",
+    ]
+    for n, c in enumerate(problem.configs()):
+        replicas = " or ".join(map(str, c.replicas))
+        found.append(
+            f"u({n}): configuration {n}: stages {c.stages}, workers {c.workers}, replicas of a stage {replicas}, "
+            f"threads of a worker {c.threads}, micro-batches {c.micro_batches}, schedule {c.schedule}"
+        )
+    for n, x in enumerate(columns(problem)):
+        shared = f", columns of {', '.join(repr(names[v]) for v in x.columns)} shared" if x.columns else ""
+        after = f", after a stage of {x.before}" if x.k else ""
+        found.append(
+            f"z({n}): configuration {x.config}, stage {x.k}: layers {names[x.i]!r} to {names[x.j - 1]!r} on "
+            f"workers {x.first} to {x.first + x.replicas - 1}{shared}{after}"
+        )
+    return found
 
 
 def read(problem: HybridTraining, values: Mapping[str, float]) -> TrainingPlan:

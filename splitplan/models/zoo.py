@@ -96,6 +96,38 @@ def zoo_example(name: str, *, batch: int = 1, seed: int = 0, size: int | None = 
     return _uniform((batch, *shape), math.sqrt(3), generator)
 
 
+def zoo_training(name: str, *, batch: int = 32, seed: int = 0, size: int | None = None) -> tuple[Any, Any, Any]:
+    """What it takes to train a model of the zoo on classes of random data: times are those of real data.
+
+    Parameters
+    ----------
+    name : str
+    batch : int
+    seed : int
+    size : int, optional
+        As `zoo_example`'s.
+
+    Returns
+    -------
+    tuple
+        The model in train mode, a mean loss of output and target, and a batch (inputs, classes).
+
+    Raises
+    ------
+    DataError
+        The model makes no classes.
+    """
+    model = zoo(name).train().requires_grad_(True)
+    x = zoo_example(name, batch=batch, seed=seed, size=size)
+    with torch.no_grad():
+        made = model.eval()(x[:1])
+    model.train()
+    if not isinstance(made, torch.Tensor) or made.dim() != 2:
+        raise DataError("makes no classes of its inputs; give a factory with a loss of its own", f"model 'zoo:{name}'")
+    classes = torch.randint(made.shape[1], (batch,), generator=torch.Generator().manual_seed(seed))
+    return model, torch.nn.functional.cross_entropy, (x, classes)
+
+
 def zoo_names(*, tiny: bool | None = None) -> tuple[str, ...]:
     """The models of the zoo; with ``tiny``, only those that are (or are not) made for quick tests."""
     return tuple(n for n in _ZOO if tiny is None or tiny == ("tiny" in n))

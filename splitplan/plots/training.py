@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from splitplan.errors import raise_all
 from splitplan.plots.style import GREY, INK, PALE, WIDTH, need, new_figure, shorten, tidy
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def draw_both(figure: Figure | SubFigure, table: pd.DataFrame) -> None:
 
 def draw_iteration(ax: Axes, table: pd.DataFrame, lanes: list[str], end: float | None = None, key: bool = True) -> None:
     """One chart: a lane a stage or worker, a colour for what it does, the micro-batch's number on its bars."""
+    unknown = [x for x in dict.fromkeys(table["what"]) if x not in COLOURS]
+    raise_all([f"what {x!r} is none of {', '.join(COLOURS)}" for x in unknown], "iteration of training")
     row = {lane: k for k, lane in enumerate(lanes)}
     end = float(table["end_s"].max()) or 1.0 if end is None else end
     shown: set[str] = set()

@@ -25,16 +25,13 @@ def audit_training(problem: HybridTraining, plan: TrainingPlan, duals: dict[str,
     duals : dict
         Not used: the bound is the solver's.
     """
-    broken = _structure(problem, plan)
+    # What breaks these has no costs: the profile or the system has no such numbers.
+    broken = _structure(problem, plan) or _room(problem, plan) or _measured(problem, plan)
     if broken:
         return Audit(BY, math.nan, {}, tuple(broken))
     hosts = list(problem.system.places.values())
     each = hosts[0].threads // plan.threads
     crowd = min(plan.workers, each)
-    if math.ceil(plan.workers / each) > len(hosts):
-        broken.append(
-            f"{plan.workers} workers of {plan.threads} threads on {len(hosts)} hosts of {hosts[0].threads} cores"
-        )
     memory = min((d.memory_bytes for d in hosts if d.memory_bytes is not None), default=math.inf) / crowd
     work, first = [], 0
     for k, stage in enumerate(plan.stages):
@@ -77,6 +74,30 @@ def _structure(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
     return broken
 
 
+def _room(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
+    """Workers for which there are no cores."""
+    hosts = list(problem.system.places.values())
+    if plan.workers <= len(hosts) * (hosts[0].threads // plan.threads):
+        return []
+    return [f"{plan.workers} workers of {plan.threads} threads on {len(hosts)} hosts of {hosts[0].threads} cores"]
+
+
+def _measured(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
+    """What the profile says nothing of: threads, micro-batches, columns."""
+    rows, columns = problem.profile.times, {x.name: x.columns for x in problem.profile.layers}
+    known = sorted(set(rows["threads"]))
+    if plan.threads not in known:
+        return [f"threads={plan.threads}: measured with {', '.join(map(str, known))}"]
+    mine = rows[rows["threads"] == plan.threads].groupby("workers")["samples"]
+    low, high = mine.min().max(), mine.max().min()
+    g = plan.batch // plan.micro_batches
+    seen = {g // s.replicas for s in plan.stages} | {g for s in plan.stages if s.columns}
+    broken = [f"{x} samples at a time, measured were {low} to {high}" for x in sorted(seen) if not low <= x <= high]
+    return broken + [
+        f"layer {v!r} has no {s.replicas} columns" for s in plan.stages for v in s.columns if columns[v] < s.replicas
+    ]
+
+
 class _Stage:
     """One stage's sums from the profile's rows."""
 
@@ -91,6 +112,9 @@ class _Stage:
             v: rows for v, rows in profile.updates[profile.updates["threads"] == t].groupby("layer") if v in mine
         }
         forward, backward, update, added, kept, weights = [], [], [], [], [], []
+        if k:  # what comes from the stage before is kept until the backward pass
+            entered = profile.crossing_bytes[sum(len(x.layers) for x in plan.stages[:k]) - 1]
+            kept.append(entered * g / r)
         apart = first // each != self.last // each
         for name in stage.layers:
             layer, shared = layers[name], name in stage.columns

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 EACH = 4
 """Of all labels, one configuration may take one part in so many."""
+NEAR = (1.02, 1.06, 1.15)
+"""How far above its bound a configuration's plans are looked for first."""
+FAR = 1.15
+"""A number of stages whose first plan takes so many times as long as the best of all is looked at once only."""
 TRIED, WIDTH = 4, 2
 """Configurations in which a better plan is looked for, for each number of stages; labels that are kept at a position then."""
 
@@ -75,11 +79,11 @@ class TrainingDP:
         search = _Search(problem, Effort(clock, self.labels), self.nodes, self.curve_gap)
         search.run()
         if not search.best:
-            late = search.cut_short
+            why = Termination.TIME_LIMIT if search.cut_short else Termination.NODE_LIMIT
             return Found(
                 None,
-                Termination.TIME_LIMIT if late else Termination.INFEASIBLE,
-                conflicts=() if late else conflicts(problem),
+                why if search.unsettled else Termination.INFEASIBLE,
+                conflicts=() if search.unsettled else conflicts(problem),
                 solve_s=clock.passed_s,
             )
         best = min(search.best.values(), key=lambda x: x[0])
@@ -112,6 +116,9 @@ class _Search:
         self.open_bound = math.inf
         """No plan that was neither found nor excluded takes less."""
         self.cut_short = False
+        """Whether time was up before all were settled."""
+        self.unsettled = False
+        """Whether time or labels were."""
         self.left = defaultdict[int, int](lambda: nodes)
         """Suffixes of 1F1B plans that may still be looked at, by number of stages."""
 
@@ -131,8 +138,9 @@ class _Search:
                 starts[config.stages].append((seconds, config, labels))
         for p, several in starts.items():
             several.sort(key=lambda x: min(x[0], 4 * x[2].bound))
-            for _, config, labels in several[:TRIED]:
-                if not self.effort.late and (found := labels.best(self._goal(p), WIDTH)) is not None:
+            tried = TRIED if several[0][0] <= FAR * self._least else 1
+            for _, config, labels in several[:tried]:
+                if (found := self._promising(labels, self._goal(p))) is not None:
                     self._offer(config, found, labels.seconds_of(found))
         left = self.effort.labels
         for config, labels in sorted(made, key=lambda pair: -pair[1].bound):
@@ -147,6 +155,18 @@ class _Search:
                 for _, config, labels in several:
                     self._improve(config, labels, partial(self._goal, p))
 
+    def _promising(self, labels: Labels, goal: float) -> Choice | None:
+        """A plan by few labels: near the bound first, where there is little to look at."""
+        for near in (*(labels.bound * x for x in NEAR), math.inf):
+            if self.effort.late or labels.bound >= goal:
+                return None
+            found = labels.best(min(goal, near), WIDTH)
+            if found is not None:
+                return labels.best(found.seconds * (1 - self.curve_gap), WIDTH) or found
+            if near >= goal:
+                return None
+        return None
+
     @property
     def _least(self) -> float:
         """Of the best plan known."""
@@ -160,10 +180,11 @@ class _Search:
         """Find what takes less than the best plan of all, or show that nothing in this configuration does."""
         least = None if self.effort.out else self._improve(config, labels, lambda: self._least)
         if least is None:
-            self.cut_short |= self.effort.late
+            self.unsettled, self.cut_short = True, self.cut_short or self.effort.late
             self.open_bound = min(self.open_bound, labels.bound)
         elif not labels.exact:
-            self.open_bound = min(self.open_bound, least if config.schedule == "1f1b" else labels.bound)
+            known = config.schedule == "1f1b" and not labels.thinned
+            self.open_bound = min(self.open_bound, least if known else labels.bound)
 
     def _improve(self, config: Config, labels: Labels, goal: Callable[[], float]) -> float | None:
         """Plans of a configuration that take less than a goal, which falls with them; a lower bound of it, or None when time or labels were spent."""

@@ -98,6 +98,8 @@ class Labels:
         self.limit = self.costs.limit_bytes(config) * (1 + 1e-9)
         self.exact = True
         """Whether nothing was left out."""
+        self.thinned = False
+        """Whether ways to share columns were left out, so that `best` and `every` have not seen all plans."""
         self.stopped = False
         """Whether `best` gave up."""
         self.looked = 0
@@ -209,7 +211,9 @@ class Labels:
             more = [(tuple(a + b for a, b in zip(x, delta, strict=True)), (*cols, v)) for x, cols in kept]
             kept = _undominated([*kept, *more], bounded=math.isfinite(self.limit))
             if len(kept) > MOST_OPTIONS:
-                kept, self.exact = kept[:MOST_OPTIONS], False
+                # The leanest stays, so that what fits is not said to be infeasible.
+                kept = [*kept[: MOST_OPTIONS - 1], min(kept[MOST_OPTIONS - 1 :], key=lambda x: x[0][4])]
+                self.exact, self.thinned = False, True
         found = []
         for _, cols in kept:
             cost = costs.stage(c, k, i, j, first, r, cols)

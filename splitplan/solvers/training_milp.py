@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
 from splitplan.formulations import training_model
@@ -32,7 +31,7 @@ class TrainingMILP(BranchAndBound):
 
     def why_not(self, problem: HybridTraining) -> str | None:
         """Too many columns."""
-        many = sum(1 for _ in islice(training_model.columns(problem), MOST_COLUMNS + 1))
+        many = training_model.count(problem, MOST_COLUMNS)
         return None if many <= MOST_COLUMNS else f"more than {MOST_COLUMNS} stages as they may be"
 
     def solve(self, problem: HybridTraining, *, time_limit_s: float | None, gap: float, verbose: bool) -> Found:

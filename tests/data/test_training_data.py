@@ -145,6 +145,16 @@ def test_a_profile_comes_back_as_it_was(tmp_path: Path) -> None:
         ({"times": [("c", 1, 1, 1, 0.1, 0.1)]}, "times names layer 'c'"),
         ({"times": [("a", 1, 1, 1, float("nan"), 0.1), ("b", 1, 1, 1, 0.1, 0.1)]}, r"times.iloc\[0\].forward_s is nan"),
         ({"times": [("a", 1, 1, 1, 0.1, 0.1)] * 2}, r"times.iloc\[1\] is there twice"),
+        (
+            {"times": [(v, 1.5, 1, 1, 0.1, 0.1) for v in "ab"]},
+            r"times.iloc\[0\].samples is 1.5; give a whole number from 1",
+        ),
+        (
+            {"times": [(v, 1, "two", 1, 0.1, 0.1) for v in "ab"]},
+            r"times.iloc\[1\].threads is 'two'; give a whole number",
+        ),
+        ({"updates": [(v, 1, 0, 0.1) for v in "ab"]}, r"updates.iloc\[0\].workers is 0; give a whole number from 1"),
+        ({"collectives": [("send", 2, 0.0, 1.0)]}, r"collectives.iloc\[0\].size_bytes is 0.0; give a positive number"),
         ({"updates": []}, "updates has no rows for"),
         ({"collectives": [("gossip", 2, 1.0, 1.0)]}, "collective 'gossip' is none of"),
         ({"collectives": pd.DataFrame({"what": []})}, "has no column 'workers'"),

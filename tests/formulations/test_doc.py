@@ -67,6 +67,15 @@ def test_every_solver_is_in_the_page(kind: str) -> None:
         assert f"| `{solver.name}` |" in TEXT
 
 
+def test_training_has_its_section_equations_and_solvers() -> None:
+    assert "[HybridTraining](#hybridtraining)" in TEXT
+    section = TEXT.partition("## HybridTraining\n")[2].partition("\n## ")[0]
+    numbers = set(re.findall(r"^    \((\d)\)", sp.HybridTraining.__doc__ or "", re.MULTILINE))
+    assert numbers == set(re.findall(r"\((\d)\)", section)) == {str(k) for k in range(1, 9)}
+    for solver in registry.solvers_for("hybrid-training"):
+        assert f"`{solver.name}`" in section
+
+
 @pytest.mark.parametrize("kind", ["pipeline-placement", "operator-placement", "operator-latency", "hybrid-training"])
 def test_every_solver_of_places_is_in_its_page(kind: str) -> None:
     for solver in registry.solvers_for(kind):

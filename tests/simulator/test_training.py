@@ -94,6 +94,25 @@ def test_two_stages_by_hand() -> None:
     assert iteration_s(linked, 3, "gpipe") == max(36 + 0.5, 23 + 7)
 
 
+def test_what_the_page_says_of_1f1b() -> None:
+    """docs/formulations.md: Σ (F + B) + (m − 1) max (F + B) is neither a lower nor an upper bound, and when it is exact."""
+
+    def often_said(times: StageTimes, m: int) -> float:
+        own = [f + b for f, b in zip(times.forward, times.backward, strict=True)]
+        return sum(own) + sum(times.to_next) + sum(times.from_next) + (m - 1) * max(own)
+
+    slow_first = StageTimes((10.0, 1.0), (10.0, 1.0), (0.0,), (0.0,), (0.0, 0.0))
+    assert (iteration_s(slow_first, 4, "1f1b"), often_said(slow_first, 4)) == (80.0, 82.0)
+    alike = StageTimes((1.0,) * 3, (1.0,) * 3, (2.0,) * 2, (2.0,) * 2, (0.0,) * 3)
+    assert (iteration_s(alike, 6, "1f1b"), often_said(alike, 6)) == (36.0, 24.0)
+    rng = random.Random(2)
+    for _ in range(200):
+        p, m = rng.randint(2, 5), rng.randint(1, 8)
+        rows = [(*(rng.random() for _ in range(p - 1)), 1.0) for _ in range(2)]
+        times = StageTimes(rows[0], rows[1], (0.0,) * (p - 1), (0.0,) * (p - 1), (0.0,) * p)
+        assert iteration_s(times, m, "1f1b") == pytest.approx(often_said(times, m)), "the last stage is the slowest"
+
+
 def test_many_iterations_are_drawn_from_the_profiles_ratios() -> None:
     p = chain(6, 2, seed=1)
     plan = p.solve().plan
