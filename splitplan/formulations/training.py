@@ -41,7 +41,7 @@ class HybridTraining(Scaled, Formulation):
 
     (1) 0 = i_0 < i_1 < … < i_p = n; no cut at an uncuttable position.
     (2) Σ_s r_s = W, W t ≤ cores, no worker across two hosts; r_s the same for all s when ``replicas="same"``.
-    (3) m r_s divides the batch.
+    (3) m r_s divides the batch; m ≥ p in 1F1B.
     (4) weights_s (2 + state) + held_s · in flight_s ≤ memory of a worker: weights, gradients, the optimizer's state; what is kept for
         the backward pass, what came from the stage before among it, m micro-batches of it in GPipe, min(m, p − s) in 1F1B, one when p = 1; a column layer's weights are
         divided by r_s.                                                                                                   [bytes]
@@ -152,7 +152,8 @@ class HybridTraining(Scaled, Formulation):
                     allowed = [r for r in allowed if r == 1]
                 for p in range(1, min(most, room) + 1):
                     for schedule in self.schedules:
-                        if (schedule == "none") != (p == 1):
+                        # With fewer micro-batches than stages 1F1B is GPipe in another order, and torch has none.
+                        if (schedule == "none") != (p == 1) or (schedule == "1f1b" and m < p):
                             continue
                         for workers, replicas in self._replicas(p, room, allowed):
                             yield Config(t, p, workers, m, schedule, replicas)

@@ -65,6 +65,8 @@ def _structure(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
         broken.append(f"micro_batches={problem.micro_batches}: it has {plan.micro_batches}")
     if problem.threads is not None and plan.threads not in problem.threads:
         broken.append(f"threads={problem.threads}: it has {plan.threads}")
+    if plan.schedule == "1f1b" and plan.micro_batches < len(plan.stages):
+        broken.append(f"1f1b with {plan.micro_batches} micro-batches for {len(plan.stages)} stages")
     if plan.schedule not in problem.schedules:
         broken.append(f"schedules={problem.schedules}: it has {plan.schedule!r}")
     if problem.whole_batch and (plan.micro_batches > 1 or any(s.replicas > 1 for s in plan.stages)):
