@@ -106,7 +106,7 @@ def train(
     epochs, steps : int, optional
         It ends after either, counted from the very beginning when it is resumed; without both, after one epoch.
     folder : path, optional
-        Where checkpoints are; a new one among temporary files when not given. Trusted like code: loading a checkpoint unpickles.
+        Where checkpoints are; a new one among temporary files when not given, which stays (``Trainer.folder``). Trusted like code: loading a checkpoint unpickles.
     checkpoint_every : int
         Iterations between checkpoints. There is always one at the end.
     keep : int

@@ -295,7 +295,7 @@ class Solution:
         lines += [f"  {name:<11} {fact}" for name, fact in self.facts.items()]
         lines += [
             f"  status      {self.status} (stopped: {self.termination})",
-            f"  solver      {self.solver} {self.solver_version}, build {self.build_s * 1e3:.2f} ms, solve {self.solve_s * 1e3:.2f} ms",
+            f"  solver      {f'{self.solver} {self.solver_version}'.strip()}, build {self.build_s * 1e3:.2f} ms, solve {self.solve_s * 1e3:.2f} ms",
             f"  audited by  {self.audit.by}: {self.audit.objective:.6g} {self.unit}, {len(self.audit.violations)} violations",
         ]
         lines += [f"  rung        {r.solver}: {'used' if r.used else 'passed over'}; {r.reason}" for r in self.rungs]
