@@ -169,7 +169,7 @@ def measured(case: Case, setting: Setting, system: sp.System, progress: Progress
     )
     problem = HybridTraining(profile, system, case.batch)
     solution = problem.solve("training-dp", curve_gap=0.0)
-    plans = ways(solution)
+    plans = ways(problem, solution)
     seconds: dict[str, list[float]] = {name: [] for name in plans}
     held: dict[str, list[tuple[int, int]]] = {name: [] for name in plans}
     for n in range(setting.rounds):
@@ -215,9 +215,10 @@ def optimizer(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=1e-4, momentum=0.9)
 
 
-def ways(solution: sp.Solution) -> dict[str, TrainingPlan]:
-    """The best plan of every strategy, one core first."""
-    found = {p.strategy: p for p in map(TrainingPlan.from_dict, solution.duals["strategies"])}
+def ways(problem: HybridTraining, solution: sp.Solution) -> dict[str, TrainingPlan]:
+    """The best plan of every strategy that the solver met, and plain ones of those that it left out; one core first."""
+    found = problem.plain()
+    found |= {p.strategy: p for p in map(TrainingPlan.from_dict, solution.duals["strategies"])}
     found[solution.plan.strategy] = solution.plan
     order = ["one core", "threads", "data parallel", "hybrid", "pipeline"]
     return {k: found[k] for k in [*order, *(x for x in found if x not in order)] if k in found}
