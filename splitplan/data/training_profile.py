@@ -242,7 +242,7 @@ class TrainingProfile(Stored):
             rows = group.sort_values("size_bytes")
             found.setdefault(str(what), {})[int(workers)] = (  # type: ignore[call-overload]
                 rows["size_bytes"].to_numpy(float),
-                rows["time_s"].to_numpy(float),
+                np.maximum.accumulate(rows["time_s"].to_numpy(float)),
             )
         return found
 
@@ -250,7 +250,8 @@ class TrainingProfile(Stored):
         """Seconds of an exchange among so many workers; 0 for one worker or no bytes.
 
         Straight lines between the sizes that were measured, the last one going on above them; for another number of workers those of
-        the nearest one that was, its bytes scaled as in a ring: (w − 1)/w of them pass each worker.
+        the nearest one that was, its bytes scaled as in a ring: (w − 1)/w of them pass each worker. More bytes never take less: where a
+        larger message was measured quicker than a smaller one, that was noise, and it takes as long as the smaller one.
 
         Raises
         ------
@@ -259,36 +260,34 @@ class TrainingProfile(Stored):
         """
         if workers <= 1 or size_bytes <= 0:
             return 0.0
+        sizes, seconds, share = self._line(what, workers)
+        return float(np.interp(size_bytes * share, sizes, seconds) + _beyond(size_bytes * share, sizes, seconds))
+
+    def _line(self, what: str, workers: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """Of the nearest number of workers that was measured: sizes, seconds, and the part of an exchange's bytes that counts."""
         lines = self._lines.get(what)
         if lines is None:
             raise DataError(f"has no times of {what}", f"training profile of {self.model!r}")
         nearest = min(lines, key=lambda w: (abs(w - workers), w))
-        sizes, seconds = lines[nearest]
         share = 1.0 if what == "send" else ((workers - 1) / workers) / ((nearest - 1) / nearest)
-        return float(np.interp(size_bytes * share, sizes, seconds) + _beyond(size_bytes * share, sizes, seconds))
+        return *lines[nearest], share
 
     def steepest(self, what: str, workers: int) -> tuple[float, float]:
         """Of `collective_s`: its least seconds, and the steepest of its lines in seconds a byte."""
-        lines = self._lines.get(what)
-        if lines is None or workers <= 1:
+        if workers <= 1 or what not in self._lines:
             return 0.0, 0.0
-        nearest = min(lines, key=lambda w: (abs(w - workers), w))
-        sizes, seconds = lines[nearest]
-        share = 1.0 if what == "send" else ((workers - 1) / workers) / ((nearest - 1) / nearest)
+        sizes, seconds, share = self._line(what, workers)
         slopes = np.diff(seconds) / np.diff(sizes) if len(sizes) > 1 else np.zeros(1)
-        return float(seconds[0]), float(max(0.0, slopes.max()) * share)
+        return float(seconds[0]), float(slopes.max() * share)
 
     def best_rate(self, what: str, workers: int) -> float:
         """Of `collective_s`: the least seconds a byte, over all sizes."""
-        lines = self._lines.get(what)
-        if lines is None or workers <= 1:
+        if workers <= 1 or what not in self._lines:
             return 0.0
-        nearest = min(lines, key=lambda w: (abs(w - workers), w))
-        sizes, seconds = lines[nearest]
-        share = 1.0 if what == "send" else ((workers - 1) / workers) / ((nearest - 1) / nearest)
+        sizes, seconds, share = self._line(what, workers)
         # Lines between two points have no less a byte than the better of the two; beyond the last one the slope counts too.
         last = (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2]) if len(sizes) > 1 else 0.0
-        return float(max(0.0, min((seconds / sizes).min(), max(last, 0.0))) * share)
+        return float(min((seconds / sizes).min(), last) * share)
 
     def ratio(self, quantile: float) -> float:
         """The quantile of measured whole steps over the typical one, from above: at least that share of them is at most this; 1 when none were kept."""
@@ -346,7 +345,7 @@ def _beyond(size: float, sizes: np.ndarray, seconds: np.ndarray) -> float:
     """What the last line adds above the largest size that was measured."""
     if size <= sizes[-1] or len(sizes) < 2:
         return 0.0
-    slope = max(0.0, (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2]))
+    slope = (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2])
     return float(slope * (size - sizes[-1]))
 
 

@@ -90,6 +90,10 @@ class Formulation(ABC):
         """The figure of a solution."""
         raise SolverError(f"{self.kind} draws no figure; use solution.to_frame()")
 
+    def estimate(self, solution: Solution) -> Any:
+        """What is expected of a solution's plan, in more words than its objective."""
+        raise SolverError(f"{self.kind} makes no estimate; use solution.to_frame()")
+
     def alternatives(self, plan: Any) -> tuple[Alternative, ...]:
         """The plain plans that ``plan`` was chosen over, for the reader; none where there are none. Cheap: nothing is solved."""
         return ()
@@ -290,7 +294,7 @@ def conclude(
         bound_by=_whose(solver, found, audit),
         figure=problem.figure,
         compare=problem.alternatives,
-        details=getattr(problem, "estimate", None),
+        details=problem.estimate,
         facts=problem.facts(found.plan, found.duals),
     )
 

@@ -104,7 +104,7 @@ class HybridTraining(Scaled, Formulation):
             elif isinstance(value, Iterable) and not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
         raise_all(problems(self), "HybridTraining")
-        if not any(True for _ in self.configs()):
+        if not self.configs():
             raise_all([self._why_no_config()], "HybridTraining")
 
     @cached_property
@@ -134,8 +134,16 @@ class HybridTraining(Scaled, Formulation):
         forbidden = set(self.profile.uncuttable)
         return tuple(i for i in range(1, self.costs.layers) if i not in forbidden)
 
-    def configs(self) -> Iterator[Config]:
+    def configs(self) -> tuple[Config, ...]:
         """Every configuration of (1)–(3): threads, stages, workers, micro-batches, schedule."""
+        return tuple(self._configs.values())
+
+    @cached_property
+    def _configs(self) -> dict[tuple[object, ...], Config]:
+        """By all that a plan says of them."""
+        return {_key(x): x for x in self._made()}
+
+    def _made(self) -> Iterator[Config]:
         c = self.costs
         most = min(len(self.positions) + 1, self.max_stages or self.costs.layers)
         for t in self.threads or self.profile.threads:
@@ -235,17 +243,11 @@ class HybridTraining(Scaled, Formulation):
             f"cut before {names[i]!r}, where the model cannot be cut" for i in plan.cuts if i not in self.positions
         ]
         config = c.config_of(plan)
-        fits = [
-            x
-            for x in self.configs()
-            if (x.threads, x.stages, x.workers, x.micro_batches, x.schedule)
-            == (config.threads, config.stages, config.workers, config.micro_batches, config.schedule)
-            and set(config.replicas) <= set(x.replicas)
-        ]
-        if not fits:
+        fits = self._configs.get(_key(config))
+        if fits is None or not set(config.replicas) <= set(fits.replicas):
             return [*broken, f"{config} is none of the configurations: {self.describe()}"]
         for k, s in enumerate(plan.stages):
-            able = {names[v] for v in self.choices(fits[0], s.replicas)}
+            able = {names[v] for v in self.choices(fits, s.replicas)}
             broken += [
                 f"stage {k}: the columns of {v!r} cannot be shared by {s.replicas}" for v in s.columns if v not in able
             ]
@@ -377,6 +379,11 @@ class HybridTraining(Scaled, Formulation):
     def unit(self) -> str:
         """Seconds."""
         return "s"
+
+
+def _key(config: Config) -> tuple[object, ...]:
+    """All of a configuration but which replicas its stages may have."""
+    return config.threads, config.stages, config.workers, config.micro_batches, config.schedule
 
 
 def _divisors(n: int) -> tuple[int, ...]:

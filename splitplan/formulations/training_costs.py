@@ -14,6 +14,7 @@ from splitplan.data.system import System
 from splitplan.data.training_plan import Schedule, TrainingPlan
 from splitplan.data.training_profile import TrainingProfile
 from splitplan.formulations.training_schedule import StageTimes, in_flight
+from splitplan.models.training_layer import TrainingLayer
 
 
 @dataclass(frozen=True)
@@ -154,10 +155,6 @@ class TrainingCosts:
             return max(fixed, self._delay_s), max(slope, 8 * share / self._rate_bps)
         return fixed, slope
 
-    def best_rate(self, what: str, workers: int) -> float:
-        """Seconds a byte below which no exchange of whatever size is."""
-        return self.profile.best_rate(what, workers)
-
     def micro_samples(self, config: Config) -> int:
         """Samples of a micro-batch, over all replicas."""
         return self.batch // config.micro_batches
@@ -177,10 +174,10 @@ class TrainingCosts:
                     column[:, v] = whole[:, v] / replicas + self._column_exchange(layer, g, replicas, apart)
         return Work(forward, backward, update, column[0], column[1])
 
-    def _column_exchange(self, layer: object, samples: int, replicas: int, apart: bool) -> np.ndarray:
+    def _column_exchange(self, layer: TrainingLayer, samples: int, replicas: int, apart: bool) -> np.ndarray:
         """Seconds forward and backward: the inputs of all samples to everyone and each sample's outputs to its replica; then the same of gradients."""
-        into = samples * layer.input_bytes  # type: ignore[attr-defined]
-        out = samples * layer.output_bytes  # type: ignore[attr-defined]
+        into = samples * layer.input_bytes
+        out = samples * layer.output_bytes
         gathered = self.exchange_s("all_gather", replicas, out, apart)
         return np.array(
             [

@@ -187,7 +187,8 @@ def exchange_s(problem: HybridTraining, what: str, workers: int, size: float, ap
         if w == nearest
     )
     part = 1.0 if what == "send" else (1 - 1 / workers) / (1 - 1 / nearest)
-    xs, ys = [a for a, _ in pairs], [b for _, b in pairs]
+    # More bytes never take less, whatever noise says.
+    xs, ys = [a for a, _ in pairs], [max(b for a, b in pairs if a <= x) for x, _ in pairs]
     seconds = _straight(xs, ys, size * part)
     if size * part > xs[-1] and len(xs) > 1:
         seconds += max(0.0, (ys[-1] - ys[-2]) / (xs[-1] - xs[-2])) * (size * part - xs[-1])

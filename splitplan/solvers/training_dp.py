@@ -1,4 +1,4 @@
-"""Training plans exactly: the best cuts, replicas and columns of every configuration that may still win, for every number of stages."""
+"""Training plans: the best cuts, replicas and columns of every configuration that may still win, to the end where labels last."""
 
 from __future__ import annotations
 
@@ -34,19 +34,20 @@ TRIED, WIDTH = 4, 2
 
 @dataclass(frozen=True)
 class TrainingDP:
-    """Configurations in the order of their bounds; in each a dynamic program from the last stage to the first. Exact.
+    """Configurations in the order of their bounds; in each a dynamic program from the last stage to the first. Exact while its labels last.
 
     A label of a suffix of stages holds what a plan's seconds grow with: for GPipe the sums and the slowest of both ways and the latest
     end, so the least of them is the optimum. 1F1B has no such formula: there the labels give a lower bound, and plans whose bound is
     below the best known are tried one by one by the recurrence. When there are more than ``nodes`` pieces of them, what is left
     unproven stands in the bound.
 
-    Whatever has the best plan, the best for every number of stages is found too (``solution.estimate.curve``).
+    Before that a beam looks for good plans for every number of stages (``solution.estimate.curve``), the best ones only with
+    ``curve_gap=0``.
 
     Parameters
     ----------
     labels : int
-        Most labels in all, some 30 to 50 thousand a second. When they are spent, configurations that were not settled stand in the bound.
+        Most labels to settle configurations with; a `EACH`th of them for one. When they are spent, what was not settled stands in the bound.
     nodes : int
         Most suffixes of 1F1B plans that are looked at one by one, for each number of stages.
     curve_gap : float
@@ -112,7 +113,7 @@ class _Search:
         self.each = effort.labels // EACH
         self.best: dict[int, tuple[float, TrainingPlan]] = {}
         """By number of stages."""
-        self.strategies: dict[str, tuple[float, TrainingPlan]] = {}
+        self.strategies: dict[tuple[bool, ...], tuple[float, TrainingPlan]] = {}
         self.open_bound = math.inf
         """No plan that was neither found nor excluded takes less."""
         self.cut_short = False
@@ -234,8 +235,10 @@ class _Search:
         return {"curve": curve, "strategies": [plan.to_dict() for _, plan in self.strategies.values()]}
 
 
-def _strategy(config: Config, choice: Choice) -> str:
-    return f"{config.stages > 1} {max(choice.replicas) > 1} {any(choice.columns)} {config.threads > 1 and config.workers == 1}"
+def _strategy(config: Config, choice: Choice) -> tuple[bool, ...]:
+    """What `TrainingPlan.strategy` tells apart, of a plan that is not made yet: stages, copies, columns, threads alone."""
+    alone = config.threads > 1 and config.workers == 1
+    return config.stages > 1, max(choice.replicas) > 1, any(choice.columns), alone
 
 
 def _balanced(labels: Labels) -> Choice | None:

@@ -103,7 +103,7 @@ class Labels:
         self.stopped = False
         """Whether `best` gave up."""
         self.looked = 0
-        """Suffixes that `every` went on from."""
+        """Suffixes that the last `every` went on from."""
         self.options = lru_cache(maxsize=None)(self._options)
         self._link = lru_cache(maxsize=None)(self.costs.link)
         self._worth = lru_cache(maxsize=None)(self._worth_sharing)
@@ -111,7 +111,7 @@ class Labels:
         self._quickest, self._slowest = min(slow), max(slow)
         self._inner = np.array(problem.positions, int)
         self._least = self._least_sums()
-        self._own, self._spread = self._weights()
+        self._own, self._spread = self._weights() if config.schedule == "1f1b" else ([], [])
 
     def _least_sums(self) -> np.ndarray:
         """Sums over the first layers of the least seconds that each can take forward and backward, shape (2, layers + 1).
@@ -146,7 +146,7 @@ class Labels:
         """
         c, least = self.config, np.full(self.costs.layers, np.inf)
         for r in c.replicas:
-            w, rate = self.costs.work(c, r, False), self.costs.best_rate("all_reduce", r)
+            w, rate = self.costs.work(c, r, False), self.costs.profile.best_rate("all_reduce", r)
             plain = self._quickest * (c.micro_batches * (w.forward + w.backward) + w.update) + rate * self.costs.weights
             shared = self._quickest * (c.micro_batches * (w.column_forward + w.column_backward) + w.update / r)
             able = np.zeros(self.costs.layers, bool)
@@ -177,8 +177,8 @@ class Labels:
         a = [m - (p - s + 1) / 2 if p - s < m else (m - 1) / 2 for s in range(p)]
         inverse = [0.0]
         for x in a:
-            inverse.append(inverse[-1] + (1 / x if x > 0 else math.inf))
-        return a, [0.0 if not math.isfinite(x) or not x else 1 / x for x in inverse]
+            inverse.append(inverse[-1] + 1 / x)
+        return a, [0.0, *(1 / x for x in inverse[1:])]
 
     # -- stages --------------------------------------------------------------------------------------
 
@@ -250,7 +250,8 @@ class Labels:
         ----------
         upper : float
         width : int, optional
-            Keep only so many labels of those that end at the same position; what is found is a plan then, and no bound.
+            Keep only so many labels of those that end at the same position; what is found is a plan then, and no bound. They are
+            not counted.
         """
         self.stopped = False
         start = (0.0,) * (5 if self.config.schedule != "1f1b" else 4)
@@ -260,7 +261,7 @@ class Labels:
             found: dict[tuple[int, int, int], list[Label]] = {}
             for label in level:
                 for new in self._before(label, q, upper):
-                    self.effort.labels -= 1
+                    self.effort.labels -= width is None
                     _keep(found.setdefault((new.position, new.used, new.replicas), []), new)
                 if self.effort.late or (width is None and self.effort.out):
                     self.stopped = True
@@ -389,6 +390,7 @@ class Labels:
 
     def every(self, upper: Callable[[], float], nodes: int) -> Iterator[Choice]:
         """Every plan whose lower bound is below ``upper``, which may fall meanwhile; `exact` is False when ``nodes`` ended it."""
+        self.looked = 0
         todo = [(Label(self.costs.layers, 0, 0, (0.0,) * 4), 1)]
         while todo:
             label, q = todo.pop()

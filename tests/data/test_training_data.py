@@ -113,6 +113,11 @@ def test_what_a_profile_says_between_what_was_measured() -> None:
     assert p.collective_s("all_reduce", 1, 200.0) == p.collective_s("send", 2, 0.0) == 0.0
     assert (p.ratio(0.5), p.ratio(0.99), p.ratio(1.0)) == (1.1, 1.3, 1.3)
     assert profile(ratios=()).ratio(0.99) == 1.0
+    noisy = [("all_reduce", 2, 1.0, 0.5), ("all_reduce", 2, 2.0, 0.4), ("all_reduce", 2, 4.0, 0.8)]
+    line = profile(collectives=noisy)
+    assert [line.collective_s("all_reduce", 2, x) for x in (1.0, 2.0, 3.0, 4.0)] == pytest.approx([0.5, 0.5, 0.65, 0.8])
+    assert line.steepest("all_reduce", 2) == pytest.approx((0.5, 0.15))
+    assert line.best_rate("all_reduce", 2) == pytest.approx(0.15), "beyond the last size"
     with pytest.raises(DataError, match="5 samples with 1 threads; it was measured from 2 to 4"):
         p.seconds(5, 1, 1)
     with pytest.raises(DataError, match="no times of 3 threads; it has 1, 2"):

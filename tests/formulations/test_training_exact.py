@@ -12,7 +12,6 @@ import splitplan as sp
 from benchmarks.training_instances import chain, small_ones, training_problem
 from splitplan.errors import DataError, InfeasibleError
 from splitplan.formulations.training import HybridTraining
-from splitplan.formulations.training_checks import problems
 from tests.formulations.training_brute_force import curve
 from tests.generators import Drawn
 
@@ -74,11 +73,6 @@ def test_any_replicas_more_memory_and_more_cores_never_hurt(seed: int) -> None:
         assert replace(p, system=wide).solve().objective <= least * (1 + 1e-9)
         if p.speeds:
             assert p.with_speeds([2 * x for x in p.speeds]).solve().objective <= least * (1 + 1e-9)
-
-
-def test_what_cannot_be_is_refused_before_anything_is_solved() -> None:
-    p = chain(6, 2, seed=1)
-    assert problems(p) == []
 
 
 def test_a_long_chain_has_a_plan_and_a_bound() -> None:
