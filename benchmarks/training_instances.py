@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 import splitplan as sp
 from benchmarks.instances import Choices, Seeded
-from splitplan.data.training_profile import COLLECTIVES, KINDS, TIMES, UPDATES, TrainingProfile
+from splitplan.data.training_profile import COLLECTIVES, EXCHANGES, IN_STEP, KINDS, TIMES, UPDATES, TrainingProfile
 from splitplan.errors import DataError
 from splitplan.formulations.training import HybridTraining
 from splitplan.models.training_layer import TrainingLayer
@@ -67,7 +68,11 @@ def training_problem(d: Choices, layers: int, cores: int) -> HybridTraining:
         options["whole_batch"] = True
     if d.unit() < 0.1:
         options["columns"] = False
-    return HybridTraining(profile, hosts_of(hosts, cores, memory, (1e8, 1e9)[d.whole(0, 1)]), batch, **options)
+    system = hosts_of(hosts, cores, memory, (1e8, 1e9)[d.whole(0, 1)])
+    if d.unit() < 0.5:
+        paid = [(what, w, 1.0, 0.5 + d.unit()) for what in EXCHANGES for w in (2, 3)]
+        profile = replace(profile, in_step=pd.DataFrame(paid, columns=list(IN_STEP)))
+    return HybridTraining(profile, system, batch, **options)
 
 
 def _layer(d: Choices, k: int) -> TrainingLayer:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import nct, norm
 
 from splitplan.data.profile import Origin
 from splitplan.data.stored import Stored
@@ -19,6 +21,12 @@ from splitplan.models.training_layer import TrainingLayer
 TIMES = ("layer", "samples", "threads", "workers", "forward_s", "backward_s")
 UPDATES = ("layer", "threads", "workers", "update_s")
 COLLECTIVES = ("what", "workers", "size_bytes", "time_s")
+IN_STEP = ("what", "workers", "iteration_s", "factor")
+TABLES = {"times": TIMES, "updates": UPDATES, "collectives": COLLECTIVES, "in_step": IN_STEP}
+CONFIDENCE = 0.95
+"""Of the latest time: in so many of 100 profiles it should hold the share of iterations that it says."""
+EXCHANGES = ("all_reduce", "columns")
+"""What whole iterations are measured of: gradients of copies added up, and layers whose columns are shared."""
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "send")
 """Collectives by their sizes: of ``all_reduce`` the tensor's, of ``all_gather`` the gathered one's, of ``reduce_scatter`` the one that
 is reduced, of ``send`` the message's."""
@@ -50,8 +58,12 @@ class TrainingProfile(Stored):
     micro_s, step_s : float
         Seconds beside the layers for each micro-batch of a stage, and for each iteration.
     ratios : tuple of float
-        Seconds of whole measured steps over the typical ones, each at least one; what the latest time is made of.
+        Seconds of whole measured steps over the typical ones; what the latest time is made of.
     origin : Origin
+    in_step : DataFrame
+        ``what, workers, iteration_s, factor``: how many times as long exchanges take within iterations as alone, so that an iteration
+        of so many workers by copies (``all_reduce``) or by columns (``columns``: exchanges and thinner matrices) takes what it took.
+        Without rows: as long.
 
     Raises
     ------
@@ -72,6 +84,7 @@ class TrainingProfile(Stored):
     step_s: float = 0.0
     ratios: tuple[float, ...] = ()
     origin: Origin = field(default_factory=lambda: Origin("given by the user"))
+    in_step: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(IN_STEP)))
 
     def __post_init__(self) -> None:
         made = tuple(x if isinstance(x, TrainingLayer) else TrainingLayer(**x) for x in self.layers)
@@ -80,7 +93,7 @@ class TrainingProfile(Stored):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.origin, Mapping):
             object.__setattr__(self, "origin", Origin(**self.origin))
-        for name, columns in (("times", TIMES), ("updates", UPDATES), ("collectives", COLLECTIVES)):
+        for name, columns in TABLES.items():
             table = getattr(self, name)
             if not isinstance(table, pd.DataFrame):
                 table = pd.DataFrame(list(table), columns=list(columns))
@@ -108,13 +121,14 @@ class TrainingProfile(Stored):
             ("times", TIMES[:4], TIMES[4:]),
             ("updates", UPDATES[:3], UPDATES[3:]),
             ("collectives", COLLECTIVES[:3], COLLECTIVES[3:]),
+            ("in_step", IN_STEP[:2], IN_STEP[2:]),
         ):
             table: pd.DataFrame = getattr(self, name)
             for column in numbers:
                 values = pd.to_numeric(table[column], errors="coerce").to_numpy(float)
                 bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
                 found += [
-                    f"{name}.iloc[{i}].{column} is {table[column].tolist()[i]!r}; give seconds from 0" for i in bad[:3]
+                    f"{name}.iloc[{i}].{column} is {table[column].tolist()[i]!r}; give a number from 0" for i in bad[:3]
                 ]
             for column in keys:
                 found += [
@@ -130,6 +144,10 @@ class TrainingProfile(Stored):
         found += [
             f"collective {k!r} is none of {', '.join(KINDS)}"
             for k in sorted(set(self.collectives["what"]) - set(KINDS))
+        ]
+        found += [
+            f"in_step names {k!r}, which is none of {', '.join(EXCHANGES)}"
+            for k in sorted(set(self.in_step["what"]) - set(EXCHANGES))
         ]
         if n and not len(self.times):
             found.append("has no times")
@@ -246,12 +264,30 @@ class TrainingProfile(Stored):
             )
         return found
 
+    def factor(self, what: str, workers: int) -> float:
+        """How many times as long ``all_reduce`` or ``columns`` take within an iteration; of the nearest number of workers that was measured."""
+        known = self._factors.get(what, {})
+        return known[min(known, key=lambda w: (abs(w - workers), w))] if known else 1.0
+
+    @cached_property
+    def _factors(self) -> dict[str, dict[int, float]]:
+        found: dict[str, dict[int, float]] = {}
+        for what, workers, factor in self.in_step[["what", "workers", "factor"]].itertuples(index=False):
+            found.setdefault(str(what), {})[int(workers)] = float(factor)
+        return found
+
+    def with_factor(self, what: str, workers: int, factor: float) -> TrainingProfile:
+        """The same with another factor, for exchanges among so many workers."""
+        rows = [r for r in self.in_step[list(IN_STEP)].itertuples(index=False) if tuple(r[:2]) != (what, workers)]
+        return replace(self, in_step=pd.DataFrame([*rows, (what, workers, 0.0, factor)], columns=list(IN_STEP)))
+
     def collective_s(self, what: str, workers: int, size_bytes: float) -> float:
         """Seconds of an exchange among so many workers; 0 for one worker or no bytes.
 
         Straight lines between the sizes that were measured, the last one going on above them; for another number of workers those of
         the nearest one that was, its bytes scaled as in a ring: (w − 1)/w of them pass each worker. More bytes never take less: where a
-        larger message was measured quicker than a smaller one, that was noise, and it takes as long as the smaller one.
+        larger message was measured quicker than a smaller one, that was noise, and it takes as long as the smaller one. An ``all_reduce``
+        is taken `factor` times, as gradients are added up within an iteration.
 
         Raises
         ------
@@ -270,7 +306,8 @@ class TrainingProfile(Stored):
             raise DataError(f"has no times of {what}", f"training profile of {self.model!r}")
         nearest = min(lines, key=lambda w: (abs(w - workers), w))
         share = 1.0 if what == "send" else ((workers - 1) / workers) / ((nearest - 1) / nearest)
-        return *lines[nearest], share
+        sizes, seconds = lines[nearest]
+        return sizes, seconds * self.factor(what, workers) if what == "all_reduce" else seconds, share
 
     def steepest(self, what: str, workers: int) -> tuple[float, float]:
         """Of `collective_s`: its least seconds, and the steepest of its lines in seconds a byte."""
@@ -290,10 +327,21 @@ class TrainingProfile(Stored):
         return float(min((seconds / sizes).min(), last) * share)
 
     def ratio(self, quantile: float) -> float:
-        """The quantile of measured whole steps over the typical one, from above: at least that share of them is at most this; 1 when none were kept."""
+        """What that share of iterations takes at most, over the typical one; 1 when no ratios were kept.
+
+        A tolerance bound: few steps were measured, so it is where the quantile is, if their logarithms are normal, with `CONFIDENCE`
+        (with the noncentral t distribution: Hahn and Meeker, Statistical Intervals, 1991), and at least the quantile of the steps
+        themselves. The fewer they are, the higher it is.
+        """
         if not self.ratios:
             return 1.0
-        return float(np.quantile(np.array(self.ratios), quantile, method="higher"))
+        logs = np.log(np.array(self.ratios))
+        n, own = len(logs), float(np.quantile(logs, quantile, method="higher"))
+        spread = float(logs.std(ddof=1)) if n > 1 else 0.0
+        if spread == 0 or quantile >= 1:
+            return math.exp(own)
+        reach = float(nct.ppf(CONFIDENCE, n - 1, float(norm.ppf(quantile)) * math.sqrt(n))) / math.sqrt(n)
+        return math.exp(max(own, float(logs.mean()) + reach * spread))
 
     # -- for people, and on disk ---------------------------------------------------------------------
 
@@ -318,7 +366,7 @@ class TrainingProfile(Stored):
         body["origin"] = asdict(self.origin)
         for name in ("crossing_bytes", "uncuttable", "ratios"):
             body[name] = list(body[name])
-        for name, columns in (("times", TIMES), ("updates", UPDATES), ("collectives", COLLECTIVES)):
+        for name, columns in TABLES.items():
             body[name] = [list(row) for row in getattr(self, name)[list(columns)].itertuples(index=False)]
         return {**self.stamp(), **_plain(body)}
 

@@ -6,7 +6,9 @@ crowd, in the environment of a training worker. The first one prints what it fou
 
 from __future__ import annotations
 
+import gc
 import json
+import math
 import os
 import sys
 import time
@@ -24,9 +26,14 @@ from splitplan.models.files import read_json, write_whole
 if TYPE_CHECKING:
     import torch
 
+    from splitplan.executor.training_job import Things
     from splitplan.models.training import TrainingModel
 
 TASK = "measure.json"
+WHOLE = 0.3
+"""Of the time there is, for whole iterations by the engine that trains."""
+LEAST_WHOLE = 6
+"""Of these iterations, whatever the time."""
 SIZES = (1e3, 3e4, 1e6, 1e7, 1e8)
 """Bytes of the collectives that are measured, up to the first that is larger than all that may ever be sent at once."""
 
@@ -131,7 +138,10 @@ def _measure(folder: Path, rank: int, task: MeasureTask, told: TextIO) -> None:
         result = _rounds(runs, rank, task, told)
         if rank == 0:
             result |= _facts(tm, runs[0]) | about(task.kind)
+        del runs  # their optimizers' states
         result["collectives"] = _collectives(tm, task, max(task.samples), rank)
+        result["whole"] = _whole(tm, things, task, device)
+        result["ratios"] += [r for seconds in result["whole"].values() for r in _spread(seconds)]
     finally:
         dist.destroy_process_group()
     if rank == 0:
@@ -294,7 +304,7 @@ def _rounds(runs: list[Runs], rank: int, task: MeasureTask, told: TextIO) -> dic
         run.parts()
     took = torch.tensor([time.perf_counter() - start])
     dist.all_reduce(took, dist.ReduceOp.MAX)
-    rounds = max(task.least, int(task.budget_s / max(float(took), 1e-6)))
+    rounds = max(task.least, int((1 - WHOLE) * task.budget_s / max(float(took), 1e-6)))
     whole: list[list[tuple[float, float, float]]] = [[] for _ in runs]
     parts: list[list[np.ndarray]] = [[] for _ in runs]
     for n in range(rounds):
@@ -316,9 +326,31 @@ def _rounds(runs: list[Runs], rank: int, task: MeasureTask, told: TextIO) -> dic
         times[run.samples] = layers[:2].tolist()
         updates.append(layers[2])
         if 2 * run.samples >= max(task.samples):  # small micro-batches vary by more than an iteration does
-            total = steps.sum(axis=1)
-            ratios += (total / np.median(total)).tolist()
+            ratios += _spread(steps.sum(axis=1))
     return {"times": times, "updates": np.median(updates, axis=0).tolist(), "ratios": ratios, "rounds": rounds}
+
+
+def _spread(seconds: Any) -> list[float]:
+    """Of a few steps each over their median; further apart by what their own median has taken in of them."""
+    taken = np.asarray(seconds, float)
+    if len(taken) < 2:
+        return []
+    found: list[float] = ((taken / np.median(taken)) ** math.sqrt(len(taken) / (len(taken) - 1))).tolist()
+    return found
+
+
+def _whole(tm: TrainingModel, things: Things, task: MeasureTask, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of whole iterations by the plans of `whole_plans`; of CPUs, as GPUs exchange through other means than the ones here."""
+    from splitplan.executor.training_whole import whole_iterations, whole_plans
+
+    if device.type != "cpu":
+        return {}
+    plans = whole_plans(tm.name, tm.fingerprint, tm.layers, task.threads, task.workers, task.samples)
+    each, found = WHOLE * task.budget_s / max(len(plans), 1), {}
+    for what, plan in plans.items():
+        gc.collect()  # engines and their optimizers' states are in circles
+        found[what] = whole_iterations(tm, plan, things, device, each, max(task.least, LEAST_WHOLE))
+    return found
 
 
 def _collectives(tm: TrainingModel, task: MeasureTask, samples: int, rank: int) -> list[tuple[str, int, float, float]]:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from torch.utils import _pytree as pytree
 
 from splitplan.data.profile import Origin
 from splitplan.data.system import System
-from splitplan.data.training_profile import COLLECTIVES, TIMES, UPDATES, TrainingProfile
+from splitplan.data.training_plan import TrainingPlan
+from splitplan.data.training_profile import COLLECTIVES, EXCHANGES, IN_STEP, TIMES, UPDATES, TrainingProfile
 from splitplan.errors import DataError, ExecutorError, raise_all
 from splitplan.executor.environment import worker_environment
 from splitplan.executor.measure import REFUSED
@@ -28,6 +30,8 @@ from splitplan.executor.profiler import Progress, bar
 from splitplan.executor.split import check_torch_device
 from splitplan.executor.training_job import Things
 from splitplan.executor.training_measure import MeasureTask
+from splitplan.executor.training_whole import whole_plans
+from splitplan.formulations.training_costs import TrainingCosts
 from splitplan.models.graph import number_problem
 from splitplan.models.training_layer import TrainingLayer
 
@@ -55,8 +59,9 @@ def profile_training(
 
     For each number of threads it measures one worker alone and as many as the machine's cores hold, all in processes of their own, pinned
     to their cores, with a training worker's allocator. Each round runs every micro-batch once in one piece and once run by run of
-    layers, each run's gradients computed from those of the next; the latter are scaled so that they add up to the former. Nothing of
-    the model given is changed.
+    layers, each run's gradients computed from those of the next; the latter are scaled so that they add up to the former. Then, on CPUs,
+    it trains: whole iterations of one worker, which the times are scaled to; and of several workers by copies and by columns, which say
+    what exchanges take while workers also compute. Nothing of the model given is changed.
 
     Parameters
     ----------
@@ -233,12 +238,8 @@ def _profile(found: dict[tuple[int, int], dict[str, Any]], system: System) -> Tr
     facts = next(iter(found.values()))
     layers = tuple(TrainingLayer(**x) for x in facts["layer_facts"])
     names = [x.name for x in layers]
-    times, updates = [], []
     collectives: dict[tuple[str, int, float], float] = {}
-    for (t, w), group in found.items():
-        for samples, (forward, backward) in group["times"].items():
-            times += [(v, int(samples), t, w, f, b) for v, f, b in zip(names, forward, backward, strict=True)]
-        updates += [(v, t, w, u) for v, u in zip(names, group["updates"], strict=True)]
+    for group in found.values():
         for what, workers, size, seconds in group["collectives"]:
             # Crowds of the same size and other threads measure the same exchanges: the first one, of the fewest threads, is kept.
             collectives.setdefault((what, workers, size), seconds)
@@ -247,9 +248,17 @@ def _profile(found: dict[tuple[int, int], dict[str, Any]], system: System) -> Tr
         for (what, _, size), s in collectives.items()
         if what == "all_reduce" and size == min(z for _, _, z in collectives)
     ]
+    step_s = float(np.median(step)) if step else 0.0
+    times, updates = [], []
+    for (t, w), group in found.items():
+        factor = _steady(group)
+        for samples, (forward, backward) in group["times"].items():
+            rows = zip(names, forward, backward, strict=True)
+            times += [(v, int(samples), t, w, factor * f, factor * b) for v, f, b in rows]
+        updates += [(v, t, w, factor * u) for v, u in zip(names, group["updates"], strict=True)]
     device = next(iter(system.places.values()))
     rounds = [g["rounds"] for g in found.values()]
-    return TrainingProfile(
+    profile = TrainingProfile(
         facts["model"],
         facts["fingerprint"],
         layers,
@@ -259,7 +268,7 @@ def _profile(found: dict[tuple[int, int], dict[str, Any]], system: System) -> Tr
         pd.DataFrame([(*k, v) for k, v in collectives.items()], columns=list(COLLECTIVES)),
         uncuttable=tuple(facts["uncuttable"]),
         state_factor=facts["state_factor"],
-        step_s=float(np.median(step)) if step else 0.0,
+        step_s=step_s,
         ratios=tuple(r for g in found.values() for r in g["ratios"]),
         origin=Origin(
             device.name,
@@ -271,3 +280,41 @@ def _profile(found: dict[tuple[int, int], dict[str, Any]], system: System) -> Tr
             f"training; {min(rounds)} to {max(rounds)} rounds",
         ),
     )
+    return _in_step(profile, {k: g["whole"] for k, g in found.items()}, system)
+
+
+def _steady(group: dict[str, Any]) -> float:
+    """What a worker alone takes for iterations one after another, over what rounds of all sizes in turn said of them."""
+    if "alone" not in group["whole"]:
+        return 1.0
+    most = max(group["times"], key=int)
+    told = np.sum(group["times"][most]) + np.sum(group["updates"])
+    return float(np.median(group["whole"]["alone"]) / told) if told > 0 else 1.0
+
+
+def _in_step(
+    profile: TrainingProfile, whole: dict[tuple[int, int], dict[str, list[float]]], system: System
+) -> TrainingProfile:
+    """The profile with what exchanges take within whole iterations, over what they take alone: such that the plans run are told as they were.
+
+    A prediction is linear in each factor, so two of them say which one meets the measurement.
+    """
+    rows: list[tuple[str, int, float, float]] = []
+    for what in EXCHANGES:  # the second one's copies exchange as the first one says
+        for (t, w), seconds in whole.items():
+            if what not in seconds or (what, w) in [r[:2] for r in rows]:
+                continue
+            samples = [int(s) for s in profile.times[profile.times["threads"] == t]["samples"].unique()]
+            plan = whole_plans(profile.model, profile.fingerprint, profile.layers, t, w, sorted(samples))[what]
+            took = float(np.median(seconds[what]))
+            once, twice = (_told(profile.with_factor(what, w, x), system, plan) for x in (1.0, 2.0))
+            if twice > once:
+                rows.append((what, w, took, max(0.0, 1 + (took - once) / (twice - once))))
+        profile = replace(profile, in_step=pd.DataFrame(rows, columns=list(IN_STEP)))
+    return profile
+
+
+def _told(profile: TrainingProfile, system: System, plan: TrainingPlan) -> float:
+    """Seconds of an iteration of a plan of one stage, whether or not the system has the memory for it."""
+    (stage,) = TrainingCosts(profile, system, plan.batch).stages_of(plan)
+    return stage.forward_s + stage.backward_s + stage.sync_s + stage.update_s + profile.step_s

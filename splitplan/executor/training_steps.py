@@ -233,9 +233,14 @@ class Engine:
 
         return run
 
-    def weights(self) -> list[nn.Parameter]:
-        """What an optimizer is given: weights that get gradients, in the model's order."""
-        return [p for n, p in self.module.named_parameters() if p.requires_grad and n not in self._unused]
+    def weights(self) -> list[list[nn.Parameter]]:
+        """What optimizers are given, one each: weights that get gradients, in the model's order, and those that are shared by columns.
+
+        An optimizer's fused loops take tensors of one kind.
+        """
+        found = [p for n, p in self.module.named_parameters() if p.requires_grad and n not in self._unused]
+        plain, shared = ([p for p in found if isinstance(p, DTensor) == by_columns] for by_columns in (False, True))
+        return [k for k in (plain, shared) if k]
 
     # -- running it ----------------------------------------------------------------------------------
 

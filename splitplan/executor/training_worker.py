@@ -190,7 +190,6 @@ class Loop:
     def _prepare(self, first: Batch) -> None:
         import torch
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.tensor import DTensor
         from torch.utils import _pytree as pytree
 
         from splitplan.executor.training_state import State
@@ -204,10 +203,7 @@ class Loop:
         mesh = init_device_mesh(task.device, (len(plan.stages), plan.stages[0].replicas), mesh_dim_names=("pp", "dp"))
         place = Place.of(plan, self._rank)
         self._engine: Engine = Engine(self._tm, plan, place, mesh, self._things.loss_fn, task.seed, first, self._tell)
-        weights = self._engine.weights()
-        # An optimizer's fused loops take tensors of one kind.
-        kinds = ([p for p in weights if not isinstance(p, DTensor)], [p for p in weights if isinstance(p, DTensor)])
-        self._optimizers = [self._users("optimizer", self._things.optimizer, k) for k in kinds if k]
+        self._optimizers = [self._users("optimizer", self._things.optimizer, w) for w in self._engine.weights()]
         self._schedulers = [
             self._users("scheduler", self._things.scheduler, o) for o in self._optimizers if self._things.scheduler
         ]

@@ -168,10 +168,11 @@ class TrainingCosts:
         column = np.full((2, self.layers), math.nan)
         low, high = p.samples(t)
         if replicas > 1 and low <= g <= high:
-            whole = p.seconds(g, t, crowd)
+            whole, factor = p.seconds(g, t, crowd), p.factor("columns", replicas)
             for v, layer in enumerate(p.layers):
                 if layer.columns >= replicas:
-                    column[:, v] = whole[:, v] / replicas + self._column_exchange(layer, g, replicas, apart)
+                    exchanged = self._column_exchange(layer, g, replicas, apart)
+                    column[:, v] = factor * (whole[:, v] / replicas + exchanged)
         return Work(forward, backward, update, column[0], column[1])
 
     def _column_exchange(self, layer: TrainingLayer, samples: int, replicas: int, apart: bool) -> np.ndarray:

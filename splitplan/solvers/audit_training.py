@@ -124,16 +124,17 @@ class _Stage:
                 _line(times[name], column, g if shared else g // r, crowd) for column in ("forward_s", "backward_s")
             )
             u = _update(updates[name], crowd)
-            forward.append(f / r if shared else f)
-            backward.append(b / r if shared else b)
+            paid = _in_step(problem, "columns", r) if shared else 1.0
+            forward.append(paid * f / r if shared else f)
+            backward.append(paid * b / r if shared else b)
             update.append(u / r if shared else u)
             kept.append(layer.saved_bytes * g / r)
             weights.append(layer.parameter_bytes / r if shared else layer.parameter_bytes)
             if shared:
                 into, out = g * layer.input_bytes, g * layer.output_bytes
                 gathered = exchange_s(problem, "all_gather", r, out, apart)
-                forward += [exchange_s(problem, "all_gather", r, into, apart), gathered]
-                backward += [gathered, exchange_s(problem, "reduce_scatter", r, into, apart)]
+                forward += [paid * exchange_s(problem, "all_gather", r, into, apart), paid * gathered]
+                backward += [paid * gathered, paid * exchange_s(problem, "reduce_scatter", r, into, apart)]
                 kept.append(layer.input_bytes * (g - g / r))
             else:
                 added.append(layer.parameter_bytes)
@@ -192,12 +193,22 @@ def exchange_s(problem: HybridTraining, what: str, workers: int, size: float, ap
     seconds = _straight(xs, ys, size * part)
     if size * part > xs[-1] and len(xs) > 1:
         seconds += max(0.0, (ys[-1] - ys[-2]) / (xs[-1] - xs[-2])) * (size * part - xs[-1])
+    if what == "all_reduce":
+        seconds *= _in_step(problem, what, workers)
     if apart:
         names = list(problem.system.places)
         ways = [w for a in names for b in names if a != b and (w := problem.system.way(a, b)) is not None]
         carried = size * {"send": 1.0, "all_reduce": 2 * (1 - 1 / workers)}.get(what, 1 - 1 / workers)
         seconds = max(seconds, max(w.delay_s for w in ways) + max(w.busy_s(1e6) for w in ways) * carried / 1e6)
     return seconds
+
+
+def _in_step(problem: HybridTraining, what: str, workers: int) -> float:
+    """How many times as long it takes within an iteration: the row of the nearest number of workers, the smaller of two."""
+    rows = [r for r in problem.profile.in_step.to_dict("records") if r["what"] == what]
+    least = min((abs(r["workers"] - workers) for r in rows), default=0)
+    near = sorted((r["workers"], r["factor"]) for r in rows if abs(r["workers"] - workers) == least)
+    return float(near[0][1]) if near else 1.0
 
 
 def _link(problem: HybridTraining, plan: TrainingPlan, a: _Stage, b: _Stage, each: int) -> float:

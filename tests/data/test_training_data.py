@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -111,8 +114,6 @@ def test_what_a_profile_says_between_what_was_measured() -> None:
     assert p.collective_s("all_reduce", 2, 50.0) == 1.0, "no less than the smallest"
     assert p.collective_s("all_reduce", 4, 200.0) == 2.0, "3/4 instead of 1/2 of the bytes pass each worker"
     assert p.collective_s("all_reduce", 1, 200.0) == p.collective_s("send", 2, 0.0) == 0.0
-    assert (p.ratio(0.5), p.ratio(0.99), p.ratio(1.0)) == (1.1, 1.3, 1.3)
-    assert profile(ratios=()).ratio(0.99) == 1.0
     noisy = [("all_reduce", 2, 1.0, 0.5), ("all_reduce", 2, 2.0, 0.4), ("all_reduce", 2, 4.0, 0.8)]
     line = profile(collectives=noisy)
     assert [line.collective_s("all_reduce", 2, x) for x in (1.0, 2.0, 3.0, 4.0)] == pytest.approx([0.5, 0.5, 0.65, 0.8])
@@ -128,8 +129,52 @@ def test_what_a_profile_says_between_what_was_measured() -> None:
     assert "2 layers" in str(p) and "<table" in p._repr_html_()
 
 
+def test_the_latest_ratio_is_a_tolerance_bound() -> None:
+    """Factors of one-sided normal tolerance bounds, 95 % confidence, as printed in tables of textbooks."""
+    for n, quantile, factor in ((4, 0.99, 7.042), (10, 0.99, 3.981), (10, 0.90, 2.355), (20, 0.95, 2.396)):
+        spread = np.random.default_rng(n).normal(0, 0.02, n)
+        wanted = spread.mean() + factor * spread.std(ddof=1)
+        found = profile(ratios=tuple(np.exp(spread))).ratio(quantile)
+        assert np.log(found) == pytest.approx(wanted, rel=1e-3)
+    assert profile(ratios=()).ratio(0.99) == 1.0
+    assert profile(ratios=(1.2,)).ratio(0.99) == pytest.approx(1.2), "one says nothing of the spread"
+    assert profile(ratios=(1.0, 1.0, 1.0)).ratio(0.99) == 1.0
+    assert profile(ratios=(1.0, 1.3, 0.9)).ratio(1.0) == pytest.approx(1.3), "of all there is only what was seen"
+    many = (*[1.0] * 500, *[3.0] * 20)
+    assert profile(ratios=many).ratio(0.99) == pytest.approx(3.0), (
+        "no less than the steps' own quantile, however they are spread"
+    )
+
+
+def test_the_latest_ratio_holds_as_often_as_it_says() -> None:
+    """Of profiles of few steps, 95 % have a ratio that holds what they say; by the steps' own quantile it would be about 45 %."""
+    draws, true = np.random.default_rng(0), math.exp(0.03 * NormalDist().inv_cdf(0.99))
+    held = [profile(ratios=tuple(np.exp(draws.normal(0, 0.03, 8)))).ratio(0.99) >= true for _ in range(400)]
+    assert 0.92 < np.mean(held) < 0.98
+
+
+def test_exchanges_take_as_long_as_within_iterations() -> None:
+    alone = profile()
+    rows = [("all_reduce", 2, 9.0, 1.5), ("all_reduce", 8, 9.0, 2.0), ("columns", 4, 9.0, 1.25)]
+    p = profile(in_step=rows)
+    assert [p.factor("all_reduce", w) for w in (2, 4, 5, 6, 16)] == [1.5, 1.5, 1.5, 2.0, 2.0], (
+        "the nearest; of two, the smaller"
+    )
+    assert (p.factor("columns", 2), alone.factor("columns", 2), alone.factor("all_reduce", 2)) == (1.25, 1.0, 1.0)
+    for w, factor in ((2, 1.5), (8, 2.0)):
+        for size in (50.0, 200.0, 500.0):
+            assert p.collective_s("all_reduce", w, size) == pytest.approx(
+                factor * alone.collective_s("all_reduce", w, size)
+            )
+        assert p.steepest("all_reduce", w) == pytest.approx(tuple(factor * x for x in alone.steepest("all_reduce", w)))
+        assert p.best_rate("all_reduce", w) == pytest.approx(factor * alone.best_rate("all_reduce", w))
+    assert p.collective_s("send", 2, 70.0) == alone.collective_s("send", 2, 70.0)
+    other = p.with_factor("all_reduce", 8, 3.0)
+    assert [other.factor("all_reduce", w) for w in (2, 8)] == [1.5, 3.0] and p.factor("all_reduce", 8) == 2.0
+
+
 def test_a_profile_comes_back_as_it_was(tmp_path: Path) -> None:
-    p = profile(uncuttable=(1,), micro_s=1e-3, step_s=2e-3, state_factor=2.0)
+    p = profile(uncuttable=(1,), micro_s=1e-3, step_s=2e-3, state_factor=2.0, in_step=[("columns", 2, 9.0, 1.25)])
     p.save(tmp_path / "profile.json")
     again = TrainingProfile.read(tmp_path / "profile.json")
     assert again.to_dict() == p.to_dict()
@@ -161,6 +206,9 @@ def test_a_profile_comes_back_as_it_was(tmp_path: Path) -> None:
         ({"updates": [(v, 1, 0, 0.1) for v in "ab"]}, r"updates.iloc\[0\].workers is 0; give a whole number from 1"),
         ({"collectives": [("send", 2, 0.0, 1.0)]}, r"collectives.iloc\[0\].size_bytes is 0.0; give a positive number"),
         ({"updates": []}, "updates has no rows for"),
+        ({"in_step": [("columns", 2, 1.0, -1.0)]}, r"in_step.iloc\[0\].factor is -1.0; give a number from 0"),
+        ({"in_step": [("columns", 2, 1.0, 1.0)] * 2}, r"in_step.iloc\[1\] is there twice"),
+        ({"in_step": [("send", 2, 1.0, 1.0)]}, "in_step names 'send', which is none of all_reduce, columns"),
         ({"collectives": [("gossip", 2, 1.0, 1.0)]}, "collective 'gossip' is none of"),
         ({"collectives": pd.DataFrame({"what": []})}, "has no column 'workers'"),
     ],

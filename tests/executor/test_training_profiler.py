@@ -20,10 +20,12 @@ from torch import nn
 import splitplan as sp
 from splitplan.data.training_profile import KINDS, TrainingProfile
 from splitplan.errors import DataError, ExecutorError
-from splitplan.executor.training_measure import MeasureTask, Runs, _rounds
+from splitplan.executor.training_measure import LEAST_WHOLE, MeasureTask, Runs, _rounds
 from splitplan.executor.training_profiler import _halves, _powers, profile_training
+from splitplan.executor.training_whole import whole_plans
 from splitplan.formulations.training import HybridTraining
 from splitplan.models.training import training_model
+from splitplan.models.training_layer import TrainingLayer
 
 BATCH = 4
 LOSS = nn.functional.cross_entropy
@@ -88,7 +90,9 @@ def test_the_table_is_whole(profile: TrainingProfile, model: nn.Sequential) -> N
     assert sum(x.parameter_bytes for x in profile.layers) == 4 * sum(p.numel() for p in model.parameters())
     assert [x.columns for x in profile.layers] == [8, 8, 3]
     assert profile.origin.threads == 2 and profile.origin.device == "here"
-    assert len(profile.ratios) >= 2 * 2 * 4 and 0.5 < float(np.median(profile.ratios)) < 2
+    paid = profile.in_step.set_index("what")
+    assert set(paid.index) == {"all_reduce", "columns"} and (paid["workers"] == 2).all() and (paid["factor"] > 0).all()
+    assert len(profile.ratios) >= 2 * 2 * 4 + 3 * LEAST_WHOLE and 0.5 < float(np.median(profile.ratios)) < 2
 
 
 @needs_two
@@ -118,6 +122,10 @@ def test_it_is_kept_and_planned_with(profile: TrainingProfile, tmp_path: Path) -
         whole["forward_s"] + whole["backward_s"] + whole["update_s"] + profile.step_s
     )
     assert found.objective <= plain["iteration_s"]
+    # The plans that were run are told as they were.
+    for what, plan in whole_plans("mlp", again.fingerprint, again.layers, 1, 2, (2, BATCH)).items():
+        took = again.in_step.set_index("what").loc[what, "iteration_s"]
+        assert p.evaluate(plan)["iteration_s"] == pytest.approx(took), what
     assert {c.stages for c in p.configs()} == {1, 2}
 
 
@@ -162,7 +170,8 @@ def test_layers_add_up_to_whole_steps(alone: None) -> None:
         assert np.allclose(forward, 0.3 * s * np.array([1, 1, 1, 1])), "1 and 3 of 10 parts of 3 s a sample"
         assert np.allclose(backward, 0.3 * s * np.array([2, 4 / 3, 4 / 3, 4 / 3]))
     assert np.allclose(found["updates"], 0.25 * 0.5 * np.array([1, 1, 1, 1]))
-    assert sorted(set(np.round(found["ratios"], 9))) == [1.0, 2.0] and found["rounds"] == 10
+    further = 2 ** np.sqrt(10 / 9)
+    assert sorted(set(found["ratios"])) == pytest.approx([1.0, further]) and found["rounds"] == 10
     lines = [json.loads(x) for x in out.getvalue().splitlines()]
     assert lines == [{"done": k + 1, "of": 10} for k in range(10)]
 
@@ -187,6 +196,23 @@ def test_parts_are_the_model_s_own_gradients(monkeypatch: pytest.MonkeyPatch) ->
     assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
     assert run.state_factor == 0.0
     assert run.by_layer(seconds) == pytest.approx(seconds)
+
+
+def test_the_plans_that_are_run_whole() -> None:
+    layers = (TrainingLayer("a", 8.0), TrainingLayer("b", 8.0, columns=3), TrainingLayer("c", 8.0, columns=2))
+    assert [(k, p.batch, p.workers) for k, p in whole_plans("m", "f", layers, 4, 1, (3, 9)).items()] == [
+        ("alone", 9, 1)
+    ]
+    three = whole_plans("m", "f", layers, 2, 3, (3, 11))
+    assert [(k, p.batch, p.threads, p.stages[0].columns) for k, p in three.items()] == [
+        ("all_reduce", 9, 2, ()),
+        ("columns", 9, 2, ("b",)),
+    ]
+    assert list(whole_plans("m", "f", layers, 1, 5, (1, 16))) == ["all_reduce"], "nothing has five columns"
+    assert whole_plans("m", "f", layers, 1, 4, (4, 15)) == {}, (
+        "a worker would have three samples of 12, fewer than were measured"
+    )
+    assert whole_plans("m", "f", (TrainingLayer("a"),), 1, 2, (1, 4)) == {}, "no weights, no columns"
 
 
 def test_sizes_that_are_measured_by_default() -> None:
