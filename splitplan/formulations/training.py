@@ -45,16 +45,18 @@ class HybridTraining(Scaled, Formulation):
     (4) weights_s (2 + state) + held_s · in flight_s ≤ memory of a worker: weights, gradients, the optimizer's state; what is kept for
         the backward pass, what came from the stage before among it, m micro-batches of it in GPipe, min(m, p − s) in 1F1B, one when p = 1; a column layer's weights are
         divided by r_s.                                                                                                   [bytes]
-    (5) F_s = Σ_{v ∉ K} f_v(g/r_s) + Σ_{v ∈ K} (f_v(g)/r_s + exchange_v), B_s alike; f and b as measured with t threads while as many
-        workers compute at once as the host then has.                                                                        [s]
+    (5) F_s = Σ_{v ∉ K} f_v(g/r_s) + ψ Σ_{v ∈ K} (f_v(g)/r_s + exchange_v), B_s alike; f and b as measured with t threads while as many
+        workers compute at once as the host then has; ψ such that a measured iteration by columns takes what it took.        [s]
     (6) X_s = transfer of the activations at i_s of a micro-batch, Y_s of their gradients: stations of their own.              [s]
-    (7) G_s = all-reduce of the weights outside K_s over r_s replicas + the optimizer's Σ_{v ∉ K} u_v + Σ_{v ∈ K} u_v / r_s.      [s]
+    (7) G_s = φ · all-reduce of the weights outside K_s over r_s replicas + the optimizer's Σ_{v ∉ K} u_v + Σ_{v ∈ K} u_v / r_s; φ
+        such that a measured iteration of copies takes what it took.                                                         [s]
     (8) T = max_s (finish_s + G_s) + step overhead; finish_s = m (F + B) for p = 1, else by the schedule
         (`training_schedule.finish_s`): GPipe in closed form, 1F1B by its recurrence.                                        [s]
 
     Intra-op threads alone (p = W = 1, t > 1), pure data parallelism (p = 1, r > 1, K empty) and one core are plans among these.
-    Gradients are added up after the last of them is there, not while others are computed: where an engine overlaps the two, (7) is
-    from above. The latest time is (8) with all seconds longer by `TrainingProfile.ratio` at ``latest_quantile``.
+    Gradients are added up after the last of them is there. Where an engine begins earlier, what that saves, and what it costs the
+    workers that still compute, is in φ (`TrainingProfile.in_step`). The latest time is (8) with all seconds longer by
+    `TrainingProfile.ratio` at ``latest_quantile``.
 
     Replicas change what batch norm sees (its own samples only), and micro-batches too; with ``whole_batch`` only plans remain in which
     every layer sees the whole batch at once: r_s = 1, m = 1.
