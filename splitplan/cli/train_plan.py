@@ -67,6 +67,7 @@ def train_plan(
 
     Says what an iteration is expected to take, at the latest too, and why the other strategies lose.
     """
+    from splitplan.formulations.registry import resolve
     from splitplan.formulations.training import HybridTraining
 
     check_figure(figure)
@@ -79,6 +80,8 @@ def train_plan(
         ],
         "train-plan",
     )
+    if solver != "auto":
+        resolve(solver, HybridTraining.kind, {})
     hosts = _hosts(system, cores)
     if source.endswith(".json"):
         from splitplan.data.training_profile import TrainingProfile

@@ -143,6 +143,7 @@ def test_a_model_is_measured_first(saved: Path, tmp_path: Path, monkeypatch: pyt
         (("hosts.toml",), "hosts.toml"),
         (("zoo:nothing",), "nothing"),
         (("zoo:tiny-branch", "--batch", 0, "--max-stages", 0), "--max-stages is 0; give a whole number from 1"),
+        (("zoo:nothing", "--solver", "gurobi"), "known: auto, training-dp, training-milp"),  # before anything is made or measured
         (("made_for_training:bare",), "returned something else than (module, loss_fn, (inputs, targets))"),
         (("made_for_training:net", "--size", 32), "--size: is for models of the zoo; a factory makes its own batch"),
         (("made_for_training:net", "--cores", 999), "threads=999, this machine has"),
