@@ -141,11 +141,16 @@ class TrainingCosts:
 
     def exchange_s(self, what: str, workers: int, size_bytes: float, apart: bool) -> float:
         """Seconds of a collective or a transfer; between hosts not less than the link takes for what passes each worker."""
-        here = self.profile.collective_s(what, workers, size_bytes)
-        if not apart or workers <= 1 or size_bytes <= 0:
+        return float(self.exchanges_s(what, workers, np.array(size_bytes), apart))
+
+    def exchanges_s(self, what: str, workers: int, size_bytes: np.ndarray, apart: bool) -> np.ndarray:
+        """`exchange_s` of many sizes at once."""
+        here = self.profile.collectives_s(what, workers, size_bytes)
+        if not apart or workers <= 1:
             return here
         share = {"send": 1.0, "all_reduce": 2.0}.get(what, 1.0) * (1.0 if what == "send" else (workers - 1) / workers)
-        return max(here, self._delay_s + 8 * share * size_bytes / self._rate_bps)
+        there = self._delay_s + 8 * share * size_bytes / self._rate_bps
+        return np.where(size_bytes > 0, np.maximum(here, there), here)
 
     def steepest(self, what: str, workers: int, apart: bool) -> tuple[float, float]:
         """Seconds and seconds a byte that an exchange of so many bytes more never exceeds, whatever goes with them."""
