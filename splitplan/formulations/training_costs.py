@@ -14,7 +14,6 @@ from splitplan.data.system import System
 from splitplan.data.training_plan import Schedule, TrainingPlan
 from splitplan.data.training_profile import TrainingProfile
 from splitplan.formulations.training_schedule import StageTimes, in_flight
-from splitplan.models.training_layer import TrainingLayer
 
 
 @dataclass(frozen=True)
@@ -173,21 +172,21 @@ class TrainingCosts:
         column = np.full((2, self.layers), math.nan)
         low, high = p.samples(t)
         if replicas > 1 and low <= g <= high:
-            whole = p.seconds(g, t, crowd)
-            for v, layer in enumerate(p.layers):
-                if layer.columns >= replicas:
-                    column[:, v] = whole[:, v] / replicas + self._column_exchange(layer, g, replicas, apart)
+            able = np.flatnonzero([x.columns >= replicas for x in p.layers])
+            whole = p.seconds(g, t, crowd)[:, able] / replicas
+            column[:, able] = whole + self._column_exchange(able, g, replicas, apart)
         return Work(forward, backward, update, column[0], column[1])
 
-    def _column_exchange(self, layer: TrainingLayer, samples: int, replicas: int, apart: bool) -> np.ndarray:
-        """Seconds forward and backward: the inputs of all samples to everyone and each sample's outputs to its replica; then the same of gradients."""
-        into = samples * layer.input_bytes
-        out = samples * layer.output_bytes
-        gathered = self.exchange_s("all_gather", replicas, out, apart)
-        return np.array(
+    def _column_exchange(self, layers: np.ndarray, samples: int, replicas: int, apart: bool) -> np.ndarray:
+        """Seconds forward and backward of each: the inputs of all samples to everyone and each sample's outputs to its replica; then the same of gradients."""
+        made = [self.profile.layers[v] for v in layers]
+        into = np.array([samples * x.input_bytes for x in made])
+        out = np.array([samples * x.output_bytes for x in made])
+        gathered = self.exchanges_s("all_gather", replicas, out, apart)
+        return np.stack(
             [
-                self.exchange_s("all_gather", replicas, into, apart) + gathered,
-                gathered + self.exchange_s("reduce_scatter", replicas, into, apart),
+                self.exchanges_s("all_gather", replicas, into, apart) + gathered,
+                gathered + self.exchanges_s("reduce_scatter", replicas, into, apart),
             ]
         )
 
