@@ -1,4 +1,4 @@
-"""Training plans: the best cuts, replicas and columns of every configuration that may still win, to the end where labels last."""
+"""Training plans: the best cuts, replicas and columns of every configuration that may still win, to the end while labels are few."""
 
 from __future__ import annotations
 
@@ -153,24 +153,34 @@ class _Search:
     def _starts(self, several: list[Least]) -> list[tuple[float, Least]]:
         """Configurations of so many stages in the order in which a good plan is looked for there: those whose first plan takes least.
 
-        None is made where the bound is no less than what was found for pipelines, or for hybrids.
+        None is made where the bound is no less than what was found for pipelines, or for hybrids. 1F1B's recurrence is gone through for
+        the first ones only; GPipe's formula tells which these are.
         """
-        found: list[tuple[float, Least]] = []
+        found: list[tuple[float, Least, Choice | None]] = []
         known: dict[bool, float] = defaultdict(lambda: math.inf)
         for least in sorted(several, key=lambda x: x.bound):
-            hybrid = least.config.replicas[-1] > 1
+            c = least.config
+            hybrid = c.replicas[-1] > 1
             if self.effort.late:
                 break
             if least.bound >= known[hybrid]:
                 continue
-            start = _balanced(least)
-            seconds = math.inf
+            seconds, start = math.inf, _balanced(least)
             if start is not None:
+                seconds = self._labels(least, math.inf).seconds_of(start, "gpipe")
+                if c.schedule == "gpipe":
+                    self._offer(c, start, seconds)
+                    known[hybrid] = min(known[hybrid], seconds)
+                    start = None
+            found.append((min(seconds, 4 * least.bound), least, start))
+        found.sort(key=lambda x: x[0])
+        ordered = []
+        for k, (seconds, least, start) in enumerate(found):
+            if start is not None and k < 2 * TRIED:
                 seconds = self._labels(least, math.inf).seconds_of(start)
                 self._offer(least.config, start, seconds)
-                known[hybrid] = min(known[hybrid], seconds)
-            found.append((min(seconds, 4 * least.bound), least))
-        return sorted(found, key=lambda x: x[0])
+            ordered.append((seconds, least))
+        return sorted(ordered, key=lambda x: x[0])
 
     def _promising(self, least: Least, goal: float) -> None:
         """A plan by few labels."""

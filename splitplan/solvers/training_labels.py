@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from splitplan.data.training_plan import Schedule
 from splitplan.formulations.training_costs import Config
 from splitplan.formulations.training_schedule import busy_1f1b, iteration_s, last_forward_1f1b
 from splitplan.solvers.clock import Clock
@@ -336,11 +337,11 @@ class Labels:
 
     # -- 1F1B, whose seconds only the recurrence tells ------------------------------------------------
 
-    def seconds_of(self, choice: Choice) -> float:
-        """Seconds of an iteration without its overhead, by the schedule itself."""
+    def seconds_of(self, choice: Choice, schedule: Schedule | None = None) -> float:
+        """Seconds of an iteration without its overhead, by the schedule itself, or by another one."""
         stages = self.costs.stages(self.config, choice.cuts, choice.replicas, choice.columns)
         times = self.costs.times(self.config, choice.cuts, choice.replicas, stages)
-        return iteration_s(times, self.config.micro_batches, self.config.schedule)
+        return iteration_s(times, self.config.micro_batches, schedule or self.config.schedule)
 
     def every(self, upper: Callable[[], float], nodes: int) -> Iterator[Choice]:
         """Plans whose lower bound is below ``upper``, which may fall meanwhile, the least bound first; `cut_list` when ``nodes`` left some out.
