@@ -58,7 +58,8 @@ class Sieve:
             found = _sieved(values, ends, loss * room, most)
             if found is not None:
                 return np.sort(order[found]), loss
-            loss = 2 * loss or self.first * unit
+            # Where layers take no time the unit is 0, and links or tails say what a second is worth.
+            loss = 2 * loss or self.first * (unit or float(values.max()))
 
 
 def _sieved(values: np.ndarray, ends: list[int], more: np.ndarray, most: int | None) -> list[int] | None:
