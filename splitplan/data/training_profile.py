@@ -244,14 +244,18 @@ class TrainingProfile(Stored):
 
     def update_s(self, threads: int, workers: int) -> np.ndarray:
         """The optimizer's seconds, shape (layers,)."""
+        crowds = sorted({w for t, w in self._update_arrays if t == threads})
+        return _between(crowds, workers, lambda crowd: self._update_arrays[threads, crowd])
 
-        def at(crowd: int) -> np.ndarray:
-            group = self._update_groups[threads, crowd]
+    @cached_property
+    def _update_arrays(self) -> dict[tuple[int, int], np.ndarray]:
+        """By threads and workers, shape (layers,)."""
+        found = {}
+        for key, group in self._update_groups.items():
             values = np.empty(len(self.layers))
             values[[self._index[v] for v in group["layer"]]] = group["update_s"].to_numpy(float)
-            return values
-
-        return _between(sorted({w for t, w in self._update_groups if t == threads}), workers, at)
+            found[key] = values
+        return found
 
     @cached_property
     def _lines(self) -> dict[str, dict[int, tuple[np.ndarray, np.ndarray]]]:
@@ -294,10 +298,18 @@ class TrainingProfile(Stored):
         DataError
             Nothing of this kind was measured.
         """
-        if workers <= 1 or size_bytes <= 0:
-            return 0.0
+        return float(self.collectives_s(what, workers, np.array(size_bytes)))
+
+    def collectives_s(self, what: str, workers: int, size_bytes: np.ndarray) -> np.ndarray:
+        """`collective_s` of many sizes at once."""
+        if workers <= 1 or not np.any(size_bytes > 0):
+            return np.zeros(np.shape(size_bytes))
         sizes, seconds, share = self._line(what, workers)
-        return float(np.interp(size_bytes * share, sizes, seconds) + _beyond(size_bytes * share, sizes, seconds))
+        counted = size_bytes * share
+        # np.interp ends where the last size does; the last line goes on.
+        slope = (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2]) if len(sizes) > 1 else 0.0
+        found = np.interp(counted, sizes, seconds) + slope * np.maximum(counted - sizes[-1], 0.0)
+        return np.where(size_bytes > 0, found, 0.0)
 
     def _line(self, what: str, workers: int) -> tuple[np.ndarray, np.ndarray, float]:
         """Of the nearest number of workers that was measured: sizes, seconds, and the part of an exchange's bytes that counts."""
@@ -387,14 +399,6 @@ def _between(crowds: list[int], workers: int, at: Any) -> np.ndarray:
     share = (workers - low) / (high - low)
     mixed: np.ndarray = (1 - share) * at(low) + share * at(high)
     return mixed
-
-
-def _beyond(size: float, sizes: np.ndarray, seconds: np.ndarray) -> float:
-    """What the last line adds above the largest size that was measured."""
-    if size <= sizes[-1] or len(sizes) < 2:
-        return 0.0
-    slope = (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2])
-    return float(slope * (size - sizes[-1]))
 
 
 def _plain(value: Any) -> Any:

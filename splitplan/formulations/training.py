@@ -42,9 +42,9 @@ class HybridTraining(Scaled, Formulation):
     (1) 0 = i_0 < i_1 < … < i_p = n; no cut at an uncuttable position.
     (2) Σ_s r_s = W, W t ≤ cores, no worker across two hosts; r_s the same for all s when ``replicas="same"``.
     (3) m r_s divides the batch; m ≥ p in 1F1B.
-    (4) weights_s (2 + state) + held_s · in flight_s ≤ memory of a worker: weights, gradients, the optimizer's state; what is kept for
-        the backward pass, what came from the stage before among it, m micro-batches of it in GPipe, min(m, p − s) in 1F1B, one when p = 1; a column layer's weights are
-        divided by r_s.                                                                                                   [bytes]
+    (4) weights_s (2 + state) + held_s · in flight_s + received_s ≤ memory of a worker: weights, gradients, the optimizer's state; what
+        is kept for the backward pass of m micro-batches in GPipe, min(m, p − s) in 1F1B, one when p = 1; buffers for what comes from
+        the stages around it, of all m; a column layer's weights are divided by r_s.                                      [bytes]
     (5) F_s = Σ_{v ∉ K} f_v(g/r_s) + ψ Σ_{v ∈ K} (f_v(g)/r_s + exchange_v), B_s alike; f and b as measured with t threads while as many
         workers compute at once as the host then has; ψ such that a measured iteration by columns takes what it took.        [s]
     (6) X_s = transfer of the activations at i_s of a micro-batch, Y_s of their gradients: stations of their own.              [s]

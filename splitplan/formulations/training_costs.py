@@ -14,7 +14,6 @@ from splitplan.data.system import System
 from splitplan.data.training_plan import Schedule, TrainingPlan
 from splitplan.data.training_profile import TrainingProfile
 from splitplan.formulations.training_schedule import StageTimes, in_flight
-from splitplan.models.training_layer import TrainingLayer
 
 
 @dataclass(frozen=True)
@@ -141,11 +140,18 @@ class TrainingCosts:
 
     def exchange_s(self, what: str, workers: int, size_bytes: float, apart: bool) -> float:
         """Seconds of a collective or a transfer; between hosts not less than the link takes for what passes each worker."""
-        here = self.profile.collective_s(what, workers, size_bytes)
-        if not apart or workers <= 1 or size_bytes <= 0:
+        return float(self.exchanges_s(what, workers, np.array(size_bytes), apart))
+
+    def exchanges_s(
+        self, what: str, workers: int, size_bytes: np.ndarray, apart: bool, factor: float = 1.0
+    ) -> np.ndarray:
+        """`exchange_s` of many sizes at once; on a host so many times as long."""
+        here = factor * self.profile.collectives_s(what, workers, size_bytes)
+        if not apart or workers <= 1:
             return here
         share = {"send": 1.0, "all_reduce": 2.0}.get(what, 1.0) * (1.0 if what == "send" else (workers - 1) / workers)
-        return max(here, self._delay_s + 8 * share * size_bytes / self._rate_bps)
+        there = self._delay_s + 8 * share * size_bytes / self._rate_bps
+        return np.where(size_bytes > 0, np.maximum(here, there), here)
 
     def steepest(self, what: str, workers: int, apart: bool) -> tuple[float, float]:
         """Seconds and seconds a byte that an exchange of so many bytes more never exceeds, whatever goes with them."""
@@ -168,24 +174,22 @@ class TrainingCosts:
         column = np.full((2, self.layers), math.nan)
         low, high = p.samples(t)
         if replicas > 1 and low <= g <= high:
-            whole, factor = p.seconds(g, t, crowd), p.factor("columns", replicas)
-            for v, layer in enumerate(p.layers):
-                if layer.columns >= replicas:
-                    exchanged = self._column_exchange(layer, g, replicas, apart)
-                    column[:, v] = factor * (whole[:, v] / replicas + exchanged)
+            able = np.flatnonzero([x.columns >= replicas for x in p.layers])
+            factor = p.factor("columns", replicas)
+            whole = factor * p.seconds(g, t, crowd)[:, able] / replicas
+            column[:, able] = whole + self._column_exchange(able, g, replicas, apart, factor)
         return Work(forward, backward, update, column[0], column[1])
 
-    def _column_exchange(self, layer: TrainingLayer, samples: int, replicas: int, apart: bool) -> np.ndarray:
-        """Seconds forward and backward: the inputs of all samples to everyone and each sample's outputs to its replica; then the same of gradients."""
-        into = samples * layer.input_bytes
-        out = samples * layer.output_bytes
-        gathered = self.exchange_s("all_gather", replicas, out, apart)
-        return np.array(
-            [
-                self.exchange_s("all_gather", replicas, into, apart) + gathered,
-                gathered + self.exchange_s("reduce_scatter", replicas, into, apart),
-            ]
-        )
+    def _column_exchange(
+        self, layers: np.ndarray, samples: int, replicas: int, apart: bool, factor: float
+    ) -> np.ndarray:
+        """Seconds forward and backward of each: the inputs of all samples to everyone and each sample's outputs to its replica; then the same of gradients."""
+        made = [self.profile.layers[v] for v in layers]
+        into = np.array([samples * x.input_bytes for x in made])
+        out = np.array([samples * x.output_bytes for x in made])
+        gathered = self.exchanges_s("all_gather", replicas, out, apart, factor)
+        there = self.exchanges_s("all_gather", replicas, into, apart, factor)
+        return np.stack([there + gathered, gathered + self.exchanges_s("reduce_scatter", replicas, into, apart, factor)])
 
     def columns(self, config: Config, replicas: int) -> tuple[int, ...]:
         """The layers whose columns so many replicas can share."""
@@ -202,8 +206,7 @@ class TrainingCosts:
         f, b, u = (w.sums[:, j] - w.sums[:, i]).tolist()
         weights = float(self._weight_sums[j] - self._weight_sums[i])
         g = self.micro_samples(config)
-        # What came from the stage before is kept too: the profile counts it where it was made.
-        held = float(self._saved_sums[j] - self._saved_sums[i] + self.crossing[i]) * g / replicas
+        held = float(self._saved_sums[j] - self._saved_sums[i]) * g / replicas
         shared = 0.0
         if columns:  # added up anew: a difference would leave a rounding to send
             weights = math.fsum(self.weights[v] for v in range(i, j) if v not in columns)
@@ -216,7 +219,16 @@ class TrainingCosts:
         sync = self.exchange_s("all_reduce", replicas, weights, apart) if replicas > 1 else 0.0
         memory = (weights + shared / replicas) * (2 + self.profile.state_factor)
         memory += held * in_flight(k, config.stages, config.micro_batches, config.schedule)
+        memory += float(self.received_bytes(i, j, replicas))
         return StageCost(slow * f + slow * micro, slow * b + slow * micro, sync, slow * u, memory)
+
+    def received_bytes(self, i: int | np.ndarray, j: int | np.ndarray, replicas: int) -> np.ndarray:
+        """What a worker of a stage of layers i … j − 1 receives into: of all micro-batches the activations from before, and gradients from behind.
+
+        torch's pipelines have a buffer for each of them as long as they live; what is kept for the backward pass is there.
+        """
+        found: np.ndarray = self.batch / replicas * (self.crossing[i] + self.crossing[j])
+        return found
 
     def link(self, config: Config, i: int, first: int, before: int, after: int) -> float:
         """Seconds of a transfer at position i, between a stage of ``before`` replicas from worker ``first`` on and one of ``after``."""

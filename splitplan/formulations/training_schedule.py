@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from splitplan.data.training_plan import Schedule
 
@@ -162,14 +165,79 @@ def events(times: StageTimes, micro_batches: int, schedule: Schedule) -> list[Ev
     return found
 
 
+Seconds = float | np.ndarray
+"""Of one stage, or of many."""
+
+
+def busy_1f1b(
+    micro_batches: int,
+    ahead: int,
+    forward: Seconds,
+    backward: Seconds,
+    trip: Seconds,
+    rings: Iterable[tuple[int, Seconds]] = (),
+) -> np.ndarray:
+    """Least seconds from when a stage may begin until it has its last gradient, by 1F1B; numbers, or arrays of many stages.
+
+    Parameters
+    ----------
+    micro_batches : int
+    ahead : int
+        Micro-batches w that it takes forward before its first one backward.
+    forward, backward : float
+        Of the stage, F and B.
+    trip : float
+        From its end of a forward piece through all that is behind it and back, r.
+    rings : iterable of (int, float)
+        For stages u behind it: their ``ahead``, w_u, and the seconds C of the ring from this stage forward to u and backward from there:
+        F + B of all stages on it, and the links there and back.
+
+    Notes
+    -----
+    It works m (F + B), and waits before its first backward piece for what its w pieces ahead leave of the trip, and again after its last
+    forward piece; with w = m both are the same wait. Piece k + w goes forward after piece k is back, so ⌈m / w⌉ trips come one after another.
+
+    Stage u, once it has piece k, takes piece k − w_u + 1 backward; when that is back here, piece k + a goes forward, a = w − w_u + 1.
+    So each ring takes a micro-batches on, in C at least. The first one begins after w_u − 1 pieces forward, or after a whole trip (and
+    w pieces); after the last one come the pieces that are left, or a whole trip.
+    """
+    m, w, own = micro_batches, ahead, forward + backward
+    waits = np.maximum(0.0, trip - (w - 1) * forward), np.maximum(0.0, trip - (w - 1) * backward)
+    rounds = -(-m // w)
+    busy: np.ndarray = np.maximum(
+        m * own + (waits[0] + waits[1] if w < m else np.maximum(*waits)),
+        rounds * (own + trip) + (m - 1 - (rounds - 1) * w) * backward,
+    )
+    for behind, ring in rings:
+        a = w - behind + 1
+        # Where the first ring begins, by its piece, and what was done until then.
+        begins = [(behind - 1, (behind - 1) * forward)]
+        begins += [(w, own + trip)] if w < m else []
+        for k, done in begins:
+            times = (m - 1 - k) // a
+            last = m - 1 - (k + times * a)
+            busy = np.maximum(busy, done + times * ring + own + trip + last * backward)
+            left = m - 1 - (k + times * a - behind + 1)
+            busy = np.maximum(busy, done + (times + 1) * ring + left * backward + max(0, left + 1 - w) * forward)
+    return busy
+
+
+def last_forward_1f1b(micro_batches: int, ahead: int, forward: Seconds, backward: Seconds, trip: Seconds) -> np.ndarray:
+    """Least seconds from when a stage may begin until its last forward piece is done; as `busy_1f1b`.
+
+    m pieces forward; all but w of them backward before, the first after it is back.
+    """
+    m, w = micro_batches, ahead
+    if w == m:
+        return np.asarray(m * forward)
+    return np.asarray(m * forward + (m - w) * backward + np.maximum(0.0, trip - (w - 1) * forward))
+
+
 def least_1f1b_s(times: StageTimes, micro_batches: int) -> float:
     """A lower bound on an iteration by 1F1B, from each stage's own work and the way there and back.
 
-    Stage s cannot start before Σ_{u<s}, works m (F_s + B_s), and waits twice: before its first backward piece for what its
-    w_s = min(m, p − s) pieces ahead leave of the round trip r_s to the last stage and back, and again at its end. When m ≤ p − s both
-    are the same wait. It also goes ⌈m / w_s⌉ times round, one trip after the other: forward piece k + w_s follows backward piece k.
-    A link carries m transfers one after the other. (Σ (F + B) + (m − 1) max (F + B) is no lower bound: a slow first stage is done
-    sooner.)
+    Stage s cannot start before Σ_{u<s}, and is busy for `busy_1f1b`. A link carries m transfers one after the other. (Σ (F + B) +
+    (m − 1) max (F + B) is no lower bound: a slow first stage is done sooner.)
     """
     p, m = times.stages, micro_batches
     there = [0.0]
@@ -182,14 +250,19 @@ def least_1f1b_s(times: StageTimes, micro_batches: int) -> float:
         w = min(m, p - s)
         trip = there[-1] + times.forward[-1] - there[s] - times.forward[s]
         trip += back[-1] + times.backward[-1] - back[s] - times.backward[s]
-        waits = max(0.0, trip - (w - 1) * times.forward[s]), max(0.0, trip - (w - 1) * times.backward[s])
-        wait = sum(waits) if w < m else max(waits)
         own = times.forward[s] + times.backward[s]
-        rounds = -(-m // w)
-        busy = max(m * own + wait, rounds * (own + trip) + (m - 1 - (rounds - 1) * w) * times.backward[s])
+        rings, ring = [], own
+        for u in range(s + 1, p):
+            ring += times.to_next[u - 1] + times.from_next[u - 1] + times.forward[u] + times.backward[u]
+            rings.append((min(m, p - u), ring))
+        busy = float(busy_1f1b(m, w, times.forward[s], times.backward[s], trip, rings))
         if s < p - 1:
             carried = trip + own + (m - 1) * max(times.to_next[s], times.from_next[s])
             busy = max(busy, carried)
         done = there[s] + busy
-        best = max(best, done + times.tail[s], done + back[s] + times.tail[0])
+        best = max(best, *(done + back[s] - back[u] + times.tail[u] for u in range(s + 1)))
+        # The last micro-batch goes on to the last stage, and back to any.
+        last = there[s] + float(last_forward_1f1b(m, w, times.forward[s], times.backward[s], trip))
+        last += there[-1] + times.forward[-1] - there[s] - times.forward[s]
+        best = max(best, *(last + back[-1] + times.backward[-1] - back[u] + times.tail[u] for u in range(p)))
     return best

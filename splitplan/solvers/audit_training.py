@@ -114,9 +114,10 @@ class _Stage:
             v: rows for v, rows in profile.updates[profile.updates["threads"] == t].groupby("layer") if v in mine
         }
         forward, backward, update, added, kept, weights = [], [], [], [], [], []
-        if k:  # what comes from the stage before is kept until the backward pass
-            entered = profile.crossing_bytes[sum(len(x.layers) for x in plan.stages[:k]) - 1]
-            kept.append(entered * g / r)
+        before = sum(len(x.layers) for x in plan.stages[:k])
+        # A buffer for each micro-batch: what comes from the stage before, and gradients from the one behind.
+        around = [profile.crossing_bytes[at - 1] for at in (before, before + len(stage.layers)) if 0 < at < len(layers)]
+        received = [x * g / r * plan.micro_batches for x in around]
         apart = first // each != self.last // each
         for name in stage.layers:
             layer, shared = layers[name], name in stage.columns
@@ -132,9 +133,9 @@ class _Stage:
             weights.append(layer.parameter_bytes / r if shared else layer.parameter_bytes)
             if shared:
                 into, out = g * layer.input_bytes, g * layer.output_bytes
-                gathered = exchange_s(problem, "all_gather", r, out, apart)
-                forward += [paid * exchange_s(problem, "all_gather", r, into, apart), paid * gathered]
-                backward += [paid * gathered, paid * exchange_s(problem, "reduce_scatter", r, into, apart)]
+                gathered = exchange_s(problem, "all_gather", r, out, apart, paid)
+                forward += [exchange_s(problem, "all_gather", r, into, apart, paid), gathered]
+                backward += [gathered, exchange_s(problem, "reduce_scatter", r, into, apart, paid)]
                 kept.append(layer.input_bytes * (g - g / r))
             else:
                 added.append(layer.parameter_bytes)
@@ -147,7 +148,9 @@ class _Stage:
         held = {"none": 1, "gpipe": plan.micro_batches}.get(
             plan.schedule, min(plan.micro_batches, len(plan.stages) - k)
         )
-        self.memory_bytes = math.fsum([(2 + profile.state_factor) * math.fsum(weights), held * math.fsum(kept)])
+        self.memory_bytes = math.fsum(
+            [(2 + profile.state_factor) * math.fsum(weights), held * math.fsum(kept), *received]
+        )
 
 
 def _line(rows: Any, column: str, samples: int, crowd: int) -> float:
@@ -175,8 +178,8 @@ def _straight(xs: list[float], ys: list[float], x: float) -> float:
     return float(ys[0] if x <= xs[0] else ys[-1])
 
 
-def exchange_s(problem: HybridTraining, what: str, workers: int, size: float, apart: bool) -> float:
-    """Seconds of a collective: the profile's line, on a link between hosts at least what the link takes."""
+def exchange_s(problem: HybridTraining, what: str, workers: int, size: float, apart: bool, paid: float = 1.0) -> float:
+    """Seconds of a collective: the profile's line, so many times, on a link between hosts at least what the link takes."""
     if workers < 2 or size <= 0:
         return 0.0
     table = problem.profile.collectives
@@ -193,8 +196,7 @@ def exchange_s(problem: HybridTraining, what: str, workers: int, size: float, ap
     seconds = _straight(xs, ys, size * part)
     if size * part > xs[-1] and len(xs) > 1:
         seconds += max(0.0, (ys[-1] - ys[-2]) / (xs[-1] - xs[-2])) * (size * part - xs[-1])
-    if what == "all_reduce":
-        seconds *= _in_step(problem, what, workers)
+    seconds *= _in_step(problem, what, workers) if what == "all_reduce" else paid
     if apart:
         names = list(problem.system.places)
         ways = [w for a in names for b in names if a != b and (w := problem.system.way(a, b)) is not None]

@@ -1,4 +1,4 @@
-"""Training plans: the best cuts, replicas and columns of every configuration that may still win, to the end where labels last."""
+"""Training plans: the best cuts, replicas and columns of every configuration that may still win, to the end while labels are few."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from splitplan.formulations.registry import Ladder
 from splitplan.formulations.solution import Found, Termination
 from splitplan.formulations.training_costs import Config
 from splitplan.solvers.clock import Clock
-from splitplan.solvers.training_labels import EVEN, Choice, Effort, Labels
+from splitplan.solvers.training_labels import Choice, Effort, Labels
+from splitplan.solvers.training_least import Least
+from splitplan.solvers.training_sieve import EVEN, Sieve
 from splitplan.solvers.training_why import conflicts
 
 if TYPE_CHECKING:
     from splitplan.data.training_plan import TrainingPlan
     from splitplan.formulations.training import HybridTraining
 
-EACH = 4
-"""Of all labels, one configuration may take one part in so many."""
-NEAR = (1.02, 1.06, 1.15)
-"""How far above its bound a configuration's plans are looked for first."""
+MOST = 1000
+"""Labels that are kept of a number of stages, beyond which something may be lost (`Sieve`)."""
 FAR = 1.15
 """A number of stages whose first plan takes so many times as long as the best of all is looked at once only."""
 TRIED, WIDTH = 4, 2
@@ -34,12 +34,15 @@ TRIED, WIDTH = 4, 2
 
 @dataclass(frozen=True)
 class TrainingDP:
-    """Configurations in the order of their bounds; in each a dynamic program from the last stage to the first. Exact while its labels last.
+    """Configurations in the order of their bounds; in each a dynamic program from the last stage to the first. Exact while labels are few.
 
     A label of a suffix of stages holds what a plan's seconds grow with: for GPipe the sums and the slowest of both ways and the latest
     end, so the least of them is the optimum. 1F1B has no such formula: there the labels give a lower bound, and plans whose bound is
     below the best known are tried one by one by the recurrence. When there are more than ``nodes`` pieces of them, what is left
     unproven stands in the bound.
+
+    With more than `MOST` labels for a number of stages, nearly equal ones are taken for one (`Sieve`); what that may lose stands in the
+    bound too.
 
     Before that a beam looks for good plans for every number of stages (``solution.estimate.curve``), the best ones only with
     ``curve_gap=0``.
@@ -47,7 +50,7 @@ class TrainingDP:
     Parameters
     ----------
     labels : int
-        Most labels to settle configurations with; a `EACH`th of them for one. When they are spent, what was not settled stands in the bound.
+        Most labels to settle configurations with. When they are spent, what was not settled stands in the bound.
     nodes : int
         Most suffixes of 1F1B plans that are looked at one by one, for each number of stages.
     curve_gap : float
@@ -55,7 +58,7 @@ class TrainingDP:
         `TRIED` most promising configurations of each, `WIDTH` labels at a position; 0: in all, to the end.
     """
 
-    labels: int = 60_000
+    labels: int = 1_000_000
     nodes: int = 2_000
     curve_gap: float = 0.005
 
@@ -110,7 +113,6 @@ class _Search:
 
     def __init__(self, problem: HybridTraining, effort: Effort, nodes: int, curve_gap: float) -> None:
         self.problem, self.effort, self.curve_gap = problem, effort, curve_gap
-        self.each = effort.labels // EACH
         self.best: dict[int, tuple[float, TrainingPlan]] = {}
         """By number of stages."""
         self.strategies: dict[tuple[bool, ...], tuple[float, TrainingPlan]] = {}
@@ -125,48 +127,68 @@ class _Search:
 
     def run(self) -> None:
         """Some plan of every configuration; better ones of the most promising; then all that may have the best plan of all, to the end."""
-        made = [(x, Labels(self.problem, x, self.effort)) for x in self.problem.configs()]
-        starts: dict[int, list[tuple[float, Config, Labels]]] = defaultdict(list)
-        for config, labels in made:
+        made = [Least(self.problem, x) for x in self.problem.configs()]
+        several: dict[int, list[Least]] = defaultdict(list)
+        for least in made:
             # Single stages need no search, so that there is a plan whatever the limit.
-            if config.stages == 1:
-                self._single(config, labels)
-            elif not self.effort.late:
-                start = _balanced(labels)
-                seconds = math.inf if start is None else labels.seconds_of(start)
-                if start is not None:
-                    self._offer(config, start, seconds)
-                starts[config.stages].append((seconds, config, labels))
-        for p, several in starts.items():
-            several.sort(key=lambda x: min(x[0], 4 * x[2].bound))
-            tried = TRIED if several[0][0] <= FAR * self._least else 1
-            for _, config, labels in several[:tried]:
-                if (found := self._promising(labels, self._goal(p))) is not None:
-                    self._offer(config, found, labels.seconds_of(found))
-        left = self.effort.labels
-        for config, labels in sorted(made, key=lambda pair: -pair[1].bound):
-            if config.stages > 1 and labels.bound < self._least * (1 - EVEN):
-                self.effort.labels = min(left, self.each)
-                left -= self.effort.labels
-                self._settle(config, labels)
-                left += max(0, self.effort.labels)
-        self.effort.labels = left
+            if least.config.stages == 1:
+                self._single(least)
+            else:
+                several[least.config.stages].append(least)
+        starts = {p: self._starts(x) for p, x in several.items()}
+        for p, found in starts.items():
+            tried = TRIED if found and found[0][0] <= FAR * self._least else 1
+            for _, least in found[:tried]:
+                self._promising(least, self._goal(p))
+        self._settle_all([x for x in made if x.config.stages > 1])
         if self.curve_gap == 0:
-            for p, several in starts.items():
-                for _, config, labels in several:
-                    self._improve(config, labels, partial(self._goal, p))
+            for p in starts:
+                for least in sorted(several[p], key=lambda x: x.bound):
+                    if least.bound < self._goal(p) * (1 - EVEN):
+                        self._improve(self._labels(least, self._goal(p)), partial(self._goal, p), None)
 
-    def _promising(self, labels: Labels, goal: float) -> Choice | None:
-        """A plan by few labels: near the bound first, where there is little to look at."""
-        for near in (*(labels.bound * x for x in NEAR), math.inf):
-            if self.effort.late or labels.bound >= goal:
-                return None
-            found = labels.best(min(goal, near), WIDTH)
-            if found is not None:
-                return labels.best(found.seconds * (1 - self.curve_gap), WIDTH) or found
-            if near >= goal:
-                return None
-        return None
+    def _labels(self, least: Least, upper: float) -> Labels:
+        return Labels(self.problem, least.config, self.effort, upper, least)
+
+    def _starts(self, several: list[Least]) -> list[tuple[float, Least]]:
+        """Configurations of so many stages in the order in which a good plan is looked for there: those whose first plan takes least.
+
+        None is made where the bound is no less than what was found for pipelines, or for hybrids. 1F1B's recurrence is gone through for
+        the first ones only; GPipe's formula tells which these are.
+        """
+        found: list[tuple[float, Least, Choice | None]] = []
+        known: dict[bool, float] = defaultdict(lambda: math.inf)
+        for least in sorted(several, key=lambda x: x.bound):
+            c = least.config
+            hybrid = c.replicas[-1] > 1
+            if self.effort.late:
+                break
+            if least.bound >= known[hybrid]:
+                continue
+            seconds, start = math.inf, _balanced(least)
+            if start is not None:
+                seconds = self._labels(least, math.inf).seconds_of(start, "gpipe")
+                if c.schedule == "gpipe":
+                    self._offer(c, start, seconds)
+                    known[hybrid] = min(known[hybrid], seconds)
+                    start = None
+            found.append((min(seconds, 4 * least.bound), least, start))
+        found.sort(key=lambda x: x[0])
+        ordered = []
+        for k, (seconds, least, start) in enumerate(found):
+            if start is not None and k < 2 * TRIED:
+                seconds = self._labels(least, math.inf).seconds_of(start)
+                self._offer(least.config, start, seconds)
+            ordered.append((seconds, least))
+        return sorted(ordered, key=lambda x: x[0])
+
+    def _promising(self, least: Least, goal: float) -> None:
+        """A plan by few labels."""
+        if self.effort.late or least.bound >= goal:
+            return
+        labels = self._labels(least, goal)
+        if labels.bound < goal and (found := labels.best(goal, WIDTH)) is not None:
+            self._offer(least.config, found, labels.seconds_of(found))
 
     @property
     def _least(self) -> float:
@@ -177,37 +199,60 @@ class _Search:
         """What a plan must take less than to be worth its while among those of so many stages."""
         return self.best[stages][0] * (1 - self.curve_gap) if stages in self.best else math.inf
 
-    def _settle(self, config: Config, labels: Labels) -> None:
-        """Find what takes less than the best plan of all, or show that nothing in this configuration does."""
-        least = None if self.effort.out else self._improve(config, labels, lambda: self._least)
-        if least is None:
-            self.unsettled, self.cut_short = True, self.cut_short or self.effort.late
-            self.open_bound = min(self.open_bound, labels.bound)
-        elif not labels.exact:
-            known = config.schedule == "1f1b" and not labels.thinned
-            self.open_bound = min(self.open_bound, least if known else labels.bound)
+    def _settle_all(self, several: list[Least]) -> None:
+        """The most promising first, by what they take at least."""
+        bounded = []
+        for least in sorted(several, key=lambda x: x.bound):
+            if least.bound >= self._least * (1 - EVEN):
+                break
+            if self.effort.late:
+                self._unsettled(least.bound)
+            elif (labels := self._labels(least, self._least)).bound < self._least * (1 - EVEN):
+                bounded.append(labels)
+        for labels in sorted(bounded, key=lambda x: x.bound):
+            if labels.bound < self._least * (1 - EVEN):
+                self._settle(labels)
 
-    def _improve(self, config: Config, labels: Labels, goal: Callable[[], float]) -> float | None:
-        """Plans of a configuration that take less than a goal, which falls with them; a lower bound of it, or None when time or labels were spent."""
-        found = labels.best(goal())
+    def _unsettled(self, bound: float) -> None:
+        self.unsettled, self.cut_short = True, self.cut_short or self.effort.late
+        self.open_bound = min(self.open_bound, bound)
+
+    def _settle(self, labels: Labels) -> None:
+        """Find what takes less than the best plan of all, or show that nothing in this configuration does, or little less."""
+        least = None if self.effort.out else self._improve(labels, lambda: self._least, Sieve(MOST))
+        if least is None:
+            self._unsettled(labels.bound)
+        else:
+            self.open_bound = min(self.open_bound, labels.bound if labels.thinned else max(least, labels.bound))
+
+    def _improve(self, labels: Labels, goal: Callable[[], float], sieve: Sieve | None) -> float | None:
+        """Plans of a configuration that take less than a goal, which falls with them; what none there takes less than, or None when time or labels were spent."""
+        config = labels.config
+        upper = goal()
+        found = labels.best(upper, sieve=sieve)
         if found is None:
-            return None if labels.stopped else goal()
-        least = found.seconds
+            return None if labels.stopped else upper - labels.loss
         seconds = labels.seconds_of(found)
         self._offer(config, found, seconds)
-        if config.schedule == "1f1b" and seconds > least * (1 + 1e-10):
+        least = found.seconds - labels.loss
+        if config.schedule == "1f1b" and seconds > found.seconds * (1 + 1e-10):
             for other in labels.every(goal, self.left[config.stages]):
                 self._offer(config, other, labels.seconds_of(other))
             self.left[config.stages] -= labels.looked
+            if not labels.cut_list:
+                least = goal()
         return least
 
-    def _single(self, config: Config, labels: Labels) -> None:
+    def _single(self, least: Least) -> None:
         """One stage: its options are all there is; the plain one and the best are kept by the names of their strategies."""
+        config = least.config
         (r,) = config.replicas
-        for option in labels.options(0, 0, self.problem.costs.layers, 0, r):
-            seconds = config.micro_batches * (option.forward + option.backward) + option.tail
-            self._offer(config, Choice(seconds, (), (r,), (option.columns,)), seconds)
-        if not labels.exact:
+        labels = self._labels(least, math.inf)
+        ways = labels.runs.ways(0, 0, self.problem.costs.layers, 0, r)
+        seconds = config.micro_batches * (ways.forward + ways.backward) + ways.tail
+        for x, columns in zip(seconds.tolist(), ways.columns, strict=True):
+            self._offer(config, Choice(x, (), (r,), (columns,)), x)
+        if labels.thinned:
             self.open_bound = min(self.open_bound, labels.bound)
 
     def _offer(self, config: Config, choice: Choice, seconds: float) -> None:
@@ -241,9 +286,9 @@ def _strategy(config: Config, choice: Choice) -> tuple[bool, ...]:
     return config.stages > 1, max(choice.replicas) > 1, any(choice.columns), alone
 
 
-def _balanced(labels: Labels) -> Choice | None:
+def _balanced(least: Least) -> Choice | None:
     """A first plan: the cuts that make the longest stage's own work least, by bisection; None where they break memory."""
-    c, problem = labels.config, labels.problem
+    c, problem = least.config, least.problem
     if c.workers % c.stages or (r := c.workers // c.stages) not in c.replicas:
         return None
     sums = problem.costs.work(c, r, False).sums[:2].sum(axis=0)
@@ -273,6 +318,6 @@ def _balanced(labels: Labels) -> Choice | None:
         return None
     columns = tuple(() for _ in range(c.stages))
     stages = problem.costs.stages(c, best, (r,) * c.stages, columns)
-    if any(x.memory_bytes > labels.limit for x in stages):
+    if any(x.memory_bytes > problem.costs.limit_bytes(c) * (1 + 1e-9) for x in stages):
         return None
     return Choice(math.inf, tuple(best), (r,) * c.stages, columns)

@@ -29,6 +29,7 @@ from splitplan.solvers.audit_training import audit_training
 from splitplan.solvers.clock import Clock
 from splitplan.solvers.training_dp import TrainingDP
 from splitplan.solvers.training_labels import Choice, Effort, Labels
+from splitplan.solvers.training_least import weights_1f1b
 from splitplan.solvers.training_milp import TrainingMILP
 from tests.formulations.test_training import problem
 from tests.formulations.training_brute_force import every
@@ -333,7 +334,7 @@ def test_bounds_of_1f1b_hold_for_every_plan(seed: int) -> None:
                 assert labels.bound <= bare * (1 + 1e-12)
                 assert least_1f1b_s(times, c.micro_batches) <= bare * (1 + 1e-12)
                 work = [x.forward_s + x.backward_s for x in stages]
-                weights = labels._own
+                weights = weights_1f1b(c.micro_batches, c.stages)
                 assert sum(work) + max(a * w for a, w in zip(weights, work, strict=True)) <= bare * (1 + 1e-12)
                 index = {x.name: k for k, x in enumerate(p.profile.layers)}
                 columns = tuple(tuple(index[v] for v in s.columns) for s in plan.stages)
