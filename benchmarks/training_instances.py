@@ -57,7 +57,7 @@ def training_problem(d: Choices, layers: int, cores: int) -> HybridTraining:
         state_factor=float(d.whole(0, 2)),
         micro_s=1e-3 * d.unit(),
         step_s=1e-3 * d.unit(),
-        ratios=(0.9, 1.0, 1.1),
+        ratios=[(1, 1, "drawn", x) for x in (0.9, 1.0, 1.1)],
     )
     hosts = 1 if d.unit() < 0.7 else 2
     memory = (5e7, 1e8, 2e8, 4e8)[d.whole(0, 3)] if d.unit() < 0.4 else None

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import nct, norm
 
 from splitplan.data.profile import Origin
 from splitplan.data.stored import Stored
+from splitplan.data.tolerance import tolerance_bound
 from splitplan.errors import DataError, raise_all
 from splitplan.models.graph import number_problem
 from splitplan.models.training_layer import TrainingLayer
@@ -22,9 +22,8 @@ TIMES = ("layer", "samples", "threads", "workers", "forward_s", "backward_s")
 UPDATES = ("layer", "threads", "workers", "update_s")
 COLLECTIVES = ("what", "workers", "size_bytes", "time_s")
 IN_STEP = ("what", "workers", "iteration_s", "factor")
-TABLES = {"times": TIMES, "updates": UPDATES, "collectives": COLLECTIVES, "in_step": IN_STEP}
-CONFIDENCE = 0.95
-"""Of the latest time: in so many of 100 profiles it should hold the share of iterations that it says."""
+RATIOS = ("threads", "workers", "what", "ratio")
+TABLES = {"times": TIMES, "updates": UPDATES, "collectives": COLLECTIVES, "in_step": IN_STEP, "ratios": RATIOS}
 EXCHANGES = ("all_reduce", "columns")
 """What whole iterations are measured of: gradients of copies added up, and layers whose columns are shared."""
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "send")
@@ -57,8 +56,9 @@ class TrainingProfile(Stored):
         Bytes of the optimizer's state over bytes of weights: 0 for plain SGD, 1 with momentum, 2 for Adam.
     micro_s, step_s : float
         Seconds beside the layers for each micro-batch of a stage, and for each iteration.
-    ratios : tuple of float
-        Seconds of whole measured steps over the typical ones; what the latest time is made of.
+    ratios : DataFrame
+        ``threads, workers, what, ratio``: seconds of whole measured steps over the median of those of the same kind (what) in the same
+        crowd; what the latest time is made of.
     origin : Origin
     in_step : DataFrame
         ``what, workers, iteration_s, factor``: how many times as long exchanges take within iterations as alone, so that an iteration
@@ -82,14 +82,14 @@ class TrainingProfile(Stored):
     state_factor: float = 0.0
     micro_s: float = 0.0
     step_s: float = 0.0
-    ratios: tuple[float, ...] = ()
+    ratios: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(RATIOS)))
     origin: Origin = field(default_factory=lambda: Origin("given by the user"))
     in_step: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(IN_STEP)))
 
     def __post_init__(self) -> None:
         made = tuple(x if isinstance(x, TrainingLayer) else TrainingLayer(**x) for x in self.layers)
         object.__setattr__(self, "layers", made)
-        for name in ("crossing_bytes", "uncuttable", "ratios"):
+        for name in ("crossing_bytes", "uncuttable"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.origin, Mapping):
             object.__setattr__(self, "origin", Origin(**self.origin))
@@ -116,27 +116,26 @@ class TrainingProfile(Stored):
         found += [number_problem(f"crossing_bytes[{i}]", b) for i, b in enumerate(self.crossing_bytes)]
         found += [f"uncuttable position {i!r} is none of 1 … {n - 1}" for i in self.uncuttable if i not in range(1, n)]
         found += [number_problem(x, getattr(self, x)) for x in ("state_factor", "micro_s", "step_s")]
-        found += [number_problem(f"ratios[{i}]", r, positive=True) for i, r in enumerate(self.ratios)]
         for name, keys, numbers in (
             ("times", TIMES[:4], TIMES[4:]),
             ("updates", UPDATES[:3], UPDATES[3:]),
             ("collectives", COLLECTIVES[:3], COLLECTIVES[3:]),
             ("in_step", IN_STEP[:2], IN_STEP[2:]),
+            ("ratios", RATIOS[:3], RATIOS[3:]),
         ):
             table: pd.DataFrame = getattr(self, name)
             for column in numbers:
                 values = pd.to_numeric(table[column], errors="coerce").to_numpy(float)
-                bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
-                found += [
-                    f"{name}.iloc[{i}].{column} is {table[column].tolist()[i]!r}; give a number from 0" for i in bad[:3]
-                ]
+                bad = np.flatnonzero(~(np.isfinite(values) & ((values > 0) | ((values == 0) & (column != "ratio")))))
+                wanted = "a positive number" if column == "ratio" else "a number from 0"
+                found += [f"{name}.iloc[{i}].{column} is {table[column].tolist()[i]!r}; give {wanted}" for i in bad[:3]]
             for column in keys:
                 found += [
                     f"{name}.iloc[{i}].{column} is {v!r}; give a {'positive number' if column == 'size_bytes' else 'whole number from 1'}"
                     for i, v in enumerate(table[column].tolist())
                     if column not in ("layer", "what") and not _is_key(v, whole=column != "size_bytes")
                 ][:3]
-            twice = table.duplicated(list(keys))
+            twice: Any = table.duplicated(list(keys)) if name != "ratios" else []
             found += [f"{name}.iloc[{i}] is there twice" for i in np.flatnonzero(twice)[:3]]
             if "layer" in keys:
                 unknown = sorted(set(table["layer"]) - set(names))
@@ -338,22 +337,30 @@ class TrainingProfile(Stored):
         last = (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2]) if len(sizes) > 1 else 0.0
         return float(min((seconds / sizes).min(), last) * share)
 
-    def ratio(self, quantile: float) -> float:
-        """What that share of iterations takes at most, over the typical one; 1 when no ratios were kept.
+    def ratio(self, quantile: float, threads: int, workers: int) -> float:
+        """What that share of iterations takes at most, over the typical one, in a crowd of so many workers; 1 when no ratios were kept.
 
-        A tolerance bound: few steps were measured, so it is where the quantile is, if their logarithms are normal, with `CONFIDENCE`
-        (with the noncentral t distribution: Hahn and Meeker, Statistical Intervals, 1991), and at least the quantile of the steps
-        themselves. The fewer they are, the higher it is.
+        A tolerance bound (`splitplan.data.tolerance`) of their logarithms, as few steps were measured; of the nearest crowd that was.
         """
-        if not self.ratios:
+        if not len(self.ratios):
             return 1.0
-        logs = np.log(np.array(self.ratios))
-        n, own = len(logs), float(np.quantile(logs, quantile, method="higher"))
-        spread = float(logs.std(ddof=1)) if n > 1 else 0.0
-        if spread == 0 or quantile >= 1:
-            return math.exp(own)
-        reach = float(nct.ppf(CONFIDENCE, n - 1, float(norm.ppf(quantile)) * math.sqrt(n))) / math.sqrt(n)
-        return math.exp(max(own, float(logs.mean()) + reach * spread))
+        return math.exp(tolerance_bound(self._nearest_spread(threads, workers), quantile))
+
+    def ratios_of(self, threads: int, workers: int) -> np.ndarray:
+        """The ratios of the nearest crowd that was measured; a single 1 when none were kept."""
+        return np.exp(np.concatenate(self._nearest_spread(threads, workers))) if len(self.ratios) else np.ones(1)
+
+    def _nearest_spread(self, threads: int, workers: int) -> list[np.ndarray]:
+        """Of the same threads if there are any."""
+        return self._spreads[min(self._spreads, key=lambda c: (abs(c[0] - threads), abs(c[1] - workers), c))]
+
+    @cached_property
+    def _spreads(self) -> dict[tuple[int, int], list[np.ndarray]]:
+        """By threads and workers, logarithms of the ratios of each kind of step."""
+        found: dict[tuple[int, int], list[np.ndarray]] = {}
+        for (threads, workers, _), rows in self.ratios.groupby(["threads", "workers", "what"], sort=True):
+            found.setdefault((int(threads), int(workers)), []).append(np.log(rows["ratio"].to_numpy(float)))  # type: ignore[call-overload]
+        return found
 
     # -- for people, and on disk ---------------------------------------------------------------------
 
@@ -376,7 +383,7 @@ class TrainingProfile(Stored):
         body: dict[str, Any] = {k: getattr(self, k) for k in self.__dataclass_fields__}
         body["layers"] = [asdict(x) for x in self.layers]
         body["origin"] = asdict(self.origin)
-        for name in ("crossing_bytes", "uncuttable", "ratios"):
+        for name in ("crossing_bytes", "uncuttable"):
             body[name] = list(body[name])
         for name, columns in TABLES.items():
             body[name] = [list(row) for row in getattr(self, name)[list(columns)].itertuples(index=False)]

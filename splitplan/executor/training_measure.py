@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import os
 import sys
 import time
@@ -141,7 +140,7 @@ def _measure(folder: Path, rank: int, task: MeasureTask, told: TextIO) -> None:
         del runs  # their optimizers' states
         result["collectives"] = _collectives(tm, task, max(task.samples), rank)
         result["whole"] = _whole(tm, things, task, device)
-        result["ratios"] += [r for seconds in result["whole"].values() for r in _spread(seconds)]
+        result["agree_s"] = _agree_s()
     finally:
         dist.destroy_process_group()
     if rank == 0:
@@ -315,7 +314,7 @@ def _rounds(runs: list[Runs], rank: int, task: MeasureTask, told: TextIO) -> dic
             parts[k].append(run.parts())
         if rank == 0:
             _say(told, {"done": n + 1, "of": rounds})
-    times, updates, ratios = {}, [], []
+    times, updates, steps_of = {}, [], {}
     for run, w, p in zip(runs, whole, parts, strict=True):
         steps = np.array(w)
         typical = middle_mean(np.array([x.reshape(-1) for x in p])).reshape(3, -1)
@@ -326,17 +325,23 @@ def _rounds(runs: list[Runs], rank: int, task: MeasureTask, told: TextIO) -> dic
         times[run.samples] = layers[:2].tolist()
         updates.append(layers[2])
         if 2 * run.samples >= max(task.samples):  # small micro-batches vary by more than an iteration does
-            ratios += _spread(steps.sum(axis=1))
-    return {"times": times, "updates": np.median(updates, axis=0).tolist(), "ratios": ratios, "rounds": rounds}
+            slowest = torch.tensor(steps.sum(axis=1))
+            dist.all_reduce(slowest, dist.ReduceOp.MAX)
+            steps_of[run.samples] = slowest.tolist()
+    return {"times": times, "updates": np.median(updates, axis=0).tolist(), "steps": steps_of, "rounds": rounds}
 
 
-def _spread(seconds: Any) -> list[float]:
-    """Of a few steps each over their median; further apart by what their own median has taken in of them."""
-    taken = np.asarray(seconds, float)
-    if len(taken) < 2:
-        return []
-    found: list[float] = ((taken / np.median(taken)) ** math.sqrt(len(taken) / (len(taken) - 1))).tolist()
-    return found
+def _agree_s() -> float:
+    """What it takes to add up what all workers lose."""
+    import torch
+    import torch.distributed as dist
+
+    seconds = []
+    for _ in range(20):
+        start = time.perf_counter()
+        dist.all_reduce(torch.zeros(2, dtype=torch.float64))
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))
 
 
 def _whole(tm: TrainingModel, things: Things, task: MeasureTask, device: torch.device) -> dict[str, list[float]]:

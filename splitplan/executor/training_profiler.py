@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from splitplan.data.profile import Origin
 from splitplan.data.system import System
 from splitplan.data.training_plan import TrainingPlan
-from splitplan.data.training_profile import COLLECTIVES, EXCHANGES, IN_STEP, TIMES, UPDATES, TrainingProfile
+from splitplan.data.training_profile import COLLECTIVES, EXCHANGES, IN_STEP, RATIOS, TIMES, UPDATES, TrainingProfile
 from splitplan.errors import DataError, ExecutorError, raise_all
 from splitplan.executor.environment import worker_environment
 from splitplan.executor.measure import REFUSED
@@ -34,6 +34,9 @@ from splitplan.executor.training_whole import whole_plans
 from splitplan.formulations.training_costs import TrainingCosts
 from splitplan.models.graph import number_problem
 from splitplan.models.training_layer import TrainingLayer
+
+LEAST = {"all_reduce": 0.0, "columns": 0.5}
+"""Of the factors of exchanges, whatever noise says: what is begun earlier may be done in time, half a matrix is no quarter of it."""
 
 
 def momentum(parameters: Any) -> torch.optim.Optimizer:
@@ -243,19 +246,16 @@ def _profile(found: dict[tuple[int, int], dict[str, Any]], system: System) -> Tr
         for what, workers, size, seconds in group["collectives"]:
             # Crowds of the same size and other threads measure the same exchanges: the first one, of the fewest threads, is kept.
             collectives.setdefault((what, workers, size), seconds)
-    step = [
-        s
-        for (what, _, size), s in collectives.items()
-        if what == "all_reduce" and size == min(z for _, _, z in collectives)
-    ]
-    step_s = float(np.median(step)) if step else 0.0
-    times, updates = [], []
+    step_s = min(g["agree_s"] for g in found.values())
+    micro_s, longer = _beside(found, step_s)
+    times, updates, ratios = [], [], []
     for (t, w), group in found.items():
-        factor = _steady(group)
         for samples, (forward, backward) in group["times"].items():
             rows = zip(names, forward, backward, strict=True)
-            times += [(v, int(samples), t, w, factor * f, factor * b) for v, f, b in rows]
-        updates += [(v, t, w, factor * u) for v, u in zip(names, group["updates"], strict=True)]
+            times += [(v, int(samples), t, w, longer[t] * f, longer[t] * b) for v, f, b in rows]
+        updates += [(v, t, w, longer[t] * u) for v, u in zip(names, group["updates"], strict=True)]
+        measured = {f"rounds of {k}": v for k, v in group["steps"].items()} | group["whole"]
+        ratios += [(t, w, what, x) for what, steps in measured.items() for x in (steps / np.median(steps)).tolist()]
     device = next(iter(system.places.values()))
     rounds = [g["rounds"] for g in found.values()]
     profile = TrainingProfile(
@@ -269,7 +269,8 @@ def _profile(found: dict[tuple[int, int], dict[str, Any]], system: System) -> Tr
         uncuttable=tuple(facts["uncuttable"]),
         state_factor=facts["state_factor"],
         step_s=step_s,
-        ratios=tuple(r for g in found.values() for r in g["ratios"]),
+        micro_s=micro_s,
+        ratios=pd.DataFrame(ratios, columns=list(RATIOS)),
         origin=Origin(
             device.name,
             device.slowdown,
@@ -283,13 +284,30 @@ def _profile(found: dict[tuple[int, int], dict[str, Any]], system: System) -> Tr
     return _in_step(profile, {k: g["whole"] for k, g in found.items()}, system)
 
 
-def _steady(group: dict[str, Any]) -> float:
-    """What a worker alone takes for iterations one after another, over what rounds of all sizes in turn said of them."""
-    if "alone" not in group["whole"]:
-        return 1.0
-    most = max(group["times"], key=int)
-    told = np.sum(group["times"][most]) + np.sum(group["updates"])
-    return float(np.median(group["whole"]["alone"]) / told) if told > 0 else 1.0
+def _beside(found: dict[tuple[int, int], dict[str, Any]], step_s: float) -> tuple[float, dict[int, float]]:
+    """Seconds beside the layers of a micro-batch, and by threads how many times as long layers take in iterations one after another.
+
+    Rounds of all sizes in turn find caches as they are not in training, and time no engine. A batch in parts takes longer than at once
+    by what its smaller micro-batches take, which the rounds say, and by what is beside them; the rest of an iteration is the layers'.
+    What one worker takes longer or less, so do several: else what is compared would not be measured alike.
+    """
+    alone: dict[int, tuple[float, float]] = {}
+    beside = []
+    for (t, w), group in found.items():
+        if w > 1 or "alone" not in group["whole"]:
+            continue
+        told = {int(s): float(np.sum(x)) for s, x in group["times"].items()}
+        whole, most = float(np.median(group["whole"]["alone"])), max(told)
+        alone[t] = whole, told[most] + float(np.sum(group["updates"]))
+        if "parts" in group["whole"]:
+            least = min(s for s in told if most % s == 0)
+            more = float(np.median(group["whole"]["parts"])) - whole - (most / least * told[least] - told[most])
+            beside.append(more / (most / least - 1))
+    if not alone:
+        return 0.0, dict.fromkeys((t for t, _ in found), 1.0)
+    micro_s = max(0.0, min(np.median(beside) if beside else 0.0, *(0.9 * (x - step_s) for x, _ in alone.values())))
+    longer = {t: (x - step_s - micro_s) / told if told > 0 else 1.0 for t, (x, told) in alone.items()}
+    return float(micro_s), {t: longer.get(t, 1.0) for t, _ in found}
 
 
 def _in_step(
@@ -309,7 +327,7 @@ def _in_step(
             took = float(np.median(seconds[what]))
             once, twice = (_told(profile.with_factor(what, w, x), system, plan) for x in (1.0, 2.0))
             if twice > once:
-                rows.append((what, w, took, max(0.0, 1 + (took - once) / (twice - once))))
+                rows.append((what, w, took, max(LEAST[what], 1 + (took - once) / (twice - once))))
         profile = replace(profile, in_step=pd.DataFrame(rows, columns=list(IN_STEP)))
     return profile
 

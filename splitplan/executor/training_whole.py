@@ -28,8 +28,8 @@ MOST = 40
 def whole_plans(
     model: str, fingerprint: str, layers: Sequence[TrainingLayer], threads: int, workers: int, samples: Sequence[int]
 ) -> dict[str, TrainingPlan]:
-    """The plans that a crowd runs: of one worker ``alone``; of several ``all_reduce``, copies of all layers, and ``columns``, in which
-    every layer is shared by columns that can be.
+    """The plans that a crowd runs: of one worker the batch at once (``alone``) and in ``parts``, the smallest micro-batches that divide it;
+    of several ``all_reduce``, copies of all layers, and ``columns``, in which every layer is shared by columns that can be.
 
     Parameters
     ----------
@@ -48,12 +48,16 @@ def whole_plans(
     if batch < workers * samples[0]:
         return {}
 
-    def plan(columns: tuple[str, ...]) -> TrainingPlan:
-        return TrainingPlan(model, fingerprint, batch, (TrainingStage(names, workers, columns),), threads=threads)
+    def plan(columns: tuple[str, ...], micro_batches: int = 1) -> TrainingPlan:
+        stage = TrainingStage(names, workers, columns)
+        return TrainingPlan(model, fingerprint, batch, (stage,), micro_batches, threads=threads)
 
-    if workers == 1:
-        return {"alone": plan(())}
     found = {}
+    if workers == 1:
+        found["alone"] = plan(())
+        if parts := [batch // s for s in samples if batch % s == 0 and s < batch]:
+            found["parts"] = plan((), max(parts))
+        return found
     if any(x.parameter_bytes for x in layers):
         found["all_reduce"] = plan(())
     if shared := tuple(x.name for x in layers if x.columns >= workers):

@@ -225,7 +225,7 @@ class HybridTraining(Scaled, Formulation):
         return {
             "objective": total,
             "iteration_s": total,
-            "latest_s": total * self.profile.ratio(self.latest_quantile),
+            "latest_s": total * self.profile.ratio(self.latest_quantile, plan.threads, c.crowd(c.config_of(plan))),
             "compute_s": compute,
             "fill_s": bare - compute,
             "transfer_s": whole - near,

@@ -189,7 +189,9 @@ class TrainingCosts:
         out = np.array([samples * x.output_bytes for x in made])
         gathered = self.exchanges_s("all_gather", replicas, out, apart, factor)
         there = self.exchanges_s("all_gather", replicas, into, apart, factor)
-        return np.stack([there + gathered, gathered + self.exchanges_s("reduce_scatter", replicas, into, apart, factor)])
+        return np.stack(
+            [there + gathered, gathered + self.exchanges_s("reduce_scatter", replicas, into, apart, factor)]
+        )
 
     def columns(self, config: Config, replicas: int) -> tuple[int, ...]:
         """The layers whose columns so many replicas can share."""

@@ -129,14 +129,14 @@ def simulate_training(
 
     Notes
     -----
-    An iteration's factor is drawn from `TrainingProfile.ratios`, one for all its pieces: a machine that is slow is slow for all of
+    An iteration's factor is drawn from `TrainingProfile.ratios_of` its crowd, one for all its pieces: a machine that is slow is slow for all of
     them. Without ratios every iteration is alike.
     """
     if bad := number_problem("iterations", iterations, positive=True):
         raise DataError(bad, "simulate_training")
     stages = problem.costs.stages_of(plan)
     times = problem.costs.times_of(plan, stages)
-    ratios = np.array(problem.profile.ratios or (1.0,))
+    ratios = problem.profile.ratios_of(plan.threads, problem.costs.crowd(problem.costs.config_of(plan)))
     drawn = np.random.default_rng(seed).choice(ratios, iterations)
     step = problem.profile.step_s
     seconds = [

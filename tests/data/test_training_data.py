@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import nct
 
+from splitplan.data.tolerance import tolerance_bound
 from splitplan.data.training_plan import TrainingPlan, TrainingStage
 from splitplan.data.training_profile import COLLECTIVES, TIMES, UPDATES, TrainingProfile
 from splitplan.errors import DataError
@@ -95,7 +97,7 @@ def profile(**changes: Any) -> TrainingProfile:
         "times": pd.DataFrame(times, columns=list(TIMES)),
         "updates": pd.DataFrame(updates, columns=list(UPDATES)),
         "collectives": pd.DataFrame(collectives, columns=list(COLLECTIVES)),
-        "ratios": (1.0, 0.9, 1.3, 1.1),
+        "ratios": [(1, 1, "rounds", x) for x in (1.0, 0.9, 1.3, 1.1)],
     }  # fmt: skip
     return TrainingProfile(**facts | changes)
 
@@ -129,28 +131,44 @@ def test_what_a_profile_says_between_what_was_measured() -> None:
     assert "2 layers" in str(p) and "<table" in p._repr_html_()
 
 
-def test_the_latest_ratio_is_a_tolerance_bound() -> None:
-    """Factors of one-sided normal tolerance bounds, 95 % confidence, as printed in tables of textbooks."""
+def test_a_tolerance_bound() -> None:
+    """With n for the 2n / π that a median is worth it is the textbooks' factor: 7.042, 3.981 and 2.355 for 4 and 10 values."""
     for n, quantile, factor in ((4, 0.99, 7.042), (10, 0.99, 3.981), (10, 0.90, 2.355), (20, 0.95, 2.396)):
-        spread = np.random.default_rng(n).normal(0, 0.02, n)
-        wanted = spread.mean() + factor * spread.std(ddof=1)
-        found = profile(ratios=tuple(np.exp(spread))).ratio(quantile)
-        assert np.log(found) == pytest.approx(wanted, rel=1e-3)
-    assert profile(ratios=()).ratio(0.99) == 1.0
-    assert profile(ratios=(1.2,)).ratio(0.99) == pytest.approx(1.2), "one says nothing of the spread"
-    assert profile(ratios=(1.0, 1.0, 1.0)).ratio(0.99) == 1.0
-    assert profile(ratios=(1.0, 1.3, 0.9)).ratio(1.0) == pytest.approx(1.3), "of all there is only what was seen"
-    many = (*[1.0] * 500, *[3.0] * 20)
-    assert profile(ratios=many).ratio(0.99) == pytest.approx(3.0), (
-        "no less than the steps' own quantile, however they are spread"
-    )
+        z = NormalDist().inv_cdf(quantile)
+        assert nct.ppf(0.95, n - 1, z * n**0.5) / n**0.5 == pytest.approx(factor, rel=2e-4), "of this scipy"
+        values = np.random.default_rng(n).normal(0, 0.02, n)
+        root = (2 / math.pi * n) ** 0.5
+        wanted = nct.ppf(0.95, n - 1, z * root) / root * values.std(ddof=1)
+        assert tolerance_bound([values], quantile) == pytest.approx(max(wanted, values.max()))
+        assert tolerance_bound([values, values + 7.0], quantile) < wanted + 7.1, "each group has its own mean"
+    assert tolerance_bound([np.array([0.2])], 0.99) == 0.2, "one says nothing of the spread"
+    assert tolerance_bound([np.array([0.1, 0.3, -0.1])], 1.0) == 0.3, "of all there is only what was seen"
+    many = np.array([*[0.0] * 500, *[3.0] * 20])
+    assert tolerance_bound([many], 0.99) == 3.0, "no less than the values' own quantile, however they are spread"
 
 
-def test_the_latest_ratio_holds_as_often_as_it_says() -> None:
-    """Of profiles of few steps, 95 % have a ratio that holds what they say; by the steps' own quantile it would be about 45 %."""
-    draws, true = np.random.default_rng(0), math.exp(0.03 * NormalDist().inv_cdf(0.99))
-    held = [profile(ratios=tuple(np.exp(draws.normal(0, 0.03, 8)))).ratio(0.99) >= true for _ in range(400)]
-    assert 0.92 < np.mean(held) < 0.98
+def test_the_bound_holds_as_often_as_it_says() -> None:
+    """Seen from the median of its own group; the few values' own quantile would do so about half of the time."""
+    draws, z = np.random.default_rng(0), NormalDist().inv_cdf(0.99)
+    for shape in ((1, 8), (4, 6), (3, 4)):
+        held, seen = [], []
+        for _ in range(400):
+            x = draws.normal(0, 1, shape)
+            over = [row - np.median(row) for row in x]
+            held.append(np.median(x[0]) + tolerance_bound(over, 0.99) >= z)
+            seen.append(np.median(x[0]) + np.max(over) >= z)
+        assert 0.92 < np.mean(held) <= 0.99 and np.mean(seen) < 0.8, shape
+
+
+def test_the_latest_ratio_is_of_the_plan_s_own_crowd() -> None:
+    calm, busy = (0.99, 1.0, 1.01), (0.9, 1.0, 1.2)
+    rows = [(1, 1, "rounds", x) for x in calm] + [(1, 4, "copies", x) for x in busy] + [(2, 1, "alone", 1.0)]
+    p = profile(ratios=rows)
+    few, more = (math.exp(tolerance_bound([np.log(x)], 0.99)) for x in (calm, busy))
+    assert [p.ratio(0.99, 1, w) for w in (1, 2, 3, 9)] == pytest.approx([few, few, more, more])
+    assert p.ratio(0.99, 2, 1) == p.ratio(0.99, 4, 1) == 1.0
+    assert sorted(p.ratios_of(1, 4)) == pytest.approx([0.9, 1.0, 1.2])
+    assert profile(ratios=()).ratio(0.99, 1, 1) == 1.0 and profile(ratios=()).ratios_of(1, 1).tolist() == [1.0]
 
 
 def test_exchanges_take_as_long_as_within_iterations() -> None:
@@ -188,7 +206,7 @@ def test_a_profile_comes_back_as_it_was(tmp_path: Path) -> None:
         ({"crossing_bytes": ()}, "0 crossing_bytes for 2 layers"),
         ({"crossing_bytes": (float("nan"),)}, r"crossing_bytes\[0\]"),
         ({"uncuttable": (2,)}, "uncuttable position 2 is none of 1 … 1"),
-        ({"ratios": (0.0,)}, r"ratios\[0\]"),
+        ({"ratios": [(1, 1, "rounds", 0.0)]}, r"ratios.iloc\[0\].ratio is 0.0; give a positive number"),
         ({"micro_s": -1.0}, "micro_s"),
         ({"times": []}, "has no times"),
         ({"times": [("a", 1, 1, 1, 0.1, 0.1)]}, "times has no row of layer 'b' at"),
