@@ -91,14 +91,39 @@ class Boundary(nn.Module):
 
 
 class MeasuredStage(PipelineStage):
-    """torch's stage, which tells the module which samples come next and writes down when it computed."""
+    """torch's stage, which tells the module which samples come next and writes down when it computed.
 
-    def __init__(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
+    On CPUs it is ready to receive all of a step from the step's beginning. torch's schedules ask for a micro-batch when it is needed,
+    and gloo sends nothing before it is asked for: the stage would wait for every transfer, however long ago its input was made.
+    """
+
+    def __init__(self, engine: Engine, micro_batches: int, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._engine = engine
+        self._engine, self._micro_batches = engine, micro_batches
+        self._coming: dict[tuple[str, int], list[dist.Work]] = {}
+
+    def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
+        """As torch's; on CPUs nothing is left to be asked for."""
+        if self.device.type != "cpu":
+            return super().get_fwd_recv_ops(fwd_chunk_id)
+        if fwd_chunk_id == 0:
+            for k in range(self._micro_batches):
+                self._coming["forward", k] = _asked(super().get_fwd_recv_ops(k))
+                self._coming["backward", k] = _asked(super().get_bwd_recv_ops(k))
+        return []
+
+    def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
+        """As torch's; on CPUs nothing is left to be asked for."""
+        return super().get_bwd_recv_ops(bwd_chunk_id) if self.device.type != "cpu" else []
+
+    def _received(self, what: str, micro: int) -> None:
+        """Wait until it is there."""
+        for work in self._coming.pop((what, micro), ()):
+            work.wait()
 
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
         """As torch's."""
+        self._received("forward", fwd_chunk_id)
         self._engine.at(fwd_chunk_id)
         start = now()
         made = super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
@@ -107,9 +132,16 @@ class MeasuredStage(PipelineStage):
 
     def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> None:
         """As torch's."""
+        self._received("backward", bwd_chunk_id)
         start = now()
         super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
         self._engine.events.add_backward(bwd_chunk_id, start)
+
+
+def _asked(ops: list[dist.P2POp]) -> list[dist.Work]:
+    """Receiving begins."""
+    found = [op.op(op.tensor, group=op.group, tag=op.tag, group_src=op.group_peer) for op in ops]
+    return [work for work in found if work is not None]
 
 
 class Engine:
@@ -216,7 +248,7 @@ class Engine:
     def _pipeline(self, whole: nn.Module, mesh: DeviceMesh, found: Probed) -> Callable[[Batch], None]:
         plan, place = self._plan, self._place
         stage = MeasuredStage(
-            self, whole, place.stage, len(plan.stages), self._device,
+            self, plan.micro_batches, whole, place.stage, len(plan.stages), self._device,
             input_args=found.inputs, output_args=found.outputs, group=mesh["pp"].get_group(),
         )  # fmt: skip
         # What is lost is weighted already.
