@@ -224,12 +224,23 @@ def ways(problem: HybridTraining, solution: sp.Solution) -> dict[str, TrainingPl
     return {k: found[k] for k in [*order, *(x for x in found if x not in order)] if k in found}
 
 
+def counted(table: pd.DataFrame) -> tuple[int, int]:
+    """Iterations within the latest time, and all."""
+    pairs = [x.split(" of ") for x in table["within_latest"]]
+    return sum(int(a) for a, _ in pairs), sum(int(b) for _, b in pairs)
+
+
+def held_in(table: pd.DataFrame) -> str:
+    """The same in words."""
+    within, many = counted(table)
+    return f"{within} of {many}"
+
+
 def said(table: pd.DataFrame) -> str:
     """What the rows show."""
     errors = table["error_%"].abs()
     chosen = table[table["planner's"]]
-    counts = [x.split(" of ") for x in table["within_latest"]]
-    within, many = sum(int(a) for a, _ in counts), sum(int(b) for _, b in counts)
+    within, many = counted(table)
     lines = [
         f"Predicted iteration time, {len(table)} configurations: median |error| {errors.median():.1f} %, worst {errors.max():.1f} %.",
         (
@@ -237,8 +248,9 @@ def said(table: pd.DataFrame) -> str:
             f"cases (worst {chosen['over_best_%'].max():.1f} % slower)."
         ),
         (
-            f"Latest time (0.99 quantile of the profile's whole steps): held in {within} of {many} iterations ({100 * within / many:.1f} %); "
-            f"{table['latest_over_median'].median():.2f} times the measured median in the median, at most {table['latest_over_median'].max():.2f}."
+            f"Latest time (tolerance bound for 0.99 of iterations, from the profile's whole steps): held in {within} of {many} iterations ({100 * within / many:.1f} %); "
+            f"{table['latest_over_median'].median():.2f} times the measured median in the median, at most {table['latest_over_median'].max():.2f}. "
+            f"Of the planner's choices: {held_in(chosen)}."
         ),
     ]
     for (model, batch), rows in table.groupby(["model", "batch"], sort=False):

@@ -113,7 +113,8 @@ def train_plan(
         save_figure(solution.plot(), figure)
     if json:
         estimate = solution.estimate
-        print_json(solution.to_dict() | {"strategies": estimate.strategies.to_dict("records")})
+        more = {"strategies": estimate.strategies.to_dict("records"), "notes": list(estimate.notes)}
+        print_json(solution.to_dict() | more)
         return
     show(solution)
     for what, path in (("profile", save_profile), ("plan", output), ("figure", figure)):
@@ -156,6 +157,10 @@ def _measured(spec: str, batch: int | None, size: int | None, hosts: System, bud
     return profile_training(model, loss_fn, example, hosts, budget_s=budget_s, name=spec.rpartition(":")[2])
 
 
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "es" if what.endswith("ch") else "s")
+
+
 def show(solution: Solution) -> None:
     """The plan, what it takes, and the other strategies."""
     estimate = solution.estimate
@@ -169,7 +174,7 @@ def show(solution: Solution) -> None:
     out().print(table("", columns, rows, numeric=("layers", "replicas", "by columns")))
     order = "" if plan.schedule == "none" else f", {plan.schedule}"
     out().print(
-        f"{plan.strategy}: {plan.workers} workers of {plan.threads} threads; {plan.micro_batches} micro-batches of "
+        f"{plan.strategy}: {_many(plan.workers, 'worker')} of {_many(plan.threads, 'thread')}; {_many(plan.micro_batches, 'micro-batch')} of "
         f"{plan.batch // plan.micro_batches} samples{order}",
         markup=False,
     )
@@ -186,4 +191,6 @@ def show(solution: Solution) -> None:
     ]
     names = ("strategy", "iteration", *(p.removesuffix("_s") for p in shown), "why")
     out().print(table("", names, rows, numeric=names[1:-1]))
+    for note in estimate.notes:
+        out().print(f"Note: {note}", markup=False)
     out().print(table("", ("certificate", ""), certificate(solution)))

@@ -69,7 +69,7 @@ def profile_training(
     Parameters
     ----------
     model : torch.nn.Module or Traced
-        In train mode. A `Traced` is trained as it was traced: in eval mode.
+        In train mode; parts of it may be in eval mode. A `Traced` is trained as it was traced: in eval mode.
     loss_fn : callable
         Of output and target; a mean over samples.
     batch : tuple
@@ -83,7 +83,8 @@ def profile_training(
     threads : tuple of int, optional
         Threads of a worker; by default 1, 2, 4, … and all cores.
     budget_s : float
-        About how long to measure, shared by the crowds.
+        About how long to measure, shared by the crowds; starting processes, warming up and the ``least`` rounds of each come first, and take
+        longer than that where an iteration is long.
     least : int
         Fewest rounds, whatever the budget.
     name : str, optional
@@ -94,10 +95,11 @@ def profile_training(
     Raises
     ------
     DataError
-        No batch, a host that is not this machine, more cores than there are, sizes that are larger than the batch.
+        No batch, a model in eval mode, a host that is not this machine, more cores than there are, sizes that are larger than the batch.
     ExecutorError
         A measuring process failed; says what it said.
     """
+    check_mode(model, "profile_training")
     size = _batch_size(batch)
     cores, kind = _cores(system)
     sizes, problems = _numbers("samples", samples, _halves(size), size, f"the batch's {size}")
@@ -115,6 +117,12 @@ def profile_training(
             )
             found[t, w] = _measure(Things(model, batch, optimizer, loss_fn), task, tell)
     return _profile(found, system)
+
+
+def check_mode(model: Any, where: str) -> None:
+    """Raise when a module is in eval mode: it would be another training, and its plan another model's."""
+    if isinstance(model, torch.nn.Module) and not model.training:
+        raise DataError("is in eval mode, in which it is not trained: call model.train() first", f"{where}: model")
 
 
 def _batch_size(batch: Any) -> int:

@@ -343,6 +343,7 @@ class HybridTraining(Scaled, Formulation):
         return tuple(
             Alternative(name, x.predicted["iteration_s"], is_plan=(x.stages, x.threads, x.micro_batches) == same)
             for name, x in self.plain().items()
+            if name != plan.strategy or (x.stages, x.threads, x.micro_batches) == same  # else two would have one name
         )
 
     def estimate(self, solution: Solution) -> TrainingEstimate:

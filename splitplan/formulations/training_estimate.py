@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from splitplan.data.training_plan import TrainingPlan
+from splitplan.formulations.training_notes import notes
 from splitplan.formulations.training_schedule import Event, events
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class TrainingEstimate:
         micro_batches, schedule, why``.
     curve : DataFrame or None
         The best plan for every number of stages: ``stages, iteration_s, plan``; None when the solver made none.
+    notes : tuple of str
+        What one must know of the plan beside its seconds: what it changes in the training, what was not measured.
     """
 
     plan: TrainingPlan
@@ -49,6 +52,7 @@ class TrainingEstimate:
     quantile: float
     strategies: pd.DataFrame
     curve: pd.DataFrame | None = None
+    notes: tuple[str, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
         """The table of strategies."""
@@ -66,10 +70,12 @@ class TrainingEstimate:
         if self.curve is not None:
             by = ", ".join(f"{row.stages}: {row.iteration_s:.4g} s" for row in self.curve.itertuples())
             lines.append(f"  best by number of stages: {by}")
+        lines += [f"  note: {x}" for x in self.notes]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(str(self.plan))}</p>" + self.strategies.to_html(index=False)
+        said = "".join(f"<p>{escape(x)}</p>" for x in self.notes)
+        return f"<p>{escape(str(self.plan))}</p>" + self.strategies.to_html(index=False) + said
 
 
 def estimate(problem: HybridTraining, solution: Solution) -> TrainingEstimate:
@@ -94,6 +100,7 @@ def estimate(problem: HybridTraining, solution: Solution) -> TrainingEstimate:
         problem.latest_quantile,
         pd.DataFrame(rows),
         None if curve is None else pd.DataFrame(curve),
+        notes(problem, plan),
     )
 
 

@@ -13,7 +13,7 @@ from torch import fx
 from splitplan.models.exported import module_of
 from splitplan.models.training_flow import Flow
 from splitplan.models.training_layer import TrainingLayer
-from splitplan.models.training_program import aten, target_name, written
+from splitplan.models.training_program import aten, over_samples, target_name, written
 
 _HEAVY = {
     aten.linear, aten.matmul, aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten.einsum, aten.bilinear, aten.scaled_dot_product_attention,
@@ -218,7 +218,7 @@ class Cuts:
             ends = (line.args[0], line) if line is not None else ()
             read, made = (facts.size_bytes[n] / self.samples for n in ends) if ends else (0.0, 0.0)  # type: ignore[index]
             columns = int(weights[line.args[1]].tensor.shape[0]) if line is not None else 0  # type: ignore[index]
-            found.append(TrainingLayer(name, size, saved, columns, read, made))
+            found.append(TrainingLayer(name, size, saved, columns, read, made, any(map(over_samples, nodes))))
         return tuple(found)
 
     def column_linear(self, nodes: Iterable[fx.Node]) -> fx.Node | None:

@@ -23,6 +23,8 @@ class TrainingLayer:
         Output features of a linear layer, whose columns workers may share; 0 for any other layer.
     input_bytes, output_bytes : float
         What a linear layer reads and makes; 0 for any other.
+    over_samples : bool
+        Whether it normalises over the samples that a worker sees at once, as batch norm does in train mode.
     """
 
     name: str
@@ -31,6 +33,7 @@ class TrainingLayer:
     columns: int = 0
     input_bytes: float = 0.0
     output_bytes: float = 0.0
+    over_samples: bool = False
 
     def __post_init__(self) -> None:
         numbers = ("parameter_bytes", "saved_bytes", "columns", "input_bytes", "output_bytes")

@@ -39,6 +39,11 @@ _STATISTICS: dict[Any, int] = {aten.batch_norm.default: 5, aten.instance_norm.de
 the argument stands that switches it on."""
 
 
+def over_samples(node: fx.Node) -> bool:
+    """Whether it is a batch norm that normalises over the samples that are there."""
+    return node.target is aten.batch_norm.default and node.args[5] is True
+
+
 @dataclass(frozen=True, slots=True)
 class Weight:
     """A parameter, buffer or constant of the model.

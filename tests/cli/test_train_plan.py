@@ -65,10 +65,7 @@ def test_a_plan_is_found_shown_and_written(saved: Path, tmp_path: Path) -> None:
     problem = HybridTraining(small(), sp.System(here=sp.Device("here", threads=2)), 8)
     assert read.predicted["iteration_s"] == pytest.approx(problem.solve().objective)
     assert problem.violations(read) == []
-    assert (
-        f"{read.strategy}: {read.workers} workers of {read.threads} threads; {read.micro_batches} micro-batches"
-        in shown
-    )
+    assert "threads: 1 worker of 2 threads; 1 micro-batch of 8 samples" in shown
     for word in (
         "least iteration time of 'net'",
         "An iteration takes",

@@ -119,8 +119,10 @@ def test_it_is_kept_and_planned_with(profile: TrainingProfile, tmp_path: Path) -
     plain = p.plain()["one core"].predicted
     whole = profile.to_frame().query("samples == @BATCH and workers == 1").iloc[0]
     assert plain["iteration_s"] == pytest.approx(
-        whole["forward_s"] + whole["backward_s"] + whole["update_s"] + profile.step_s
+        whole["forward_s"] + whole["backward_s"] + whole["update_s"] + profile.micro_s + profile.step_s
     )
+    took = profile.ratios.query("what == 'alone' and threads == 1")
+    assert len(took) >= LEAST_WHOLE and 0 < profile.micro_s < plain["iteration_s"]
     assert found.objective <= plain["iteration_s"]
     # The plans that were run are told as they were.
     for what, plan in whole_plans("mlp", again.fingerprint, again.layers, 1, 2, (2, BATCH)).items():

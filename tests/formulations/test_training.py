@@ -18,6 +18,7 @@ from splitplan.errors import DataError, FingerprintError, InfeasibleError
 from splitplan.formulations.training import HybridTraining
 from splitplan.formulations.training_costs import Config
 from splitplan.formulations.training_estimate import PARTS, gantt
+from splitplan.formulations.training_notes import notes
 from splitplan.models.training_layer import TrainingLayer
 
 LAYERS = (
@@ -546,3 +547,51 @@ def test_more_speed_never_hurts_and_the_plan_may_change() -> None:
     crippled = p.with_speeds((1.0, 0.05)).solve()
     assert crippled.plan.strategy == "one core"
     assert crippled.objective > even.objective
+
+
+# -- what must be known beside the seconds ----------------------------------------------------------------
+
+
+def test_batch_norm_that_sees_less_than_the_batch_is_told() -> None:
+    p = problem(ratios=())
+    layers = (p.profile.layers[0], replace(p.profile.layers[1], over_samples=True), p.profile.layers[2])
+    p = replace(p, profile=replace(p.profile, layers=layers))
+    whole, parts = made(p, (), (1,), 1, "none"), made(p, (1,), (1, 1), 2, "1f1b")
+    assert notes(p, whole) == ()
+    (text,) = notes(p, parts)
+    assert text.startswith("batch norm (in 1 layer) sees 4 samples at a time, not the batch's 8")
+    (shared,) = notes(p, made(p, (), (2,), 2, "none"))
+    assert "sees 2 samples" in shared
+    assert all(notes(p, x.plan) == () for x in [replace(p, whole_batch=True).solve()])
+    assert f"note: {text}" in str(replace(p, schedules=("1f1b",), micro_batches=(2,)).solve().estimate)
+
+
+def test_crowds_that_were_not_measured_are_told() -> None:
+    p = problem(cores=4, ratios=())
+    assert notes(p, made(p, (), (2,), 1, "none")) == ()
+    (text,) = notes(p, made(p, (), (4,), 1, "none"))
+    assert text.startswith("the profile knows no 4 workers of 1 thread at once on a host, at most 2")
+
+
+def test_a_profile_of_a_busy_machine_is_told() -> None:
+    p = problem(ratios=[(1, 1, "rounds", x) for x in (0.5, 1.0, 1.6)])
+    (text,) = notes(p, made(p, (), (1,), 1, "none"))
+    assert "times the expected one: the machine was busy" in text
+    times = p.profile.times.copy()
+    few = (times["samples"] == times["samples"].min()) & (times["workers"] == 2)
+    times.loc[few, ["forward_s", "backward_s"]] *= 100
+    odd = problem(times=times, ratios=())
+    (text,) = notes(odd, made(odd, (), (1,), 1, "none"))
+    assert text.startswith("with 2 workers of 1 thread ") and "times as long as" in text
+
+
+def test_two_plans_have_no_one_name() -> None:
+    """A data parallel plan in several micro-batches is not held against a data parallel one in one."""
+    p = problem()
+    plan = made(p, (), (2,), 2, "none")
+    assert [a.name for a in p.alternatives(plan)] == ["threads", "one core"]
+    assert {a.name: a.is_plan for a in p.alternatives(made(p, (), (2,), 1, "none"))} == {
+        "threads": False,
+        "one core": False,
+        "data parallel": True,
+    }

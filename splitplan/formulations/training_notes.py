@@ -1,0 +1,74 @@
+"""What a person must know of a training plan beside its seconds: another training than plain, crowds that were not measured, a restless machine."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from splitplan.data.training_plan import TrainingPlan
+    from splitplan.formulations.training import HybridTraining
+
+RESTLESS = 1.5
+"""A latest time that is more than so many times the expected one."""
+BACKWARDS = 1.2
+"""A micro-batch that takes more than so many times as long as a larger one."""
+
+
+def notes(problem: HybridTraining, plan: TrainingPlan) -> tuple[str, ...]:
+    """A sentence each; none when there is nothing to say."""
+    return (*_normalised(problem, plan), *_crowd(problem, plan), *_restless(problem, plan))
+
+
+def _normalised(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
+    over = {x.name for x in problem.profile.layers if x.over_samples}
+    seen = [plan.batch // plan.micro_batches // s.replicas for s in plan.stages if over & set(s.layers)]
+    if not seen or min(seen) == plan.batch:
+        return []
+    text = (
+        f"batch norm (in {len(over)} layer{'s' * (len(over) > 1)}) sees {min(seen)} samples at a time, not the batch's {plan.batch}: another "
+        "training than a plain loop's; whole_batch=True leaves plans in which it sees them all"
+    )
+    return [text]
+
+
+def _crowd(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
+    rows = problem.profile.times
+    largest = int(rows[rows["threads"] == plan.threads]["workers"].max())
+    crowd = problem.costs.crowd(problem.costs.config_of(plan))
+    if crowd <= largest:
+        return []
+    text = (
+        f"the profile knows no {crowd} workers of {_threads(plan.threads)} at once on a host, at most {largest}: what they do to each other beyond "
+        "that is not in these seconds; profile on a machine with as many cores"
+    )
+    return [text]
+
+
+def _restless(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
+    found = []
+    workers = problem.costs.crowd(problem.costs.config_of(plan))
+    ratio = problem.profile.ratio(problem.latest_quantile, plan.threads, workers)
+    if ratio > RESTLESS:
+        found.append(
+            f"measured steps varied so much that the latest time is {ratio:.2g} times the expected one: the machine was busy, or measured for "
+            "too short a time; profile again when it is quiet before you believe the plan"
+        )
+    by: dict[tuple[int, int], list[tuple[int, float]]] = {}
+    for row in problem.profile.to_frame().to_dict("records"):
+        key = int(row["threads"]), int(row["workers"])
+        by.setdefault(key, []).append((int(row["samples"]), row["forward_s"] + row["backward_s"]))
+    for (threads, crowd), measured in by.items():
+        pairs = pairwise(sorted(measured))
+        wrong = [(x / y, few, many) for (few, x), (many, y) in pairs if x > BACKWARDS * y]
+        if wrong:
+            times, few, many = max(wrong)
+            found.append(
+                f"with {crowd} worker{'s' * (crowd > 1)} of {_threads(threads)} {few} samples took {times:.1f} times as long as {many}: something "
+                "else ran while that was measured; profile again when the machine is quiet"
+            )
+    return found
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count > 1)}"
