@@ -313,7 +313,8 @@ def _beside(found: dict[tuple[int, int], dict[str, Any]], step_s: float) -> tupl
             beside.append(more / (most / least - 1))
     if not alone:
         return 0.0, dict.fromkeys((t for t, _ in found), 1.0)
-    micro_s = max(0.0, min(np.median(beside) if beside else 0.0, *(0.9 * (x - step_s) for x, _ in alone.values())))
+    # The least of all threads': what disturbs a measurement makes it longer.
+    micro_s = max(0.0, min([*beside, *(0.9 * (x - step_s) for x, _ in alone.values())])) if beside else 0.0
     longer = {t: (x - step_s - micro_s) / told if told > 0 else 1.0 for t, (x, told) in alone.items()}
     return float(micro_s), {t: longer.get(t, 1.0) for t, _ in found}
 
