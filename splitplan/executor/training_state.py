@@ -53,6 +53,8 @@ class Facts:
     seed, batch : int
     fingerprint : str
         Of the model.
+    first : int, optional
+        Checksum of the epoch's first batch, where it has begun.
     """
 
     step: int
@@ -61,6 +63,17 @@ class Facts:
     seed: int
     batch: int
     fingerprint: str
+    first: int | None = None
+
+    def check_first(self, checksum: int, where: str) -> None:
+        """Raise unless the epoch begins with the batch with which it began before."""
+        if self.first not in (None, checksum):
+            raise DataError(
+                f"epoch {self.epoch} began with another batch when this checkpoint was written: the loader does not give the same batches "
+                "again, or the data were changed. Let it draw from torch's, Python's or NumPy's own random numbers, which are seeded before "
+                "each epoch, or from the epoch's number, in a function from it to the batches; or begin anew in another folder",
+                where,
+            )
 
     def check(self, other: Facts, where: str) -> None:
         """Raise unless training can go on from here as ``other`` is set up."""
