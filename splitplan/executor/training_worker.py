@@ -321,7 +321,7 @@ def _restarts() -> int:
 
 def _check_model(tm: Any, plan: Any) -> None:
     """Raise unless the plan is for this model."""
-    from splitplan.errors import FingerprintError
+    from splitplan.errors import FingerprintError, listed, raise_all
 
     if tm.fingerprint != plan.fingerprint:
         raise FingerprintError(
@@ -333,6 +333,19 @@ def _check_model(tm: Any, plan: Any) -> None:
         raise DataError(
             f"the plan's layers are not the model's {len(has)} in their order: they part at position {at}", "train"
         )
+    lost = [w.name for w in tm.written_buffers() if not w.persistent]
+    steering = [w.name for w in tm.written_buffers(steering=True)] if plan.stages[0].replicas > 1 else []
+    problems = []
+    if lost:
+        problems.append(
+            f"forward writes into {listed(lost)}, which no checkpoint would hold: it is not in the state_dict; give it to register_buffer with persistent=True"
+        )
+    if steering:
+        problems.append(
+            f"forward writes into {listed(steering)} and its output depends on it: replicas, each of which sees other samples, would train by "
+            "other values, and go on from a checkpoint by those of the first; take a plan without replicas, as HybridTraining(…, whole_batch=True) finds"
+        )
+    raise_all(problems, f"model {tm.name!r}")
 
 
 if __name__ == "__main__":
