@@ -114,3 +114,31 @@ def test_other_batches_than_before_are_refused(tmp_path: Path) -> None:
         ended, plan, pairs(4), tmp_path, epochs=2, loss_fn=nn.functional.cross_entropy
     )  # between epochs any may follow
     assert read_facts(trainer.checkpoint).step == 8
+
+
+@pytest.mark.usefixtures("rank")
+def test_a_learning_rate_is_the_checkpoint_s_unless_a_function_gives_it(tmp_path: Path) -> None:
+    def sgd(rate: float) -> Any:
+        return lambda p: torch.optim.SGD(p, lr=rate)
+
+    def times(factor: float) -> Any:
+        return lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda step: factor)
+
+    def trained(folder: str, *calls: dict[str, Any]) -> nn.Module:
+        for k, given in enumerate(calls, 1):
+            model = net()
+            run(model, plan_of(model), pairs(4), tmp_path / folder, steps=2 * k, **given)
+        return model
+
+    small = {"optimizer": sgd(0.01)}
+    assert same(trained("a", small, {"optimizer": sgd(0.1)}), trained("b", small, small))
+    other = net()
+    made = sgd(0.01)(other.parameters())
+    for rate, (x, y) in zip(
+        (0.01, 0.01, 0.01, 0.1), pairs(4), strict=True
+    ):  # the new function is asked after the third
+        made.param_groups[0]["lr"] = rate
+        nn.functional.cross_entropy(other(x), y).backward()
+        made.step()
+        made.zero_grad()
+    assert same(trained("c", small | {"scheduler": times(1)}, small | {"scheduler": times(10)}), other)
