@@ -96,7 +96,7 @@ def train(
     plan : TrainingPlan
     data : iterable, or callable from an epoch's number to one
         Batches ``(x, y)`` of exactly ``plan.batch`` samples: a DataLoader, a list. Every worker goes through all of them and takes
-        its own part; torch's, Python's and NumPy's random numbers begin at ``seed + epoch``.
+        its own part; torch's, Python's and NumPy's random numbers, and a DataLoader's own generators, begin at ``seed + epoch``.
     optimizer : callable
         From a list of weights to a ``torch.optim.Optimizer``: ``lambda p: torch.optim.SGD(p, lr=0.01)``. Each worker makes one of its own weights.
     loss_fn : callable

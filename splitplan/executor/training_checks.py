@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splitplan.data.training_plan import TrainingPlan
-from splitplan.errors import DataError, raise_all
+from splitplan.errors import DataError, listed, raise_all
 from splitplan.executor.training_control import problem_of
 from splitplan.executor.training_job import Task, Things
 
@@ -67,12 +67,26 @@ def _things_problems(things: Things) -> list[str]:
     found = []
     if not isinstance(things.model, (nn.Module, Traced)):
         found.append(f"the model is a {type(things.model).__name__}; give a torch.nn.Module")
+    found += _hook_problems(things.model)
     found += check_data(things.data)
     functions = {"optimizer": things.optimizer, "loss_fn": things.loss_fn}
     functions |= {"scheduler": things.scheduler} if things.scheduler is not None else {}
     return found + [
         f"{name} is a {type(f).__name__}; give a function" for name, f in functions.items() if not callable(f)
     ]
+
+
+def _hook_problems(model: Any) -> list[str]:
+    """Hooks of parameters are not pickled, and would see the gradients of a part of the batch."""
+    from torch import nn
+
+    own = model.named_parameters() if isinstance(model, nn.Module) else ()
+    hooked = [n for n, p in own if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None)]
+    text = (
+        f"parameters have hooks, which do not come with them to the workers: {listed(hooked)}; remove them, and let the optimizer do it: "
+        "what it is given are the gradients of the whole batch"
+    )
+    return [text] if hooked else []
 
 
 def _device_problems(task: Task, model: Any) -> list[str]:

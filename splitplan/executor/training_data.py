@@ -6,6 +6,7 @@ import random
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,23 @@ def check_data(data: object) -> list[str]:
         ]
     if not callable(data) and not isinstance(data, Iterable) and not hasattr(data, "__getitem__"):
         return [f"data is a {type(data).__name__}; give batches (x, y): a list, a DataLoader or a function"]
+    if getattr(data, "persistent_workers", False):
+        return [_PERSISTENT]
     return []
+
+
+_PERSISTENT = (
+    "data is a loader with persistent_workers=True, whose processes go on drawing random numbers from epoch to epoch, so that a resumed "
+    "training would see other batches; give persistent_workers=False"
+)
+
+
+def _generators(loader: Any) -> list[torch.Generator]:
+    """Those that a DataLoader carries, itself and in its samplers."""
+    sampler = getattr(loader, "batch_sampler", None)
+    holders = (loader, getattr(loader, "sampler", None), sampler, getattr(sampler, "sampler", None))
+    found = [getattr(holder, "generator", None) for holder in holders]
+    return [g for g in found if isinstance(g, torch.Generator)]
 
 
 class _Draws:
@@ -87,8 +104,9 @@ class Batch:
 class Batches:
     """The batches of one epoch after another.
 
-    Before each epoch the random numbers that the loader draws (torch's, Python's, NumPy's) begin at ``seed + epoch``, and nothing else
-    draws from them: so all workers see the same batches, and a resumed run those that it would have seen.
+    Before each epoch the random numbers that the loader draws (torch's, Python's, NumPy's, and of generators that a DataLoader carries)
+    begin at ``seed + epoch``, and nothing else draws from them: so all workers see the same batches, and a resumed run those that it
+    would have seen. What a function makes for an epoch carries what the function has given it.
 
     Parameters
     ----------
@@ -100,6 +118,14 @@ class Batches:
 
     def __init__(self, data: Any, batch: int, seed: int) -> None:
         self._data, self._batch, self._seed = data, batch, seed
+        self._begun: tuple[int, Batch, Iterator[Batch]] | None = None
+
+    def first(self, number: int) -> Batch:
+        """The first batch of an epoch; going through that epoch next goes on from there, so that no loader is begun twice."""
+        batches = self._through(number)
+        first = next(batches)
+        self._begun = number, first, batches
+        return first
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[Batch]:
         """Batches of an epoch, without the first few.
@@ -111,25 +137,43 @@ class Batches:
         DataError
             A batch of another size, or an epoch without any.
         """
+        begun, self._begun = self._begun, None
+        if begun is not None and begun[0] == number:
+            yield from islice(chain((begun[1],), begun[2]), skip, None)
+        else:
+            yield from islice(self._through(number), skip, None)
+
+    def _through(self, number: int) -> Iterator[Batch]:
         draws = _Draws(self._seed + number)
         position, items = 0, None
         while True:
             try:
                 with draws:
                     if items is None:
-                        items = iter(self._data(number) if callable(self._data) else self._data)
+                        items = self._begin(number)
                     item = next(items)
             except StopIteration:
                 break
+            except DataError:
+                raise
             except Exception as e:
                 raise TrainingError(
                     f"the data loader failed at epoch {number}, batch {position}: {type(e).__name__}: {e}"
                 ) from e
-            if position >= skip:
-                yield self._checked(number, position, item)
+            yield self._checked(number, position, item)
             position += 1
         if position == 0:
             raise DataError("gives no batches", f"data, epoch {number}")
+
+    def _begin(self, number: int) -> Iterator[Any]:
+        if not callable(self._data):
+            for generator in _generators(self._data):
+                generator.manual_seed(self._seed + number)
+            return iter(self._data)
+        made = self._data(number)
+        if getattr(made, "persistent_workers", False):
+            raise DataError(_PERSISTENT, f"data, epoch {number}")
+        return iter(made)
 
     def _checked(self, epoch: int, position: int, item: Any) -> Batch:
         where = f"data, epoch {epoch}, batch {position}"

@@ -1,8 +1,8 @@
-"""Before training: what crosses between stages, which weights get gradients, and whether the loss is a mean over samples."""
+"""Before training: what crosses between stages, which weights its outputs depend on, and what a loss must be to be trained in parts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from splitplan.data.training_plan import TrainingPlan
-from splitplan.errors import DataError, TrainingError
+from splitplan.errors import DataError, TrainingError, listed
 from splitplan.executor.training_data import Batch, tensors
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ class Probed:
     inputs, outputs : tuple of Tensor
         Of this worker's stage, without storage: what torch's pipelines want to know beforehand. Their own way to find it out would run
         the stage on memory as it comes, and batch norms would count it.
-    unused : set of str
-        Weights that get no gradient; other replicas would wait for it.
+    unreached : set of str
+        Weights on which no output of the stage depends: they have no gradient, whatever the loss, and replicas would wait for it.
     """
 
     inputs: tuple[torch.Tensor, ...]
     outputs: tuple[torch.Tensor, ...]
-    unused: frozenset[str]
+    unreached: frozenset[str]
 
 
 def probe(
@@ -81,51 +81,87 @@ def probe(
     with torch.no_grad():
         for name, buffer in module.named_buffers():
             buffer.copy_(kept[name])
-    ends: Any = made
     if last:
-        ends = _checked_loss(tm.unflatten(made), share.of(first.y, 0), loss_fn, place)
-    reached = _reached(tensors(ends))
-    unused = frozenset(n for n, p in module.named_parameters() if p.requires_grad and id(p) not in reached)
-    return Probed(inputs, outputs, unused)
+        _check_loss(tm.unflatten(made), share.of(first.y, 0), loss_fn, place)
+    reached = _reached(tensors(made))
+    unreached = frozenset(n for n, p in module.named_parameters() if p.requires_grad and id(p) not in reached)
+    return Probed(inputs, outputs, unreached)
 
 
-def _checked_loss(output: Any, target: Any, loss_fn: Callable[..., Any], place: Place) -> torch.Tensor:
+def _check_loss(output: Any, target: Any, loss_fn: Callable[..., Any], place: Place) -> None:
     try:
         whole = loss_fn(output, target)
         if not isinstance(whole, torch.Tensor):
             raise DataError(f"gives a {type(whole).__name__}; give the mean loss over the samples, a tensor of one number", "loss_fn")  # fmt: skip
-        parts = place.share.batch // place.share.samples
-        if parts > 1 and place.share.samples > 1:
-            half = place.share.samples // 2
-            with torch.no_grad():
-                few, rest = (float(loss_fn(*_cut((output, target), at))) for at in (slice(half), slice(half, None)))
-            share = half / place.share.samples
-            mean = share * few + (1 - share) * rest
-            if abs(float(whole.detach()) - mean) > _TOLERANCE * max(abs(few), abs(rest), 1e-6):
-                raise DataError(
-                    f"is no mean over samples: of {place.share.samples} samples it is {float(whole.detach()):.6g}, and of their halves "
-                    f"{few:.6g} and {rest:.6g}. A batch is taken in {parts} parts, whose losses are averaged; give a loss with reduction='mean'",
-                    "loss_fn",
+        parts, samples = place.share.batch // place.share.samples, place.share.samples
+        with torch.no_grad():
+            value = float(whole)
+            if samples == 1:  # the same one twice: a mean of the two is that of the one
+                samples = 2
+                output, target = (
+                    pytree.tree_map_only(torch.Tensor, lambda t: torch.cat([t, t]), v) for v in (output, target)
                 )
+                value = float(loss_fn(output, target))
+            half = samples // 2
+            few, rest = (float(loss_fn(*_cut((output, target), at))) for at in (slice(half), slice(half, None)))
+        mean = (half * few + (samples - half) * rest) / samples
+        if abs(value - mean) > _TOLERANCE * max(abs(few), abs(rest), 1e-6):
+            raise DataError(
+                f"is no mean over samples: of {samples} samples it is {value:.6g}, and of their halves {few:.6g} and {rest:.6g}. "
+                f"A batch is taken in {parts} parts, whose losses are averaged; give a loss with reduction='mean'",
+                "loss_fn",
+            )
     except DataError:
         raise
     except Exception as e:
         raise TrainingError(f"loss_fn failed on the first batch: {type(e).__name__}: {e}") from e
-    return whole
 
 
 def _cut(value: Any, at: slice) -> Any:
     return pytree.tree_map_only(torch.Tensor, lambda t: t[at], value)
 
 
-def _reached(ends: Iterable[torch.Tensor]) -> set[int]:
-    """Which leaves gradients of these tensors reach, by ``id``."""
-    nodes: list[Any] = [t.grad_fn for t in ends if t.grad_fn is not None]
-    seen, found = set(nodes), set()
+def check_weights(
+    lost: torch.Tensor, made: Iterable[torch.Tensor], own: Collection[int], model: nn.Module, loss_fn: Callable[..., Any]
+) -> None:  # fmt: skip
+    """Raise where a loss depends on parameters otherwise than by the outputs, and the worker that computes it does not train them.
+
+    Parameters
+    ----------
+    lost : Tensor
+    made : iterable of Tensor
+        The outputs.
+    own : collection of int
+        By ``id``, the parameters whose gradients that worker has.
+    model : nn.Module
+        The whole model, and so the names.
+    loss_fn : callable
+    """
+    leaves = _reached([lost], until=made)
+    strange = [p for i, p in leaves.items() if isinstance(p, nn.Parameter) and i not in own]
+    if not strange:
+        return
+    names = {id(p): n for n, p in model.named_parameters()}
+    if isinstance(loss_fn, nn.Module):
+        names = {id(p): f"loss_fn.{n}" for n, p in loss_fn.named_parameters()} | names
+    told = listed(names.get(id(p), f"one of shape {tuple(p.shape)}") for p in strange)
+    raise DataError(
+        f"depends on parameters otherwise than by the model's output, and would not train them by this plan: {told}. Give the optimizer "
+        "weight_decay for a penalty on weights, and put parameters that are to be trained into the model, whose output may be the loss",
+        "loss_fn",
+    )
+
+
+def _reached(ends: Iterable[torch.Tensor], until: Iterable[torch.Tensor] = ()) -> dict[int, torch.Tensor]:
+    """Which leaves gradients of these tensors reach, by ``id``, not going on from those of ``until``."""
+    seen: set[Any] = {t.grad_fn for t in until if t.grad_fn is not None}
+    nodes: list[Any] = [t.grad_fn for t in ends if t.grad_fn is not None and t.grad_fn not in seen]
+    seen.update(nodes)
+    found = {}
     while nodes:
         node = nodes.pop()
         if (leaf := getattr(node, "variable", None)) is not None:
-            found.add(id(leaf))
+            found[id(leaf)] = leaf
         for below, _ in node.next_functions:
             if below is not None and below not in seen:
                 seen.add(below)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ from splitplan.executor.training_words import all_texts
 from splitplan.models.files import read_json
 
 FACTS, SCHEDULER = "training.json", "scheduler.pt"
+_STATE, _SETTING = "optimizer.state.", "optimizer.param_groups."
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
@@ -52,6 +53,8 @@ class Facts:
     seed, batch : int
     fingerprint : str
         Of the model.
+    first : int, optional
+        Checksum of the epoch's first batch, where it has begun.
     """
 
     step: int
@@ -60,6 +63,17 @@ class Facts:
     seed: int
     batch: int
     fingerprint: str
+    first: int | None = None
+
+    def check_first(self, checksum: int, where: str) -> None:
+        """Raise unless the epoch begins with the batch with which it began before."""
+        if self.first not in (None, checksum):
+            raise DataError(
+                f"epoch {self.epoch} began with another batch when this checkpoint was written: the loader does not give the same batches "
+                "again, or the data were changed. Let it draw from torch's, Python's or NumPy's own random numbers, which are seeded before "
+                "each epoch, or from the epoch's number, in a function from it to the batches; or begin anew in another folder",
+                where,
+            )
 
     def check(self, other: Facts, where: str) -> None:
         """Raise unless training can go on from here as ``other`` is set up."""
@@ -100,6 +114,7 @@ class State:
         self._writes_scheduler = int(mine) == dist.get_rank()
 
     def _all(self) -> dict[str, Any]:
+        """All by name; weights whose state an optimizer has not begun have one that torch makes up, to be loaded into."""
         if not self._module.state_dict():
             return {}  # a stage without weights; torch takes that for a mistake
         found: dict[str, Any] = {f"model.{k}": v for k, v in get_model_state_dict(self._module).items()}
@@ -107,6 +122,23 @@ class State:
             state = get_optimizer_state_dict(self._module, list(self._optimizers), options=_FLAT)
             found |= {f"optimizer.{k}": v for k, v in state.items()}
         return found
+
+    def _begun(self) -> dict[str, Any]:
+        """All by name, without what torch makes up, in the optimizers too: theirs begins with a weight's first gradient."""
+        begun = {name for _, group in self._groups() for name, p, o in group if p in o.state}
+        found = self._all()
+        made_up = [(name, p, o) for _, group in self._groups() for name, p, o in group if name not in begun]
+        for name, p, o in made_up:
+            o.state.pop(p, None)
+            found = {k: v for k, v in found.items() if not k.startswith(f"{_STATE}{name}.")}
+        return found
+
+    def _groups(self) -> Iterator[tuple[dict[str, Any], list[tuple[str, torch.Tensor, torch.optim.Optimizer]]]]:
+        """Each group of an optimizer's, with its weights' names."""
+        names = {p: n for n, p in self._module.named_parameters()}
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                yield group, [(names[p], p, optimizer) for p in group["params"]]
 
     def save(self, folder: Path, facts: Facts, keep: int) -> Path:
         """Write a checkpoint, all workers together, and remove those that are older than the newest few.
@@ -126,7 +158,7 @@ class State:
         dist.barrier()
         problem = ""
         try:
-            save(self._all(), checkpoint_id=part)
+            save(self._begun(), checkpoint_id=part)
             if self._writes_scheduler:
                 torch.save(self._schedulers[0].state_dict(), part / SCHEDULER)
             if dist.get_rank() == 0:
@@ -174,12 +206,17 @@ class State:
         facts.check(now, str(path))
         if self._schedulers and not (path / SCHEDULER).exists():
             raise DataError("was written without a learning rate scheduler; leave out scheduler=", str(path))
-        state = self._all()
-        missing = sorted(state.keys() - _names(path))
+        state, has = self._all(), _names(path)
+        without = self._without_state(state, has)
+        settings = self._settings_of_others(state, has)
+        asked = {k: v for k, v in state.items() if k not in settings and not k.startswith(without)}
+        missing = sorted(asked.keys() - has)
         if missing:
             raise DataError(f"has no {listed(missing)}; it was written with another model or optimizer", str(path))
         with _alone():
-            load(state, checkpoint_id=path, no_dist=True)
+            load(asked, checkpoint_id=path, no_dist=True)
+        state |= asked
+        state |= {k: state[other] for k, other in settings.items()}
         of = _by_kind(state)
         if of["model"]:
             set_model_state_dict(self._module, of["model"])
@@ -187,9 +224,35 @@ class State:
             set_optimizer_state_dict(
                 self._module, list(self._optimizers), optim_state_dict=of["optimizer"], options=_FLAT
             )
+        for _, group in self._groups():
+            for name, p, optimizer in group:
+                if f"{_STATE}{name}.".startswith(without):
+                    optimizer.state.pop(p, None)
         for scheduler in self._schedulers:
             scheduler.load_state_dict(torch.load(path / SCHEDULER, weights_only=False))
         return facts
+
+    def _without_state(self, state: Mapping[str, Any], has: Collection[str]) -> tuple[str, ...]:
+        """Beginnings of names: of weights that had no gradient before the checkpoint, so that their state had not begun.
+
+        A checkpoint that holds no state at all is another optimizer's.
+        """
+        if not any(k.startswith(_STATE) for k in has):
+            return ()
+        starts = [f"{_STATE}{name}." for _, group in self._groups() for name, _, _ in group]
+        return tuple(start for start in starts if not any(k.startswith(start) for k in has))
+
+    def _settings_of_others(self, state: Mapping[str, Any], has: Collection[str]) -> dict[str, str]:
+        """Settings of weights that were not with the optimizer, each with that of another weight of its group to take instead."""
+        found: dict[str, str] = {}
+        for _, group in self._groups():
+            starts = [f"{_SETTING}{name}." for name, _, _ in group]
+            known = [start for start in starts if any(k.startswith(start) for k in has)]
+            for start in starts:
+                if start not in known:
+                    mine = [k for k in state if k.startswith(start)]
+                    found |= {k: (known[0] + k.removeprefix(start) if known else k) for k in mine}
+        return found
 
 
 def _by_kind(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

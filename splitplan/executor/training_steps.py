@@ -19,8 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from splitplan.data.training_plan import TrainingPlan
 from splitplan.errors import TrainingError
-from splitplan.executor.training_data import Batch, Share
-from splitplan.executor.training_probe import Probed, probe
+from splitplan.executor.training_data import Batch, Share, tensors
+from splitplan.executor.training_ends import enter, leave
+from splitplan.executor.training_probe import Probed, check_weights, probe
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,32 @@ class Events:
 
 
 class Boundary(nn.Module):
-    """A stage whose outputs can be sent: gloo takes contiguous tensors only."""
+    """A stage whose outputs can be sent: gloo takes contiguous tensors only.
 
-    def __init__(self, stage: nn.Module) -> None:
+    Parameters
+    ----------
+    stage : nn.Module
+    loose : bool
+        The loss may leave out some of the model's outputs.
+    zeros : bool
+        What it leaves out has a gradient of zeros, and not none: layers by columns exchange it with workers whose loss may take it.
+    copy : bool
+        The loss may write into the outputs.
+    """
+
+    def __init__(self, stage: nn.Module, loose: bool, zeros: bool, copy: bool) -> None:
         super().__init__()
         self.stage = stage
+        self._loose, self._zeros, self._copy = loose, zeros, copy
 
     def forward(self, *inputs: torch.Tensor) -> Any:
         """What the stage makes."""
-        made = self.stage(*inputs)
-        return tuple(t.contiguous() for t in made) if isinstance(made, (tuple, list)) else made.contiguous()
+        made = self.stage(*(enter(inputs) if self._loose else inputs))
+        many = isinstance(made, (tuple, list))
+        values = [t.contiguous() for t in (made if many else (made,))]
+        if self._loose:
+            values = leave(values, self._zeros, self._copy)
+        return tuple(values) if many else values[0]
 
 
 class MeasuredStage(PipelineStage):
@@ -181,10 +198,13 @@ class Engine:
         self._step, self._lost = 0, 0.0
         self._y: Any = None
         found = probe(self.module, tm, plan, place, loss_fn, first)
-        self._unused = found.unused
         self._parallelize(stage.columns, mesh)
         self._replicas = mesh["dp"].get_group()
-        whole = self._data_parallel(Boundary(self.module), found)
+        last = place.stage == len(plan.stages) - 1
+        loose = len(tm.crossing(plan.ends()[-1][1], place.share.samples)) > 1 and plan.workers > 1
+        whole = self._data_parallel(Boundary(self.module, loose, bool(stage.columns), last), found, loose)
+        left_out = found.unreached if place.share.replicas > 1 else ()
+        self._own = {id(p) for n, p in self.module.named_parameters() if n not in left_out}
         self._run = self._pipeline(whole, mesh, found) if len(plan.stages) > 1 else self._plain(whole)
 
     # -- making it ready -----------------------------------------------------------------------------
@@ -200,21 +220,25 @@ class Engine:
         for name in style:  # what it gives is a view, in which a ReLU may not write
             self.module.get_submodule(name).register_forward_hook(lambda module, given, made: made.clone())
 
-    def _data_parallel(self, whole: Boundary, found: Probed) -> nn.Module:
+    def _data_parallel(self, whole: Boundary, found: Probed, loose: bool) -> nn.Module:
         if self._place.share.replicas == 1:
             return whole
         left_out = {
-            n for n, p in whole.named_parameters() if isinstance(p, DTensor) or n.removeprefix("stage.") in found.unused
+            n
+            for n, p in whole.named_parameters()
+            if isinstance(p, DTensor) or n.removeprefix("stage.") in found.unreached
         }
         if not any(p.requires_grad and n not in left_out for n, p in whole.named_parameters()):
             return whole
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(whole, list(left_out))  # type: ignore[no-untyped-call]
-        # Buffers stay each replica's own, see `training_state`; weights are equal already.
+        # Buffers stay each replica's own, see `training_state`; weights are equal already. Of weights that no replica's loss reaches
+        # in a step it then leaves the gradient as it is: none.
         parallel = DistributedDataParallel(
             whole,
             process_group=self._replicas,
             forward_sync_buffers=False,
             init_sync=False,
+            find_unused_parameters=loose,
             gradient_as_bucket_view=True,
         )
         parallel.register_comm_hook(None, lambda _, bucket: self._add_up(bucket))
@@ -266,11 +290,11 @@ class Engine:
         return run
 
     def weights(self) -> list[list[nn.Parameter]]:
-        """What optimizers are given, one each: weights that get gradients, in the model's order, and those that are shared by columns.
+        """What optimizers are given, one each: all weights to be trained, in the model's order, and those that are shared by columns.
 
-        An optimizer's fused loops take tensors of one kind.
+        An optimizer's fused loops take tensors of one kind. It leaves alone what has no gradient in a step, as in a plain loop.
         """
-        found = [p for n, p in self.module.named_parameters() if p.requires_grad and n not in self._unused]
+        found = [p for p in self.module.parameters() if p.requires_grad]
         plain, shared = ([p for p in found if isinstance(p, DTensor) == by_columns] for by_columns in (False, True))
         return [k for k in (plain, shared) if k]
 
@@ -292,6 +316,7 @@ class Engine:
             raise TrainingError(
                 f"loss_fn gave {shape}; give the mean loss over the samples, one number that depends on the output"
             )
+        check_weights(lost, tensors(made), self._own, self._tm.model, self._loss_fn)
         part = lost / (self._plan.micro_batches * self._place.share.replicas)
         self._lost += float(part.detach())
         if micro == self._plan.micro_batches - 1:

@@ -131,6 +131,7 @@ class Loop:
         self._rank, self._asked = dist.get_rank(), False
         self._file = worker_file(folder, self._rank)
         self._batches = Batches(things.data, task.plan.batch, task.seed)
+        self._first: int | None = None
         if share_weights:
             for value in weights_of(things.model).values():
                 dist.broadcast(value.detach(), src=0)
@@ -145,13 +146,19 @@ class Loop:
         """
         import torch.distributed as dist
 
-        from splitplan.executor.training_state import checkpoints
+        from splitplan.executor.training_data import checksum
+        from splitplan.executor.training_state import checkpoints, read_facts
 
         task = self._task
-        first = next(iter(self._batches.epoch(0))).to(self._device)
-        self._prepare(first)
-        start = self._state_at_start()
+        path = self._from()
+        epoch = 0 if path is None else read_facts(path).epoch
+        first = self._batches.first(epoch if task.epochs is None else min(epoch, task.epochs - 1))
+        self._prepare(first.to(self._device))
+        start = self._facts(0, 0, 0) if path is None else self._state.load(path, self._facts(0, 0, 0))
         step, epoch, skip = start.step, start.epoch, start.position
+        if skip and first.epoch == epoch:
+            self._first = checksum(first)
+            start.check_first(self._first, str(path))
         self._say(
             {
                 "run": task.run,
@@ -221,18 +228,17 @@ class Loop:
         from splitplan.executor.training_state import Facts
 
         plan = self._task.plan
-        return Facts(step, epoch, position, self._task.seed, plan.batch, self._tm.fingerprint)
+        first = self._first if position else None
+        return Facts(step, epoch, position, self._task.seed, plan.batch, self._tm.fingerprint, first)
 
-    def _state_at_start(self) -> Any:
+    def _from(self) -> Path | None:
+        """The checkpoint to begin from."""
         from splitplan.executor.training_state import checkpoints
 
-        now = self._facts(0, 0, 0)
         kept = checkpoints(self._folder)
         if kept:
-            return self._state.load(kept[-1], now)
-        if self._task.resume is not None:
-            return self._state.load(Path(self._task.resume), now)
-        return now
+            return kept[-1]
+        return Path(self._task.resume) if self._task.resume is not None else None
 
     # -- steps ---------------------------------------------------------------------------------------
 
@@ -246,7 +252,8 @@ class Loop:
 
         from splitplan.executor.training_data import checksum
 
-        mine = torch.tensor([checksum(batch)])
+        self._first = checksum(batch)
+        mine = torch.tensor([self._first])
         all_of_them = [torch.zeros_like(mine) for _ in range(dist.get_world_size())]
         dist.all_gather(all_of_them, mine)
         others = [k for k, x in enumerate(all_of_them) if int(x) != int(all_of_them[0])]
@@ -314,7 +321,7 @@ def _restarts() -> int:
 
 def _check_model(tm: Any, plan: Any) -> None:
     """Raise unless the plan is for this model."""
-    from splitplan.errors import FingerprintError
+    from splitplan.errors import FingerprintError, listed, raise_all
 
     if tm.fingerprint != plan.fingerprint:
         raise FingerprintError(
@@ -326,6 +333,19 @@ def _check_model(tm: Any, plan: Any) -> None:
         raise DataError(
             f"the plan's layers are not the model's {len(has)} in their order: they part at position {at}", "train"
         )
+    lost = [w.name for w in tm.written_buffers() if not w.persistent]
+    steering = [w.name for w in tm.written_buffers(steering=True)] if plan.stages[0].replicas > 1 else []
+    problems = []
+    if lost:
+        problems.append(
+            f"forward writes into {listed(lost)}, which no checkpoint would hold: it is not in the state_dict; give it to register_buffer with persistent=True"
+        )
+    if steering:
+        problems.append(
+            f"forward writes into {listed(steering)} and its output depends on it: replicas, each of which sees other samples, would train by "
+            "other values, and go on from a checkpoint by those of the first; take a plan without replicas, as HybridTraining(…, whole_batch=True) finds"
+        )
+    raise_all(problems, f"model {tm.name!r}")
 
 
 if __name__ == "__main__":

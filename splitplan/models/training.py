@@ -18,7 +18,7 @@ from splitplan.models.training_cuts import Cuts
 from splitplan.models.training_dropout import Draws, Dropout, SameDropout
 from splitplan.models.training_flow import Flow, find_dropouts, watch
 from splitplan.models.training_layer import TrainingLayer
-from splitplan.models.training_program import Args, Program, export, refuse, take_rows
+from splitplan.models.training_program import Args, Program, Weight, export, refuse, take_rows
 from splitplan.models.training_stage import StageModule, build_stage
 
 _SEEN, _MORE = 2, 4
@@ -264,6 +264,18 @@ class TrainingModel:
     def dropouts(self) -> tuple[Dropout, ...]:
         """The dropouts that drop something, in execution order."""
         return tuple(self._dropouts.values())
+
+    def written_buffers(self, steering: bool = False) -> tuple[Weight, ...]:
+        """The buffers, and other tensors that it holds, into which the model's forward writes.
+
+        Parameters
+        ----------
+        steering : bool
+            Only those that change what it returns. Running statistics do not, where batch norm takes those of its batch.
+        """
+        flow = self._cuts.flow
+        memory = flow.steering_state() if steering else flow.written_state()
+        return tuple(w for n, w in flow.program.weights.items() if flow.facts.storages[n] & memory)
 
     # -- programs ------------------------------------------------------------------------------------
 

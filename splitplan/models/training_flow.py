@@ -302,3 +302,17 @@ class Flow:
             if writes_statistics(node):
                 found |= {s for a in node.args[3:5] if isinstance(a, fx.Node) for s in self.facts.storages[a]}
         return frozenset(found)
+
+    def steering_state(self) -> frozenset[int]:
+        """What of that changes what the model returns: not the running statistics of a normalisation that takes those of its batch."""
+        own, seen, waiting = self.written_state(), set(), list(self.results)
+        found: set[int] = set()
+        while waiting:
+            node = waiting.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            found |= self.facts.storages[node] & own
+            kept = node.args[3:5] if writes_statistics(node) else ()
+            waiting += self._with_writers([a for a in node.all_input_nodes if a not in kept], self.position[node])
+        return frozenset(found)

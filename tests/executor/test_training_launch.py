@@ -32,6 +32,7 @@ from splitplan.executor.training_watch import Records, headline, table
 from splitplan.formulations.training import HybridTraining
 from tests.executor.conftest import gone
 from tests.executor.test_training import BATCH, model_of, momentum, net, pairs, plain, plan_of, same
+from tests.executor.test_training_heads import decaying, heads, heads_plan, kinds, loop, sometimes
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,6 +83,28 @@ def test_a_worker_that_is_killed_changes_nothing(tmp_path: Path, nothing_left: P
     assert told[-1][1] == 1.0
     assert killed[0] not in pids(tmp_path, 2)
     assert not any(map(psutil.pid_exists, pids(tmp_path, 2)))
+
+
+def test_a_worker_that_is_killed_before_all_weights_had_a_gradient(tmp_path: Path, nothing_left: Path) -> None:
+    """The second head's first gradient is that of step 2, by two replicas; the checkpoint is that of step 1."""
+    model, other = heads(), heads()
+    killed: list[int] = []
+
+    def slowed(out: Any, y: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.2)
+        return sometimes(out, y)
+
+    def progress(text: str, share: float) -> None:
+        if not killed and checkpoints(tmp_path):
+            killed.append(pids(tmp_path, 2)[1])
+            os.kill(killed[0], signal.SIGKILL)
+
+    trainer = launch(
+        model, heads_plan(replicas=2), tmp_path, data=kinds(), checkpoint_every=1, optimizer=decaying, loss_fn=slowed, progress=progress
+    )  # fmt: skip
+    loop(other, kinds(), decaying, sometimes, 2)
+    assert same(model, other, atol=1e-6)
+    assert trainer.report.counts["restarts"] == 1
 
 
 def test_what_a_worker_refuses_comes_back_whole(tmp_path: Path, nothing_left: Path) -> None:

@@ -21,6 +21,7 @@ from torch import nn
 from splitplan.errors import SplitplanError
 from splitplan.executor.environment import worker_environment
 from tests.executor.test_training import Net, momentum, net, pairs, plain, plan_of, run
+from tests.executor.test_training_heads import decaying, first_only, heads, heads_plan, kinds, loop, sometimes
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-6
@@ -55,11 +56,35 @@ def cases(world: int) -> dict[str, Callable[[Path], Any]]:
 
         return case
 
+    def of_heads(parts: int, **shape: Any) -> Callable[[Path], Any]:
+        def case(folder: Path) -> dict[str, float]:
+            found = 0.0
+            for loss_fn in (sometimes, first_only):
+                model, other = heads(), heads()
+                plan = heads_plan(**shape)
+                for k, steps in enumerate((2, 7)):  # gone on from a checkpoint
+                    run(
+                        model,
+                        plan,
+                        kinds(),
+                        folder / loss_fn.__name__ / "run",
+                        optimizer=decaying,
+                        loss_fn=loss_fn,
+                        steps=steps,
+                    )
+                    assert k or not torch.equal(model.body.weight, other.body.weight)
+                loop(other, kinds(), decaying, loss_fn, parts)
+                found = max(found, gap(model, other))
+            return {"gap": found}
+
+        return case
+
     if world == 4:
         both = {"stages": 2, "replicas": 2, "micro": 2, "columns": ("wide", "head")}
         return {
             "two by two": against(net(norm=False), net(norm=False), stages=2, replicas=2, micro=2),
             "two by two by columns": against(net(norm=False), net(norm=False), **both),
+            "heads, two by two": of_heads(4, stages=2, replicas=2, micro=2),
         }
     columns = ("wide", "head")
 
@@ -93,6 +118,18 @@ def cases(world: int) -> dict[str, Callable[[Path], Any]]:
             made.step()
             made.zero_grad()
         return {"gap": gap(model, other), "untouched": float(model.unused.weight.grad is None)}
+
+    def heads_by_columns(folder: Path) -> dict[str, float]:
+        """What a loss leaves out then has a gradient of zeros: plain descent does not tell it from none."""
+        model, other = heads(), heads()
+        plan = heads_plan(replicas=2, micro=2, columns=("before", "second"))
+
+        def plain_descent(p: Any) -> torch.optim.Optimizer:
+            return torch.optim.SGD(p, lr=0.05)
+
+        run(model, plan, kinds(), folder, optimizer=plain_descent, loss_fn=sometimes)
+        loop(other, kinds(), plain_descent, sometimes, 4)
+        return {"gap": gap(model, other)}
 
     def other_batches(folder: Path) -> str:
         torch.manual_seed(0)
@@ -128,6 +165,10 @@ def cases(world: int) -> dict[str, Callable[[Path], Any]]:
         "each other's checkpoints": each_others_checkpoints,
         "two heads": two_heads,
         "other weights": other_weights,
+        "heads, pipeline": of_heads(2, stages=2, micro=2),
+        "heads, copies": of_heads(2, replicas=2),
+        "heads, copies, micro-batches": of_heads(4, replicas=2, micro=2),
+        "heads, columns": heads_by_columns,
         "other batches": other_batches,
     }  # fmt: skip
 
@@ -155,7 +196,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return started(tmp_path_factory.mktemp("two"), 2)
 
 
-@pytest.mark.parametrize("name", ["1f1b", "gpipe", "1f1b, dropout", "other weights"])
+@pytest.mark.parametrize("name", ["1f1b", "gpipe", "1f1b, dropout", "other weights", "heads, pipeline"])
 def test_a_pipeline_trains_as_one_process_bit_by_bit(two: list[dict[str, Any]], name: str) -> None:
     assert [found[name]["gap"] for found in two] == [0.0, 0.0]
 
@@ -164,6 +205,7 @@ def test_a_pipeline_trains_as_one_process_bit_by_bit(two: list[dict[str, Any]], 
     "name",
     [
         "copies", "copies, dropout, micro-batches", "columns", "columns, dropout, micro-batches", "each other's checkpoints", "two heads",
+        "heads, copies", "heads, copies, micro-batches", "heads, columns",
     ],
 )  # fmt: skip
 def test_copies_and_columns_train_as_one_process_within_rounding(two: list[dict[str, Any]], name: str) -> None:
