@@ -59,7 +59,7 @@ class Setting:
     cases: tuple[Case, ...]
     steps: int = 6
     rounds: int = 2
-    budget_s: float = 60.0
+    budget_s: float = 30.0
 
 
 def images(name: str, size: int) -> Callable[[int], tuple[nn.Module, Callable[..., Any], Any, Any]]:

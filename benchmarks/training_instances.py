@@ -38,7 +38,7 @@ def training_problem(d: Choices, layers: int, cores: int) -> HybridTraining:
                     (x.name, s, t, w, (c + f * s) * crowd * (1 + 0.1 * d.unit()), (c + b * s) * crowd)
                     for x, (f, b, c, _) in zip(made, base, strict=True)
                 ]
-            updates += [(x.name, t, w, u * crowd) for x, (*_, u) in zip(made, base, strict=True)]
+            updates += [(x.name, t, w, u * crowd, 0.3 * u * crowd) for x, (*_, u) in zip(made, base, strict=True)]
     collectives = [
         (what, w, size, 3e-4 * d.unit() + size * (1 + k) / 1e9)
         for k, what in enumerate(KINDS)
@@ -136,7 +136,7 @@ def chain(
                     (x.name, s, t, w, slow * (2e-5 + f * s), slow * (4e-5 + b * s))
                     for x, (f, b) in zip(made, base, strict=True)
                 ]
-            updates += [(x.name, t, w, slow * x.parameter_bytes / 2e9) for x in made]
+            updates += [(x.name, t, w, slow * x.parameter_bytes / 2e9, 0.0) for x in made]
     collectives = [
         (what, w, size, 1e-4 + size * (1 + k) / 4e9)
         for k, what in enumerate(KINDS)

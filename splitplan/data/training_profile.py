@@ -19,7 +19,7 @@ from splitplan.models.graph import number_problem
 from splitplan.models.training_layer import TrainingLayer
 
 TIMES = ("layer", "samples", "threads", "workers", "forward_s", "backward_s")
-UPDATES = ("layer", "threads", "workers", "update_s")
+UPDATES = ("layer", "threads", "workers", "update_s", "add_s")
 COLLECTIVES = ("what", "workers", "size_bytes", "time_s")
 IN_STEP = ("what", "workers", "iteration_s", "factor")
 RATIOS = ("threads", "workers", "what", "ratio")
@@ -49,7 +49,8 @@ class TrainingProfile(Stored):
         ``layer, samples, threads, workers, forward_s, backward_s``: typical seconds of a micro-batch of so many samples on a worker of
         so many threads while so many such workers compute on the machine at once.
     updates : DataFrame
-        ``layer, threads, workers, update_s``: the optimizer's seconds.
+        ``layer, threads, workers, update_s, add_s``: the optimizer's seconds, and those of adding a micro-batch's gradients to the ones
+        before it (0 if there is no such column).
     collectives : DataFrame
         ``what, workers, size_bytes, time_s``: what is one of `KINDS`.
     state_factor : float
@@ -96,7 +97,11 @@ class TrainingProfile(Stored):
         for name, columns in TABLES.items():
             table = getattr(self, name)
             if not isinstance(table, pd.DataFrame):
-                table = pd.DataFrame(list(table), columns=list(columns))
+                rows = [tuple(row) for row in table]
+                table = pd.DataFrame(rows, columns=list(columns)[: len(rows[0]) if rows else None])
+                object.__setattr__(self, name, table)
+            if name == "updates" and "add_s" not in table.columns:
+                table = table.assign(add_s=0.0)
                 object.__setattr__(self, name, table)
             raise_all(
                 [f"table {name!r} has no column {c!r}" for c in columns if c not in table.columns],
@@ -243,16 +248,25 @@ class TrainingProfile(Stored):
 
     def update_s(self, threads: int, workers: int) -> np.ndarray:
         """The optimizer's seconds, shape (layers,)."""
+        found: np.ndarray = self._updated(threads, workers)[0]
+        return found
+
+    def add_s(self, threads: int, workers: int) -> np.ndarray:
+        """Seconds of adding a micro-batch's gradients to those before it, shape (layers,)."""
+        found: np.ndarray = self._updated(threads, workers)[1]
+        return found
+
+    def _updated(self, threads: int, workers: int) -> np.ndarray:
         crowds = sorted({w for t, w in self._update_arrays if t == threads})
         return _between(crowds, workers, lambda crowd: self._update_arrays[threads, crowd])
 
     @cached_property
     def _update_arrays(self) -> dict[tuple[int, int], np.ndarray]:
-        """By threads and workers, shape (layers,)."""
+        """By threads and workers, shape (2, layers): updating, adding."""
         found = {}
         for key, group in self._update_groups.items():
-            values = np.empty(len(self.layers))
-            values[[self._index[v] for v in group["layer"]]] = group["update_s"].to_numpy(float)
+            values = np.empty((2, len(self.layers)))
+            values[:, [self._index[v] for v in group["layer"]]] = group[["update_s", "add_s"]].to_numpy(float).T
             found[key] = values
         return found
 

@@ -141,6 +141,7 @@ def _measure(folder: Path, rank: int, task: MeasureTask, told: TextIO) -> None:
         result["collectives"] = _collectives(tm, task, max(task.samples), rank)
         result["whole"] = _whole(tm, things, task, device)
         result["agree_s"] = _agree_s()
+        result["add_s"] = _add_s(tm)
     finally:
         dist.destroy_process_group()
     if rank == 0:
@@ -329,6 +330,25 @@ def _rounds(runs: list[Runs], rank: int, task: MeasureTask, told: TextIO) -> dic
             dist.all_reduce(slowest, dist.ReduceOp.MAX)
             steps_of[run.samples] = slowest.tolist()
     return {"times": times, "updates": np.median(updates, axis=0).tolist(), "steps": steps_of, "rounds": rounds}
+
+
+def _add_s(tm: TrainingModel) -> float:
+    """Seconds of adding gradients of all weights to gradients that are there, while the others do so too."""
+    import torch
+    import torch.distributed as dist
+
+    weights = [p for p in tm.stage(0, len(tm.layers), 2).parameters() if p.requires_grad]
+    there, more = [torch.zeros_like(p) for p in weights], [torch.zeros_like(p) for p in weights]
+    seconds = []
+    for _ in range(6):
+        dist.barrier()
+        start = time.perf_counter()
+        for a, b in zip(there, more, strict=True):
+            a.add_(b)
+        if weights and weights[0].is_cuda:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds[1:]))
 
 
 def _agree_s() -> float:

@@ -256,12 +256,14 @@ def _profile(found: dict[tuple[int, int], dict[str, Any]], system: System) -> Tr
             collectives.setdefault((what, workers, size), seconds)
     step_s = min(g["agree_s"] for g in found.values())
     micro_s, longer = _beside(found, step_s)
+    weights = np.array([x.parameter_bytes for x in layers])
     times, updates, ratios = [], [], []
     for (t, w), group in found.items():
         for samples, (forward, backward) in group["times"].items():
             rows = zip(names, forward, backward, strict=True)
             times += [(v, int(samples), t, w, longer[t] * f, longer[t] * b) for v, f, b in rows]
-        updates += [(v, t, w, longer[t] * u) for v, u in zip(names, group["updates"], strict=True)]
+        added = group["add_s"] * weights / max(weights.sum(), 1.0)
+        updates += [(v, t, w, longer[t] * u, a) for v, u, a in zip(names, group["updates"], added, strict=True)]
         measured = {f"rounds of {k}": v for k, v in group["steps"].items()} | group["whole"]
         ratios += [(t, w, what, x) for what, steps in measured.items() for x in (steps / np.median(steps)).tolist()]
     device = next(iter(system.places.values()))
@@ -296,7 +298,8 @@ def _beside(found: dict[tuple[int, int], dict[str, Any]], step_s: float) -> tupl
     """Seconds beside the layers of a micro-batch, and by threads how many times as long layers take in iterations one after another.
 
     Rounds of all sizes in turn find caches as they are not in training, and time no engine. A batch in parts takes longer than at once
-    by what its smaller micro-batches take, which the rounds say, and by what is beside them; the rest of an iteration is the layers'.
+    by what its smaller micro-batches take, which the rounds say, by adding their gradients up, and by what is beside them; the rest of
+    an iteration is the layers'.
     What one worker takes longer or less, so do several: else what is compared would not be measured alike.
     """
     alone: dict[int, tuple[float, float]] = {}
@@ -310,7 +313,7 @@ def _beside(found: dict[tuple[int, int], dict[str, Any]], step_s: float) -> tupl
         if "parts" in group["whole"]:
             least = min(s for s in told if most % s == 0)
             more = float(np.median(group["whole"]["parts"])) - whole - (most / least * told[least] - told[most])
-            beside.append(more / (most / least - 1))
+            beside.append(more / (most / least - 1) - group["add_s"])
     if not alone:
         return 0.0, dict.fromkeys((t for t, _ in found), 1.0)
     # The least of all threads': what disturbs a measurement makes it longer.

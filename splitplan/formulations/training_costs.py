@@ -171,6 +171,9 @@ class TrainingCosts:
         g = self.micro_samples(config)
         forward, backward = p.seconds(g / replicas, t, crowd)
         update = p.update_s(t, crowd)
+        # All micro-batches but the first one's gradients are added to what is there.
+        added = p.add_s(t, crowd) * (1 - 1 / config.micro_batches)
+        backward = backward + added
         column = np.full((2, self.layers), math.nan)
         low, high = p.samples(t)
         if replicas > 1 and low <= g <= high:
@@ -178,6 +181,7 @@ class TrainingCosts:
             factor = p.factor("columns", replicas)
             whole = factor * p.seconds(g, t, crowd)[:, able] / replicas
             column[:, able] = whole + self._column_exchange(able, g, replicas, apart, factor)
+            column[1, able] += added[able] / replicas
         return Work(forward, backward, update, column[0], column[1])
 
     def _column_exchange(

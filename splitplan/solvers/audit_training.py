@@ -124,10 +124,11 @@ class _Stage:
             f, b = (
                 _line(times[name], column, g if shared else g // r, crowd) for column in ("forward_s", "backward_s")
             )
-            u = _update(updates[name], crowd)
+            u, more = (_update(updates[name], column, crowd) for column in ("update_s", "add_s"))
+            more *= (plan.micro_batches - 1) / plan.micro_batches  # the first one's gradients are added to nothing
             paid = _in_step(problem, "columns", r) if shared else 1.0
             forward.append(paid * f / r if shared else f)
-            backward.append(paid * b / r if shared else b)
+            backward.append(paid * b / r + more / r if shared else b + more)
             update.append(u / r if shared else u)
             kept.append(layer.saved_bytes * g / r)
             weights.append(layer.parameter_bytes / r if shared else layer.parameter_bytes)
@@ -166,8 +167,8 @@ def _line(rows: Any, column: str, samples: int, crowd: int) -> float:
     return _straight(known, ends, crowd)
 
 
-def _update(rows: Any, crowd: int) -> float:
-    pairs = sorted(zip(map(float, rows["workers"].tolist()), rows["update_s"].tolist(), strict=True))
+def _update(rows: Any, column: str, crowd: int) -> float:
+    pairs = sorted(zip(map(float, rows["workers"].tolist()), rows[column].tolist(), strict=True))
     return _straight([w for w, _ in pairs], [u for _, u in pairs], crowd)
 
 

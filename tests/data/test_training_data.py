@@ -95,7 +95,7 @@ def profile(**changes: Any) -> TrainingProfile:
     facts: dict[str, Any] = {
         "model": "m", "fingerprint": "f", "layers": layers, "crossing_bytes": (7.0,),
         "times": pd.DataFrame(times, columns=list(TIMES)),
-        "updates": pd.DataFrame(updates, columns=list(UPDATES)),
+        "updates": pd.DataFrame(updates, columns=list(UPDATES[:4])),
         "collectives": pd.DataFrame(collectives, columns=list(COLLECTIVES)),
         "ratios": [(1, 1, "rounds", x) for x in (1.0, 0.9, 1.3, 1.1)],
     }  # fmt: skip
@@ -110,7 +110,9 @@ def test_what_a_profile_says_between_what_was_measured() -> None:
     assert p.seconds(3, 1, 1).tolist() == [[3.0, 9.0], [6.0, 18.0]]
     assert p.seconds(4, 1, 2).tolist() == [[6.0, 18.0], [8.0, 24.0]]
     assert p.seconds(4, 1, 9).tolist() == p.seconds(4, 1, 2).tolist(), "no larger crowd was measured"
-    assert p.update_s(2, 1).tolist() == [0.25, 0.25]
+    assert p.update_s(2, 1).tolist() == [0.25, 0.25] and p.add_s(2, 1).tolist() == [0.0, 0.0]
+    more = profile(updates=p.updates.assign(add_s=[0.1 * k for k in range(6)]))
+    assert more.add_s(1, 1).tolist() == pytest.approx([0.0, 0.3]) and more.update_s(2, 1).tolist() == [0.25, 0.25]
     assert p.collective_s("all_reduce", 2, 200.0) == 1.5
     assert p.collective_s("all_reduce", 2, 500.0) == 3.0, "the last line goes on"
     assert p.collective_s("all_reduce", 2, 50.0) == 1.0, "no less than the smallest"

@@ -358,3 +358,23 @@ def test_the_live_table_says_what_each_worker_does(tmp_path: Path) -> None:
     assert lines[2].split()[:2] == ["0", "0"]
     assert "333.3 ms" in lines[2]
     assert "50%" in lines[3]
+
+
+class Dying(torch.utils.data.Dataset[Any]):
+    """Its own process is killed at the second batch."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, i: int) -> Any:
+        if i == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+        x, y = pairs()[0]
+        return x[0], y[0]
+
+
+def test_a_loader_s_own_process_that_is_killed_is_no_lost_worker(tmp_path: Path, nothing_left: Path) -> None:
+    model = net()
+    loader = torch.utils.data.DataLoader(Dying(), batch_size=len(pairs()[0][0]), num_workers=1)
+    with pytest.raises(TrainingError, match=r"the data loader failed at .*DataLoader worker .*killed"):
+        launch(model, plan_of(model), tmp_path, data=loader)

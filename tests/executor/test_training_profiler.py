@@ -21,7 +21,7 @@ import splitplan as sp
 from splitplan.data.training_profile import KINDS, TrainingProfile
 from splitplan.errors import DataError, ExecutorError
 from splitplan.executor.training_measure import LEAST_WHOLE, MeasureTask, Runs, _rounds
-from splitplan.executor.training_profiler import _halves, _powers, profile_training
+from splitplan.executor.training_profiler import LEAST, _halves, _powers, profile_training
 from splitplan.executor.training_whole import whole_plans
 from splitplan.formulations.training import HybridTraining
 from splitplan.models.training import training_model
@@ -91,7 +91,11 @@ def test_the_table_is_whole(profile: TrainingProfile, model: nn.Sequential) -> N
     assert [x.columns for x in profile.layers] == [8, 8, 3]
     assert profile.origin.threads == 2 and profile.origin.device == "here"
     paid = profile.in_step.set_index("what")
-    assert set(paid.index) == {"all_reduce", "columns"} and (paid["workers"] == 2).all() and (paid["factor"] > 0).all()
+    assert (
+        set(paid.index) == {"all_reduce", "columns"}
+        and (paid["workers"] == 2).all()
+        and (paid["iteration_s"] > 0).all()
+    )
     assert len(profile.ratios) >= 2 * 2 * 4 + 4 * LEAST_WHOLE and 0.5 < float(profile.ratios["ratio"].median()) < 2
 
 
@@ -122,12 +126,15 @@ def test_it_is_kept_and_planned_with(profile: TrainingProfile, tmp_path: Path) -
         whole["forward_s"] + whole["backward_s"] + whole["update_s"] + profile.micro_s + profile.step_s
     )
     took = profile.ratios.query("what == 'alone' and threads == 1")
-    assert len(took) >= LEAST_WHOLE and 0 < profile.micro_s < plain["iteration_s"]
+    assert len(took) >= LEAST_WHOLE and 0 <= profile.micro_s < plain["iteration_s"]
     assert found.objective <= plain["iteration_s"]
     # The plans that were run are told as they were.
     for what, plan in whole_plans("mlp", again.fingerprint, again.layers, 1, 2, (2, BATCH)).items():
-        took = again.in_step.set_index("what").loc[what, "iteration_s"]
-        assert p.evaluate(plan)["iteration_s"] == pytest.approx(took), what
+        paid = again.in_step.set_index("what").loc[what]
+        told = p.evaluate(plan)["iteration_s"]
+        assert (
+            told == pytest.approx(paid["iteration_s"]) if paid["factor"] > LEAST[what] else told >= paid["iteration_s"]
+        ), what
     assert {c.stages for c in p.configs()} == {1, 2}
 
 

@@ -48,7 +48,7 @@ def profile(threads: tuple[int, ...] = (1, 2), samples: tuple[int, ...] = (1, 8)
     facts: dict[str, Any] = {
         "model": "net", "fingerprint": "f", "layers": LAYERS, "crossing_bytes": (7.0, 3.0),
         "times": pd.DataFrame(times, columns=list(TIMES)),
-        "updates": pd.DataFrame(updates, columns=list(UPDATES)),
+        "updates": pd.DataFrame(updates, columns=list(UPDATES[:4])),
         "collectives": pd.DataFrame(collectives, columns=list(COLLECTIVES)),
         "state_factor": 1.0, "micro_s": MICRO, "step_s": STEP, "ratios": [(1, w, "rounds", x) for w in (1, 2) for x in (1.0, 0.9, 1.3 * w, 1.1)],
     }  # fmt: skip

@@ -159,6 +159,7 @@ SCALED: tuple[tuple[str, str, Any], ...] = (
     ("times", "forward_s", None),
     ("times", "backward_s", None),
     ("updates", "update_s", None),
+    ("updates", "add_s", None),
     ("collectives", "time_s", "all_reduce"),
     ("collectives", "time_s", "all_gather"),
     ("collectives", "time_s", "reduce_scatter"),
@@ -172,6 +173,7 @@ SCALED: tuple[tuple[str, str, Any], ...] = (
 def test_costs_are_added_up_anew(table: str, column: str, what: str | None) -> None:
     """A formulation whose coefficients are of another profile than the audit reads is found out, whichever number it is."""
     p = problem(cores=4, in_step=[("all_reduce", 2, 1.0, 1.3), ("columns", 4, 1.0, 1.1)])
+    p = replace(p, profile=replace(p.profile, updates=p.profile.updates.assign(add_s=0.25)))
     plan = TrainingPlan("net", "f", 8, (TrainingStage(("a", "b"), 2, ("b",)), TrainingStage(("c",), 2)), 2, "1f1b")
     rows: pd.DataFrame = getattr(p.profile, table).copy()
     rows.loc[rows["what"] == what if what else rows.index, column] *= 1.01
