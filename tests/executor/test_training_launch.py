@@ -376,5 +376,5 @@ class Dying(torch.utils.data.Dataset[Any]):
 def test_a_loader_s_own_process_that_is_killed_is_no_lost_worker(tmp_path: Path, nothing_left: Path) -> None:
     model = net()
     loader = torch.utils.data.DataLoader(Dying(), batch_size=len(pairs()[0][0]), num_workers=1)
-    with pytest.raises(TrainingError, match=r"the data loader failed at .*DataLoader worker .*killed"):
+    with pytest.raises(TrainingError, match=r"the data loader failed at .*DataLoader worker"):
         launch(model, plan_of(model), tmp_path, data=loader)
