@@ -34,7 +34,7 @@ def check(
         raise DataError(
             f"the plan is a {what}; give a splitplan.TrainingPlan, as HybridTraining(…).solve().plan", "train"
         )
-    problems = _things_problems(things)
+    problems = _things_problems(things) + mode_problems(things.model)
     wholes = (("epochs", task.epochs, 1), ("steps", task.steps, 1), ("checkpoint_every", task.checkpoint_every, 1), ("keep", task.keep, 1), ("restarts", restarts, 0))  # fmt: skip
     for name, value, least in wholes:
         if value is None and name in ("epochs", "steps"):
@@ -137,3 +137,12 @@ def _start(folder: Any, resume: Any) -> tuple[str | None, list[str]]:
     if has and found not in has:
         return None, [f"{folder} has checkpoints of its own, up to {has[-1].name}; give resume='auto' to go on from those, or another folder"]  # fmt: skip
     return str(found), []
+
+
+def mode_problems(model: Any) -> list[str]:
+    """Why a module cannot be trained as it is: in eval mode it would be another training, and its plan another model's."""
+    if getattr(model, "training", True):
+        return []
+    return [
+        "the model is in eval mode, in which it is not trained: call model.train() first; parts of it may be in eval mode"
+    ]

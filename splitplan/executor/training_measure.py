@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -33,8 +33,6 @@ WHOLE = 0.3
 """Of the time there is, for whole iterations by the engine that trains."""
 LEAST_WHOLE = 6
 """Of these iterations, whatever the time."""
-SIZES = (1e3, 3e4, 1e6, 1e7, 1e8)
-"""Bytes of the collectives that are measured, up to the first that is larger than all that may ever be sent at once."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +116,7 @@ def _measure(folder: Path, rank: int, task: MeasureTask, told: TextIO) -> None:
     import torch
     import torch.distributed as dist
 
+    from splitplan.executor.training_exchanges import add_s, agree_s, collectives
     from splitplan.executor.training_job import Things
     from splitplan.models.training import training_model
 
@@ -138,10 +137,10 @@ def _measure(folder: Path, rank: int, task: MeasureTask, told: TextIO) -> None:
         if rank == 0:
             result |= _facts(tm, runs[0]) | about(task.kind)
         del runs  # their optimizers' states
-        result["collectives"] = _collectives(tm, task, max(task.samples), rank)
+        result["collectives"] = collectives(tm, task.workers, max(task.samples), rank)
         result["whole"] = _whole(tm, things, task, device)
-        result["agree_s"] = _agree_s()
-        result["add_s"] = _add_s(tm)
+        result["agree_s"] = agree_s()
+        result["add_s"] = add_s(tm)
     finally:
         dist.destroy_process_group()
     if rank == 0:
@@ -332,38 +331,6 @@ def _rounds(runs: list[Runs], rank: int, task: MeasureTask, told: TextIO) -> dic
     return {"times": times, "updates": np.median(updates, axis=0).tolist(), "steps": steps_of, "rounds": rounds}
 
 
-def _add_s(tm: TrainingModel) -> float:
-    """Seconds of adding gradients of all weights to gradients that are there, while the others do so too."""
-    import torch
-    import torch.distributed as dist
-
-    weights = [p for p in tm.stage(0, len(tm.layers), 2).parameters() if p.requires_grad]
-    there, more = [torch.zeros_like(p) for p in weights], [torch.zeros_like(p) for p in weights]
-    seconds = []
-    for _ in range(6):
-        dist.barrier()
-        start = time.perf_counter()
-        for a, b in zip(there, more, strict=True):
-            a.add_(b)
-        if weights and weights[0].is_cuda:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds[1:]))
-
-
-def _agree_s() -> float:
-    """What it takes to add up what all workers lose."""
-    import torch
-    import torch.distributed as dist
-
-    seconds = []
-    for _ in range(20):
-        start = time.perf_counter()
-        dist.all_reduce(torch.zeros(2, dtype=torch.float64))
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
-
-
 def _whole(tm: TrainingModel, things: Things, task: MeasureTask, device: torch.device) -> dict[str, list[float]]:
     """Seconds of whole iterations by the plans of `whole_plans`; of CPUs, as GPUs exchange through other means than the ones here."""
     from splitplan.executor.training_whole import whole_iterations, whole_plans
@@ -376,49 +343,6 @@ def _whole(tm: TrainingModel, things: Things, task: MeasureTask, device: torch.d
         gc.collect()  # engines and their optimizers' states are in circles
         found[what] = whole_iterations(tm, plan, things, device, each, max(task.least, LEAST_WHOLE))
     return found
-
-
-def _collectives(tm: TrainingModel, task: MeasureTask, samples: int, rank: int) -> list[tuple[str, int, float, float]]:
-    """What exchanges of a few sizes take, while nobody computes."""
-    import torch.distributed as dist
-
-    if task.workers == 1:
-        return []
-    largest = max(sum(x.parameter_bytes for x in tm.layers), samples * max(tm.crossing_bytes, default=0.0), 1e4)
-    sizes = [s for s, before in zip(SIZES, (0.0, *SIZES), strict=False) if before < largest]
-    found = []
-    for size in sizes:
-        for what, exchange in _exchanges(size, task.workers, rank):
-            seconds = []
-            for _ in range(max(5, min(50, int(2e8 / size)))):
-                dist.barrier()
-                start = time.perf_counter()
-                exchange()
-                seconds.append((time.perf_counter() - start) / (2 if what == "send" else 1))
-            found.append((what, 2 if what == "send" else task.workers, size, float(np.median(seconds[1:]))))
-    return found
-
-
-def _exchanges(size: float, workers: int, rank: int) -> Iterator[tuple[str, Callable[[], object]]]:
-    import torch
-    import torch.distributed as dist
-
-    many = max(1, int(size / 4) // workers) * workers
-    whole, part = torch.zeros(many), torch.zeros(many // workers)
-
-    def send() -> None:
-        # There and back: half of it counts.
-        if rank == 0:
-            dist.send(whole, 1)
-            dist.recv(whole, 1)
-        elif rank == 1:
-            dist.recv(whole, 0)
-            dist.send(whole, 0)
-
-    yield "all_reduce", lambda: dist.all_reduce(whole)
-    yield "all_gather", lambda: dist.all_gather_into_tensor(whole, part)
-    yield "reduce_scatter", lambda: dist.reduce_scatter_tensor(part, whole)
-    yield "send", send
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from splitplan.executor.environment import worker_environment
 from splitplan.executor.measure import REFUSED
 from splitplan.executor.profiler import Progress, bar
 from splitplan.executor.split import check_torch_device
+from splitplan.executor.training_checks import mode_problems
 from splitplan.executor.training_job import Things
 from splitplan.executor.training_measure import MeasureTask
 from splitplan.executor.training_whole import whole_plans
@@ -99,7 +100,7 @@ def profile_training(
     ExecutorError
         A measuring process failed; says what it said.
     """
-    check_mode(model, "profile_training")
+    raise_all(mode_problems(model), "profile_training")
     size = _batch_size(batch)
     cores, kind = _cores(system)
     sizes, problems = _numbers("samples", samples, _halves(size), size, f"the batch's {size}")
@@ -117,12 +118,6 @@ def profile_training(
             )
             found[t, w] = _measure(Things(model, batch, optimizer, loss_fn), task, tell)
     return _profile(found, system)
-
-
-def check_mode(model: Any, where: str) -> None:
-    """Raise when a module is in eval mode: it would be another training, and its plan another model's."""
-    if isinstance(model, torch.nn.Module) and not model.training:
-        raise DataError("is in eval mode, in which it is not trained: call model.train() first", f"{where}: model")
 
 
 def _batch_size(batch: Any) -> int:

@@ -354,6 +354,17 @@ def test_a_plan_for_another_model_is_refused(tmp_path: Path) -> None:
     wrong = TrainingPlan("net", model_of(net()).fingerprint, BATCH, (stage,))
     with pytest.raises(DataError, match="they part at position 1"):
         run(net(), wrong, pairs(), tmp_path)
+    with pytest.raises(DataError, match="the model is in eval mode"):
+        run(net().eval(), plan_of(net()), pairs(), tmp_path)
+
+
+@pytest.mark.usefixtures("rank")
+def test_a_training_that_is_done_says_so(tmp_path: Path) -> None:
+    model = net()
+    first = run(model, plan_of(model), pairs(2), tmp_path)
+    again = run(model, plan_of(model), pairs(2), tmp_path)
+    assert not any("no iteration was made" in note for note in first.report.notes)
+    assert any("step-000002 is already where epochs= and steps= end" in note for note in again.report.notes)
 
 
 @pytest.mark.usefixtures("rank")

@@ -249,6 +249,11 @@ def test_no_batch(given: Any, text: str) -> None:
     assert text in str(e.value)
 
 
+def test_a_model_in_eval_mode() -> None:
+    with pytest.raises(DataError, match=r"the model is in eval mode, in which it is not trained: call model.train\(\) first"):
+        profile_training(net().eval(), LOSS, batch(), machine())
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
