@@ -295,6 +295,7 @@ _PLAIN = {"aux_logits": False, "init_weights": False, "transform_input": False}
 
 _ZOO: dict[str, _Entry] = {
     "alexnet": _Entry(_torchvision("alexnet"), _IMAGE),
+    "vgg11": _Entry(_torchvision("vgg11"), _IMAGE, options={"init_weights": False}),
     "vgg16": _Entry(_torchvision("vgg16"), _IMAGE, options={"init_weights": False}),
     "resnet18": _Entry(_torchvision("resnet18"), _IMAGE),
     "resnet50": _Entry(_torchvision("resnet50"), _IMAGE),

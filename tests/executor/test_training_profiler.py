@@ -250,7 +250,9 @@ def test_no_batch(given: Any, text: str) -> None:
 
 
 def test_a_model_in_eval_mode() -> None:
-    with pytest.raises(DataError, match=r"the model is in eval mode, in which it is not trained: call model.train\(\) first"):
+    with pytest.raises(
+        DataError, match=r"the model is in eval mode, in which it is not trained: call model.train\(\) first"
+    ):
         profile_training(net().eval(), LOSS, batch(), machine())
 
 
