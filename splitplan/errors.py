@@ -16,6 +16,11 @@ def listed(names: Iterable[object], most: int = 5) -> str:
     return ", ".join(shown[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def many(count: int, what: str) -> str:
+    """So many of something: ``1 thread``, ``2 threads``, ``3 micro-batches``."""
+    return f"{count} {what}" + ("" if count == 1 else "es" if what.endswith("ch") else "s")
+
+
 def did_you_mean(name: object, known: Iterable[object], most: int = 3) -> str:
     """``; did you mean 'a', 'b'?`` for the known names that are closest, or nothing when none is close.
 

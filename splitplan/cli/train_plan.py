@@ -10,7 +10,7 @@ import typer
 from splitplan.cli.options import FigureOption, GapOption, Json, PlanOption, SolverOption, TimeLimitOption, read_system
 from splitplan.cli.output import amount, check_figure, out, print_json, save_figure, say, seconds, table, working
 from splitplan.cli.solve import certificate
-from splitplan.errors import DataError, raise_all
+from splitplan.errors import DataError, many, raise_all
 
 if TYPE_CHECKING:
     from splitplan.data.system import System
@@ -157,10 +157,6 @@ def _measured(spec: str, batch: int | None, size: int | None, hosts: System, bud
     return profile_training(model, loss_fn, example, hosts, budget_s=budget_s, name=spec.rpartition(":")[2])
 
 
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}" + ("" if count == 1 else "es" if what.endswith("ch") else "s")
-
-
 def show(solution: Solution) -> None:
     """The plan, what it takes, and the other strategies."""
     estimate = solution.estimate
@@ -174,7 +170,7 @@ def show(solution: Solution) -> None:
     out().print(table("", columns, rows, numeric=("layers", "replicas", "by columns")))
     order = "" if plan.schedule == "none" else f", {plan.schedule}"
     out().print(
-        f"{plan.strategy}: {_many(plan.workers, 'worker')} of {_many(plan.threads, 'thread')}; {_many(plan.micro_batches, 'micro-batch')} of "
+        f"{plan.strategy}: {many(plan.workers, 'worker')} of {many(plan.threads, 'thread')}; {many(plan.micro_batches, 'micro-batch')} of "
         f"{plan.batch // plan.micro_batches} samples{order}",
         markup=False,
     )

@@ -207,7 +207,7 @@ class State:
         if self._schedulers and not (path / SCHEDULER).exists():
             raise DataError("was written without a learning rate scheduler; leave out scheduler=", str(path))
         state, has = self._all(), _names(path)
-        without = self._without_state(state, has)
+        without = self._without_state(has)
         settings = self._settings_of_others(state, has)
         asked = {k: v for k, v in state.items() if k not in settings and not k.startswith(without)}
         missing = sorted(asked.keys() - has)
@@ -232,7 +232,7 @@ class State:
             scheduler.load_state_dict(torch.load(path / SCHEDULER, weights_only=False))
         return facts
 
-    def _without_state(self, state: Mapping[str, Any], has: Collection[str]) -> tuple[str, ...]:
+    def _without_state(self, has: Collection[str]) -> tuple[str, ...]:
         """Beginnings of names: of weights that had no gradient before the checkpoint, so that their state had not begun.
 
         A checkpoint that holds no state at all is another optimizer's.

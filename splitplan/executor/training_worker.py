@@ -51,9 +51,8 @@ def main(argv: Sequence[str]) -> int:
         return 1  # the others wait for this one; torchrun ends them
     except Exception as e:
         step = loop.step if loop is not None else 0
-        if "DataLoader worker" in str(
-            e
-        ):  # torch raises that wherever this process is when a loader's own process has died
+        # torch raises this wherever this process is when a loader's own process has died.
+        if "DataLoader worker" in str(e):
             refuse(folder, rank, TrainingError(f"the data loader failed at step {step}: {e}"), traceback.format_exc())
         elif failed(folder, rank, step, e, traceback.format_exc()):
             text = f"failed twice in the same way at step {step}: {type(e).__name__}: {e}"

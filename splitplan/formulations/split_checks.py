@@ -10,7 +10,7 @@ from splitplan.data.link import Link
 from splitplan.data.plan import ResultAt, Wire
 from splitplan.data.profile import Profile
 from splitplan.data.system import System
-from splitplan.errors import DataError, did_you_mean, listed
+from splitplan.errors import DataError, did_you_mean, listed, many
 from splitplan.models.graph import number_problem
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def check_devices(profile: Profile, system: System, places: Sequence[str]) -> li
         was, now = _made_on(origin.device, origin.slowdown), _made_on(device.name, device.slowdown)
         if was == now and origin.threads != device.threads and "measured" in profile.methods.get(place, ""):
             # A modelled time does not depend on the threads.
-            was, now = f"{was} with {_threads(origin.threads)}", f"{now} with {_threads(device.threads)}"
+            was, now = f"{was} with {many(origin.threads, 'thread')}", f"{now} with {many(device.threads, 'thread')}"
         if was != now:
             found.append(
                 f"place {place!r}: the profile was made on {was}, the system has {now}; profile this system, or solve for the profile's"
@@ -150,7 +150,3 @@ def check_devices(profile: Profile, system: System, places: Sequence[str]) -> li
 
 def _made_on(device: str, slowdown: float) -> str:
     return f"{device!r} slowed {slowdown:g}x"
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread{'s' * (count != 1)}"

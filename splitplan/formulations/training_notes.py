@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from splitplan.errors import many
+
 if TYPE_CHECKING:
     from splitplan.data.training_plan import TrainingPlan
     from splitplan.formulations.training import HybridTraining
@@ -26,7 +28,7 @@ def _normalised(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
     if not seen or min(seen) == plan.batch:
         return []
     text = (
-        f"batch norm (in {len(over)} layer{'s' * (len(over) > 1)}) sees {min(seen)} samples at a time, not the batch's {plan.batch}: another "
+        f"batch norm (in {many(len(over), 'layer')}) sees {min(seen)} samples at a time, not the batch's {plan.batch}: another "
         "training than a plain loop's; whole_batch=True leaves plans in which it sees them all"
     )
     return [text]
@@ -39,7 +41,7 @@ def _crowd(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
     if crowd <= largest:
         return []
     text = (
-        f"the profile knows no {crowd} workers of {_threads(plan.threads)} at once on a host, at most {largest}: what they do to each other beyond "
+        f"the profile knows no {crowd} workers of {many(plan.threads, 'thread')} at once on a host, at most {largest}: what they do to each other beyond "
         "that is not in these seconds; profile on a machine with as many cores"
     )
     return [text]
@@ -60,15 +62,11 @@ def _restless(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
         by.setdefault(key, []).append((int(row["samples"]), row["forward_s"] + row["backward_s"]))
     for (threads, crowd), measured in by.items():
         pairs = pairwise(sorted(measured))
-        wrong = [(x / y, few, many) for (few, x), (many, y) in pairs if x > BACKWARDS * y]
+        wrong = [(x / y, few, more) for (few, x), (more, y) in pairs if x > BACKWARDS * y]
         if wrong:
-            times, few, many = max(wrong)
+            times, few, more = max(wrong)
             found.append(
-                f"with {crowd} worker{'s' * (crowd > 1)} of {_threads(threads)} {few} samples took {times:.1f} times as long as {many}: something "
+                f"with {many(crowd, 'worker')} of {many(threads, 'thread')} {few} samples took {times:.1f} times as long as {more}: something "
                 "else ran while that was measured; profile again when the machine is quiet"
             )
     return found
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread{'s' * (count > 1)}"
