@@ -18,7 +18,7 @@ from splitplan.models.partition import make_parts, run_parts, whole
 from splitplan.models.trace import Traced
 
 SIZES = {
-    **dict.fromkeys(("alexnet", "vgg16", "resnet18", "resnet50", "mobilenet_v2", "googlenet"), 64),
+    **dict.fromkeys(("alexnet", "vgg11", "vgg16", "resnet18", "resnet50", "mobilenet_v2", "googlenet"), 64),
     **dict.fromkeys(("efficientnet_b0", "densenet121", "vit_b_16"), 64),
     "inception_v3": 96,
     **dict.fromkeys(("bert", "gpt2", "llama"), 16),
