@@ -11,27 +11,58 @@ from scipy.stats import nct, norm
 CONFIDENCE = 0.95
 """In so many of 100 samples the bound is high enough."""
 
+Kind = Sequence[np.ndarray]
+"""Values of one kind of measurement by start, over what is typical of the kind."""
 
-def tolerance_bound(groups: Sequence[np.ndarray], quantile: float) -> float:
-    """What that share of all values is at most, seen from a group's median.
 
-    Values are taken as normal, each group with its own mean and all with the same spread s, which is estimated with n − G degrees of
-    freedom (n values in G groups). A median of k values tells of the mean as much as 2k / π values averaged; so with that for n the bound is
-    t'(confidence; n − G, z √(2k / π)) / √(2k / π) · s, t' the noncentral t distribution's quantile and z the normal one's (Hahn and Meeker,
-    Statistical Intervals, 1991), and at least the quantile of the values themselves. The fewer they are, the higher it is.
+def tolerance_bound(own: Sequence[Kind], quantile: float, others: Sequence[Sequence[Kind]] = ()) -> float:
+    """What that share of all values is at most after a new start, seen from what is typical of a kind.
+
+    Values are taken as normal, those of a kind about its own mean; a start shifts all its values, normally too. With J starts of K values,
+    let m_b be the mean square of starts' means about their kind's (the larger one of the own crowd's and of all crowds') and m_w
+    that of the own values within starts. A value after a new start then varies by s² = max(m_b + (1 − 1/K) m_w, m_w), and what is typical by
+    π/2 m_b / J, as a median of k varies as a mean of 2k/π. The bound is t'(confidence; f, z √n) s / √n with n = (2J/π) min(s²/m_b, K), t' the
+    noncentral t distribution's quantile and z the normal one's (Hahn and Meeker, Statistical Intervals, 1991; with two spreads Mee and
+    Owen, J. Am. Stat. Assoc. 78, 1983, whose degrees of freedom f between those of m_b and m_w hold too seldom with so few starts: here
+    f is that of m_b, each start of a crowd counted once as its kinds are measured in the same processes). It is at least the
+    quantile of the values themselves. Where nothing was started twice it is that of one start, f that of m_w.
 
     Parameters
     ----------
-    groups : sequence of ndarray
-        Values over their group's median.
+    own : sequence of sequences of ndarray
+        Kinds by start of what is asked about: of one crowd.
     quantile : float
         From 0 to 1; of 1 there is only what was seen.
+    others : sequence of the same
+        Of other crowds, which also tell how much starts differ.
     """
-    values = np.concatenate(groups)
+    starts = [x for kind in own for x in kind]
+    values = np.concatenate(starts)
     seen = float(np.quantile(values, quantile, method="higher"))
-    free = len(values) - len(groups)
-    rest = math.fsum(float(((x - x.mean()) ** 2).sum()) for x in groups)
-    if rest == 0 or quantile >= 1:
+    free = len(values) - len(starts)
+    m_w = math.fsum(float(((x - x.mean()) ** 2).sum()) for x in starts) / max(free, 1)
+    if free == 0 or m_w == 0 or quantile >= 1:
         return seen
-    root = math.sqrt(2 / math.pi * len(values) / len(groups))
-    return max(seen, float(nct.ppf(CONFIDENCE, free, float(norm.ppf(quantile)) * root)) / root * math.sqrt(rest / free))
+    each = len(starts) / math.fsum(1 / len(x) for x in starts)
+    shifts = [_shifts(crowd) for crowd in (own, *others)]
+    again = sum(independent for _, _, independent in shifts)
+    count = 2 / math.pi * each
+    square = m_w
+    if again:
+        m_b = max(_mean_square(shifts[:1]), _mean_square(shifts))
+        square, free = max(m_b + (1 - 1 / each) * m_w, m_w), again
+        count = 2 / math.pi * max(len(kind) for kind in own) * min(square / m_b if m_b else each, each)
+    root = math.sqrt(count)
+    return max(seen, float(nct.ppf(CONFIDENCE, free, float(norm.ppf(quantile)) * root)) / root * math.sqrt(square))
+
+
+def _shifts(crowd: Sequence[Kind]) -> tuple[float, int, int]:
+    """Squares of starts' means about their kind's: their sum, its degrees of freedom, and how many starts there were beyond the first."""
+    means = [np.array([x.mean() for x in kind]) for kind in crowd if len(kind) > 1]
+    total = math.fsum(float(((x - x.mean()) ** 2).sum()) for x in means)
+    return total, sum(len(x) - 1 for x in means), max((len(x) - 1 for x in means), default=0)
+
+
+def _mean_square(shifts: Sequence[tuple[float, int, int]]) -> float:
+    free = sum(n for _, n, _ in shifts)
+    return math.fsum(total for total, _, _ in shifts) / free if free else 0.0

@@ -22,8 +22,10 @@ TIMES = ("layer", "samples", "threads", "workers", "forward_s", "backward_s")
 UPDATES = ("layer", "threads", "workers", "update_s", "add_s")
 COLLECTIVES = ("what", "workers", "size_bytes", "time_s")
 IN_STEP = ("what", "workers", "iteration_s", "factor")
-RATIOS = ("threads", "workers", "what", "ratio")
+RATIOS = ("threads", "workers", "what", "ratio", "start")
 TABLES = {"times": TIMES, "updates": UPDATES, "collectives": COLLECTIVES, "in_step": IN_STEP, "ratios": RATIOS}
+LATER = {"updates": ("add_s", 0.0), "ratios": ("start", 1)}
+"""Columns that older files have not, and what they then are."""
 EXCHANGES = ("all_reduce", "columns")
 """What whole iterations are measured of: gradients of copies added up, and layers whose columns are shared."""
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "send")
@@ -58,8 +60,8 @@ class TrainingProfile(Stored):
     micro_s, step_s : float
         Seconds beside the layers for each micro-batch of a stage, and for each iteration.
     ratios : DataFrame
-        ``threads, workers, what, ratio``: seconds of whole measured steps over the median of those of the same kind (what) in the same
-        crowd; what the latest time is made of.
+        ``threads, workers, what, ratio, start``: seconds of whole measured steps over what is typical of those of the same kind (what) in
+        the same crowd, over all its starts (all 1 if there is no such column); what the latest time is made of.
     origin : Origin
     in_step : DataFrame
         ``what, workers, iteration_s, factor``: how many times as long exchanges take within iterations as alone, so that an iteration
@@ -100,8 +102,9 @@ class TrainingProfile(Stored):
                 rows = [tuple(row) for row in table]
                 table = pd.DataFrame(rows, columns=list(columns)[: len(rows[0]) if rows else None])
                 object.__setattr__(self, name, table)
-            if name == "updates" and "add_s" not in table.columns:
-                table = table.assign(add_s=0.0)
+            column, usual = LATER.get(name, ("", 0))
+            if column and column not in table.columns:
+                table = table.assign(**{column: usual})
                 object.__setattr__(self, name, table)
             raise_all(
                 [f"table {name!r} has no column {c!r}" for c in columns if c not in table.columns],
@@ -126,7 +129,7 @@ class TrainingProfile(Stored):
             ("updates", UPDATES[:3], UPDATES[3:]),
             ("collectives", COLLECTIVES[:3], COLLECTIVES[3:]),
             ("in_step", IN_STEP[:2], IN_STEP[2:]),
-            ("ratios", RATIOS[:3], RATIOS[3:]),
+            ("ratios", (*RATIOS[:3], RATIOS[4]), RATIOS[3:4]),
         ):
             table: pd.DataFrame = getattr(self, name)
             for column in numbers:
@@ -354,26 +357,31 @@ class TrainingProfile(Stored):
     def ratio(self, quantile: float, threads: int, workers: int) -> float:
         """What that share of iterations takes at most, over the typical one, in a crowd of so many workers; 1 when no ratios were kept.
 
-        A tolerance bound (`splitplan.data.tolerance`) of their logarithms, as few steps were measured; of the nearest crowd that was.
+        A tolerance bound (`splitplan.data.tolerance`) of their logarithms, as few steps were measured; of the nearest crowd that was, and of
+        all crowds for what fresh starts differ by.
         """
         if not len(self.ratios):
             return 1.0
-        return math.exp(tolerance_bound(self._nearest_spread(threads, workers), quantile))
+        nearest = self._nearest(threads, workers)
+        others = [kinds for crowd, kinds in self._spreads.items() if crowd != nearest]
+        return math.exp(tolerance_bound(self._spreads[nearest], quantile, others))
 
     def ratios_of(self, threads: int, workers: int) -> np.ndarray:
         """The ratios of the nearest crowd that was measured; a single 1 when none were kept."""
-        return np.exp(np.concatenate(self._nearest_spread(threads, workers))) if len(self.ratios) else np.ones(1)
+        kinds = self._spreads[self._nearest(threads, workers)] if len(self.ratios) else []
+        return np.exp(np.concatenate([x for starts in kinds for x in starts])) if kinds else np.ones(1)
 
-    def _nearest_spread(self, threads: int, workers: int) -> list[np.ndarray]:
-        """Of the same threads if there are any."""
-        return self._spreads[min(self._spreads, key=lambda c: (abs(c[0] - threads), abs(c[1] - workers), c))]
+    def _nearest(self, threads: int, workers: int) -> tuple[int, int]:
+        """The crowd whose ratios count; of the same threads if there is any."""
+        return min(self._spreads, key=lambda c: (abs(c[0] - threads), abs(c[1] - workers), c))
 
     @cached_property
-    def _spreads(self) -> dict[tuple[int, int], list[np.ndarray]]:
-        """By threads and workers, logarithms of the ratios of each kind of step."""
-        found: dict[tuple[int, int], list[np.ndarray]] = {}
+    def _spreads(self) -> dict[tuple[int, int], list[list[np.ndarray]]]:
+        """By threads and workers, logarithms of the ratios of each kind of step by start."""
+        found: dict[tuple[int, int], list[list[np.ndarray]]] = {}
         for (threads, workers, _), rows in self.ratios.groupby(["threads", "workers", "what"], sort=True):
-            found.setdefault((int(threads), int(workers)), []).append(np.log(rows["ratio"].to_numpy(float)))  # type: ignore[call-overload]
+            starts = [np.log(x["ratio"].to_numpy(float)) for _, x in rows.groupby("start", sort=True)]
+            found.setdefault((int(threads), int(workers)), []).append(starts)  # type: ignore[call-overload]
         return found
 
     # -- for people, and on disk ---------------------------------------------------------------------

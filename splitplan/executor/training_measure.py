@@ -25,27 +25,27 @@ from splitplan.models.files import read_json, write_whole
 if TYPE_CHECKING:
     import torch
 
-    from splitplan.executor.training_job import Things
+    from splitplan.data.training_plan import TrainingPlan
     from splitplan.models.training import TrainingModel
 
 TASK = "measure.json"
-WHOLE = 0.3
-"""Of the time there is, for whole iterations by the engine that trains."""
-LEAST_WHOLE = 6
-"""Of these iterations, whatever the time."""
+LEAST_WHOLE = 4
+"""Whole iterations of each plan in each start, whatever the time, after those that warm up."""
 
 
 @dataclass(frozen=True)
 class MeasureTask:
-    """What to measure in one crowd.
+    """What to measure in one start of a crowd.
 
     Parameters
     ----------
     threads, workers : int
     samples : tuple of int
         Micro-batches.
-    budget_s : float
-        About how long to measure, warm-up left out.
+    layers_s : float or None
+        About how long to measure layers, warm-up left out; None: neither them nor exchanges.
+    whole_s : float
+        About how long to measure whole iterations.
     least : int
         Fewest rounds, whatever the budget.
     kind : str
@@ -59,7 +59,8 @@ class MeasureTask:
     threads: int
     workers: int
     samples: tuple[int, ...]
-    budget_s: float
+    layers_s: float | None
+    whole_s: float
     least: int
     kind: str
     name: str | None
@@ -118,6 +119,7 @@ def _measure(folder: Path, rank: int, task: MeasureTask, told: TextIO) -> None:
 
     from splitplan.executor.training_exchanges import add_s, agree_s, collectives
     from splitplan.executor.training_job import Things
+    from splitplan.executor.training_whole import whole_iterations, whole_plans
     from splitplan.models.training import training_model
 
     pin(rank, task.threads)
@@ -128,19 +130,33 @@ def _measure(folder: Path, rank: int, task: MeasureTask, told: TextIO) -> None:
     device = torch.device(task.kind)
     model = things.model.to(device) if hasattr(things.model, "to") else things.model
     tm = training_model(model, x, name=task.name)
+    plans: dict[str, TrainingPlan] = {}
+    if task.kind == "cpu":  # GPUs exchange through other means than the ones here
+        plans = whole_plans(tm.name, tm.fingerprint, tm.layers, task.threads, task.workers, task.samples)
+    if task.layers_s is None:
+        plans.pop("parts", None)  # what is beside the layers of a micro-batch: once is enough
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=task.workers)
     try:
-        runs: list[Runs] = []
-        for b in task.samples:
-            runs.append(Runs(tm, things.loss_fn, things.optimizer, x, y, b, device, runs[0] if runs else None))
-        result = _rounds(runs, rank, task, told)
-        if rank == 0:
-            result |= _facts(tm, runs[0]) | about(task.kind)
-        del runs  # their optimizers' states
-        result["collectives"] = collectives(tm, task.workers, max(task.samples), rank)
-        result["whole"] = _whole(tm, things, task, device)
-        result["agree_s"] = agree_s()
-        result["add_s"] = add_s(tm)
+        result: dict[str, Any] = {}
+        if task.layers_s is not None:
+            runs: list[Runs] = []
+            for b in task.samples:
+                runs.append(Runs(tm, things.loss_fn, things.optimizer, x, y, b, device, runs[0] if runs else None))
+            result = _rounds(runs, rank, task, task.layers_s, len(plans), told)
+            if rank == 0:
+                result |= _facts(tm, runs[0]) | about(task.kind)
+            del runs  # their optimizers' states
+            result["collectives"] = collectives(tm, task.workers, max(task.samples), rank)
+            result["agree_s"] = agree_s()
+            result["add_s"] = add_s(tm)
+        result["whole"] = {}
+        for what, plan in plans.items():
+            gc.collect()  # engines and their optimizers' states are in circles
+            seconds = whole_iterations(tm, plan, things, device, task.whole_s / len(plans), LEAST_WHOLE)
+            result["whole"][what] = seconds
+            if rank == 0:
+                done = result.get("rounds", 0)
+                _say(told, {"done": done + len(result["whole"]), "of": done + len(plans)})
     finally:
         dist.destroy_process_group()
     if rank == 0:
@@ -288,32 +304,30 @@ class Runs:
         return found
 
 
-def _rounds(runs: list[Runs], rank: int, task: MeasureTask, told: TextIO) -> dict[str, Any]:
-    """Rounds of all sizes, whole and in parts in turn; all workers begin each run together."""
+def _rounds(runs: list[Runs], rank: int, task: MeasureTask, layers_s: float, more: int, told: TextIO) -> dict[str, Any]:
+    """Rounds of all sizes, whole and in parts in turn; all workers begin each run together. So much more comes afterwards."""
     import torch
     import torch.distributed as dist
 
     for run in runs:
         run.whole()
         run.parts()
-    start = time.perf_counter()
-    for run in runs:
-        dist.barrier()
-        run.whole()
-        run.parts()
-    took = torch.tensor([time.perf_counter() - start])
-    dist.all_reduce(took, dist.ReduceOp.MAX)
-    rounds = max(task.least, int((1 - WHOLE) * task.budget_s / max(float(took), 1e-6)))
     whole: list[list[tuple[float, float, float]]] = [[] for _ in runs]
     parts: list[list[np.ndarray]] = [[] for _ in runs]
-    for n in range(rounds):
+    rounds, done, start = task.least, 0, time.perf_counter()
+    while done < rounds:
         for k, run in enumerate(runs):
             dist.barrier()
             whole[k].append(run.whole())
             dist.barrier()
             parts[k].append(run.parts())
+        done += 1
+        if done == 1:
+            took = torch.tensor([time.perf_counter() - start])
+            dist.all_reduce(took, dist.ReduceOp.MAX)
+            rounds = max(task.least, int(layers_s / max(float(took), 1e-6)))
         if rank == 0:
-            _say(told, {"done": n + 1, "of": rounds})
+            _say(told, {"done": done, "of": rounds + more})
     times, updates, steps_of = {}, [], {}
     for run, w, p in zip(runs, whole, parts, strict=True):
         steps = np.array(w)
@@ -329,20 +343,6 @@ def _rounds(runs: list[Runs], rank: int, task: MeasureTask, told: TextIO) -> dic
             dist.all_reduce(slowest, dist.ReduceOp.MAX)
             steps_of[run.samples] = slowest.tolist()
     return {"times": times, "updates": np.median(updates, axis=0).tolist(), "steps": steps_of, "rounds": rounds}
-
-
-def _whole(tm: TrainingModel, things: Things, task: MeasureTask, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of whole iterations by the plans of `whole_plans`; of CPUs, as GPUs exchange through other means than the ones here."""
-    from splitplan.executor.training_whole import whole_iterations, whole_plans
-
-    if device.type != "cpu":
-        return {}
-    plans = whole_plans(tm.name, tm.fingerprint, tm.layers, task.threads, task.workers, task.samples)
-    each, found = WHOLE * task.budget_s / max(len(plans), 1), {}
-    for what, plan in plans.items():
-        gc.collect()  # engines and their optimizers' states are in circles
-        found[what] = whole_iterations(tm, plan, things, device, each, max(task.least, LEAST_WHOLE))
-    return found
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from splitplan.data.profile import Origin
 from splitplan.data.system import System
 from splitplan.data.training_plan import TrainingPlan
 from splitplan.data.training_profile import COLLECTIVES, EXCHANGES, IN_STEP, RATIOS, TIMES, UPDATES, TrainingProfile
-from splitplan.errors import DataError, ExecutorError, raise_all
+from splitplan.errors import DataError, ExecutorError, many, raise_all
 from splitplan.executor.environment import worker_environment
 from splitplan.executor.measure import REFUSED
 from splitplan.executor.profiler import Progress, bar
@@ -36,6 +36,8 @@ from splitplan.formulations.training_costs import TrainingCosts
 from splitplan.models.graph import number_problem
 from splitplan.models.training_layer import TrainingLayer
 
+WHOLE = 0.3
+"""Of the time there is, for whole iterations."""
 LEAST = {"all_reduce": 0.0, "columns": 0.5}
 """Of the factors of exchanges, whatever noise says: what is begun earlier may be done in time, half a matrix is no quarter of it."""
 
@@ -56,6 +58,7 @@ def profile_training(
     threads: tuple[int, ...] | None = None,
     budget_s: float = 60.0,
     least: int = 4,
+    starts: int = 3,
     name: str | None = None,
     progress: bool | Progress | None = None,
 ) -> TrainingProfile:
@@ -65,7 +68,9 @@ def profile_training(
     to their cores, with a training worker's allocator. Each round runs every micro-batch once in one piece and once run by run of
     layers, each run's gradients computed from those of the next; the latter are scaled so that they add up to the former. Then, on CPUs,
     it trains: whole iterations of one worker, which the times are scaled to; and of several workers by copies and by columns, which say
-    what exchanges take while workers also compute. Nothing of the model given is changed.
+    what exchanges take while workers also compute. These are measured again in fresh processes, all crowds in turn, so that a machine
+    that is slower for a while is so for all that will be compared, and that what one start differs from the next is in the latest time.
+    Nothing of the model given is changed.
 
     Parameters
     ----------
@@ -88,6 +93,8 @@ def profile_training(
         longer than that where an iteration is long.
     least : int
         Fewest rounds, whatever the budget.
+    starts : int
+        How many times each crowd is started afresh.
     name : str, optional
         The class name if not given.
     progress : bool or callable, optional
@@ -107,16 +114,24 @@ def profile_training(
     counts, more = _numbers("threads", threads, _powers(cores), cores, f"the {cores} cores of a host")
     problems += more
     problems += [p for p in [number_problem("budget_s", budget_s, positive=True)] if p]
-    problems += [] if isinstance(least, int) and least >= 1 else [f"least is {least!r}; give a whole number from 1"]
+    for what, value in (("least", least), ("starts", starts)):
+        good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        problems += [] if good else [f"{what} is {value!r}; give a whole number from 1"]
     raise_all(problems, "profile_training")
     crowds = [(t, w) for t in sorted(set(counts)) for w in sorted({1, cores // t})]
-    found = {}
+    things, each = Things(model, batch, optimizer, loss_fn), budget_s / len(crowds)
+    found: dict[tuple[int, int], dict[str, Any]] = {}
     with bar(progress) as tell:
-        for t, w in crowds:
-            task = MeasureTask(
-                t, w, tuple(sorted(set(sizes))), budget_s / len(crowds), least, kind, name, tuple(sys.path)
-            )
-            found[t, w] = _measure(Things(model, batch, optimizer, loss_fn), task, tell)
+        for n in range(starts if kind == "cpu" else 1):  # of GPUs there are no whole iterations
+            for t, w in crowds:
+                layers_s = None if n else (1 - WHOLE) * each
+                task = MeasureTask(
+                    t, w, tuple(sorted(set(sizes))), layers_s, WHOLE * each / starts, least, kind, name, tuple(sys.path)
+                )
+                measured = _measure(things, task, f"start {n + 1} of {starts}", tell)
+                group = found.setdefault((t, w), measured | {"whole": {}})
+                for what, steps in measured["whole"].items():
+                    group["whole"].setdefault(what, []).append(steps)
     return _profile(found, system)
 
 
@@ -181,9 +196,9 @@ def _powers(cores: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys([*found, cores]))
 
 
-def _measure(things: Things, task: MeasureTask, tell: Progress) -> dict[str, Any]:
+def _measure(things: Things, task: MeasureTask, start: str, tell: Progress) -> dict[str, Any]:
     """Run one crowd of measuring processes; they end with us, whatever happens."""
-    what = f"{task.workers} worker{'s' * (task.workers > 1)} of {task.threads} thread{'s' * (task.threads > 1)}"
+    what = f"{many(task.workers, 'worker')} of {many(task.threads, 'thread')}, {start}"
     tell(what, 0.0)
     with tempfile.TemporaryDirectory(prefix="splitplan-training-") as name, tempfile.TemporaryFile() as errors:
         folder = Path(name)
@@ -259,8 +274,9 @@ def _profile(found: dict[tuple[int, int], dict[str, Any]], system: System) -> Tr
             times += [(v, int(samples), t, w, longer[t] * f, longer[t] * b) for v, f, b in rows]
         added = group["add_s"] * weights / max(weights.sum(), 1.0)
         updates += [(v, t, w, longer[t] * u, a) for v, u, a in zip(names, group["updates"], added, strict=True)]
-        measured = {f"rounds of {k}": v for k, v in group["steps"].items()} | group["whole"]
-        ratios += [(t, w, what, x) for what, steps in measured.items() for x in (steps / np.median(steps)).tolist()]
+        for what, by_start in ({f"rounds of {k}": [v] for k, v in group["steps"].items()} | group["whole"]).items():
+            typical = _typical(by_start)
+            ratios += [(t, w, what, x / typical, n) for n, steps in enumerate(by_start, 1) for x in steps]
     device = next(iter(system.places.values()))
     rounds = [g["rounds"] for g in found.values()]
     profile = TrainingProfile(
@@ -289,6 +305,11 @@ def _profile(found: dict[tuple[int, int], dict[str, Any]], system: System) -> Tr
     return _in_step(profile, {k: g["whole"] for k, g in found.items()}, system)
 
 
+def _typical(by_start: list[list[float]]) -> float:
+    """Typical seconds of iterations that were started several times: of the starts' medians the middle one."""
+    return float(np.median([np.median(steps) for steps in by_start]))
+
+
 def _beside(found: dict[tuple[int, int], dict[str, Any]], step_s: float) -> tuple[float, dict[int, float]]:
     """Seconds beside the layers of a micro-batch, and by threads how many times as long layers take in iterations one after another.
 
@@ -303,11 +324,12 @@ def _beside(found: dict[tuple[int, int], dict[str, Any]], step_s: float) -> tupl
         if w > 1 or "alone" not in group["whole"]:
             continue
         told = {int(s): float(np.sum(x)) for s, x in group["times"].items()}
-        whole, most = float(np.median(group["whole"]["alone"])), max(told)
+        whole, most = _typical(group["whole"]["alone"]), max(told)
         alone[t] = whole, told[most] + float(np.sum(group["updates"]))
         if "parts" in group["whole"]:
             least = min(s for s in told if most % s == 0)
-            more = float(np.median(group["whole"]["parts"])) - whole - (most / least * told[least] - told[most])
+            alike = _typical(group["whole"]["parts"]) - _typical(group["whole"]["alone"][:1])  # in the first start
+            more = alike - (most / least * told[least] - told[most])
             beside.append(more / (most / least - 1) - group["add_s"])
     if not alone:
         return 0.0, dict.fromkeys((t for t, _ in found), 1.0)
@@ -318,7 +340,7 @@ def _beside(found: dict[tuple[int, int], dict[str, Any]], step_s: float) -> tupl
 
 
 def _in_step(
-    profile: TrainingProfile, whole: dict[tuple[int, int], dict[str, list[float]]], system: System
+    profile: TrainingProfile, whole: dict[tuple[int, int], dict[str, list[list[float]]]], system: System
 ) -> TrainingProfile:
     """The profile with what exchanges take within whole iterations, over what they take alone: such that the plans run are told as they were.
 
@@ -331,7 +353,7 @@ def _in_step(
                 continue
             samples = [int(s) for s in profile.times[profile.times["threads"] == t]["samples"].unique()]
             plan = whole_plans(profile.model, profile.fingerprint, profile.layers, t, w, sorted(samples))[what]
-            took = float(np.median(seconds[what]))
+            took = _typical(seconds[what])
             once, twice = (_told(profile.with_factor(what, w, x), system, plan) for x in (1.0, 2.0))
             if twice > once:
                 rows.append((what, w, took, max(LEAST[what], 1 + (took - once) / (twice - once))))

@@ -13,7 +13,7 @@ from splitplan.data.training_plan import TrainingPlan
 from splitplan.errors import DataError
 from splitplan.executor.report import Row, row_of, rows_to_frame, rows_to_html, rows_to_text
 from splitplan.executor.training_control import computing_s
-from splitplan.executor.training_watch import Records, begun_s, iteration_s
+from splitplan.executor.training_watch import WARMING, Records, begun_s, iteration_s
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -200,10 +200,14 @@ def make_report(
 
 
 def _steady(records: Records) -> list[int]:
-    """Steps that all workers have done, without those that were the first of a start."""
-    first = {line["from_step"] + 1 for starts in records.starts for line in starts}
+    """Steps that all workers have done, without those in which a start warmed up; of few, more and more of these."""
+    begun = {line["from_step"] for starts in records.starts for line in starts}
     whole = records.whole()
-    return [k for k in whole if k not in first] or whole
+    for most in range(WARMING, 0, -1):
+        early = {step + k for step in begun for k in range(1, most + 1)}
+        if found := [k for k in whole if k not in early]:
+            return found
+    return whole
 
 
 def _restarts(runs: Sequence[tuple[TrainingPlan, Records]]) -> list[str]:

@@ -25,6 +25,8 @@ Line = dict[str, Any]
 FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """Without it torchrun keeps one store for all restarts, and workers that are started again find addresses of those before them: they
 cannot connect, or wait for ever (pytorch issue 135712; seen here at one restart in ten)."""
+WARMING = 3
+"""Iterations after a start that take longer than those to come: memory is taken that is kept from then on."""
 _POLL_S = 0.1
 _STOP_S = 10.0
 

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from splitplan.data.training_plan import TrainingPlan, TrainingStage
 from splitplan.executor.training_data import Batch
 from splitplan.executor.training_steps import Engine, Place, now
+from splitplan.executor.training_watch import WARMING
 from splitplan.models.training_layer import TrainingLayer
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def whole_plans(
 def whole_iterations(
     tm: TrainingModel, plan: TrainingPlan, things: Things, device: torch.device, budget_s: float, least: int
 ) -> list[float]:
-    """Seconds of iterations one after another, of the slowest worker; the first one is left out.
+    """Seconds of iterations one after another, of the slowest worker; the first ones (`WARMING`) are left out.
 
     Each does what an iteration of `splitplan.train` does: gradients, what the samples lose added up over workers, the optimizer.
 
@@ -111,8 +112,7 @@ def whole_iterations(
         dist.all_reduce(slowest, dist.ReduceOp.MAX)
         return slowest
 
-    iterations(0, 1)
-    typical = float(iterations(1, 2).min())
-    count = min(MOST, max(least, int(budget_s / max(typical, 1e-6))))
-    seconds: list[float] = iterations(3, count).tolist()
-    return seconds
+    iterations(0, WARMING)
+    seconds: list[float] = iterations(WARMING, least).tolist()
+    more = min(MOST, int(budget_s / max(min(seconds), 1e-6))) - least
+    return seconds + (iterations(WARMING + least, more).tolist() if more > 0 else [])

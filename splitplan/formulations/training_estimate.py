@@ -60,9 +60,15 @@ class TrainingEstimate:
 
     def __str__(self) -> str:
         own = self.strategies.iloc[0]
+        known = self.latest_s > self.expected_s
+        latest = (
+            f"latest {self.latest_s:.4g} s (holds {self.quantile:.0%})"
+            if known
+            else "how much it varies was not measured"
+        )
         lines = [
             str(self.plan),
-            f"  expected  {self.expected_s:.4g} s an iteration; latest {self.latest_s:.4g} s (holds {self.quantile:.0%})",
+            f"  expected  {self.expected_s:.4g} s an iteration; {latest}",
             "  of which  " + ", ".join(f"{k.removesuffix('_s')} {own[k]:.4g}" for k in PARTS if own[k] > 0),
         ]
         others = self.strategies.iloc[1:].itertuples()

@@ -51,6 +51,10 @@ def _restless(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
     found = []
     workers = problem.costs.crowd(problem.costs.config_of(plan))
     ratio = problem.profile.ratio(problem.latest_quantile, plan.threads, workers)
+    if not len(problem.profile.ratios):
+        found.append(
+            "the profile has no ratios of measured iterations: the latest time is the expected one, and how often it holds is not known"
+        )
     if ratio > RESTLESS:
         found.append(
             f"measured steps varied so much that the latest time is {ratio:.2g} times the expected one: the machine was busy, or measured for "

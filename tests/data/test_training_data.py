@@ -141,12 +141,12 @@ def test_a_tolerance_bound() -> None:
         values = np.random.default_rng(n).normal(0, 0.02, n)
         root = (2 / math.pi * n) ** 0.5
         wanted = nct.ppf(0.95, n - 1, z * root) / root * values.std(ddof=1)
-        assert tolerance_bound([values], quantile) == pytest.approx(max(wanted, values.max()))
-        assert tolerance_bound([values, values + 7.0], quantile) < wanted + 7.1, "each group has its own mean"
-    assert tolerance_bound([np.array([0.2])], 0.99) == 0.2, "one says nothing of the spread"
-    assert tolerance_bound([np.array([0.1, 0.3, -0.1])], 1.0) == 0.3, "of all there is only what was seen"
+        assert tolerance_bound([[values]], quantile) == pytest.approx(max(wanted, values.max()))
+        assert tolerance_bound([[values], [values + 7.0]], quantile) < wanted + 7.1, "each group has its own mean"
+    assert tolerance_bound([[np.array([0.2])]], 0.99) == 0.2, "one says nothing of the spread"
+    assert tolerance_bound([[np.array([0.1, 0.3, -0.1])]], 1.0) == 0.3, "of all there is only what was seen"
     many = np.array([*[0.0] * 500, *[3.0] * 20])
-    assert tolerance_bound([many], 0.99) == 3.0, "no less than the values' own quantile, however they are spread"
+    assert tolerance_bound([[many]], 0.99) == 3.0, "no less than the values' own quantile, however they are spread"
 
 
 def test_the_bound_holds_as_often_as_it_says() -> None:
@@ -156,20 +156,45 @@ def test_the_bound_holds_as_often_as_it_says() -> None:
         held, seen = [], []
         for _ in range(400):
             x = draws.normal(0, 1, shape)
-            over = [row - np.median(row) for row in x]
+            over = [[row - np.median(row)] for row in x]
             held.append(np.median(x[0]) + tolerance_bound(over, 0.99) >= z)
             seen.append(np.median(x[0]) + np.max(over) >= z)
         assert 0.92 < np.mean(held) <= 0.99 and np.mean(seen) < 0.8, shape
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3, 1.0, 3.0])
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_bound_holds_after_a_new_start(shift: float, shared: bool) -> None:
+    """Starts shift what they measure, each kind by itself or all alike; crowds, kinds, starts and values as the profiler has them."""
+    draws, z = np.random.default_rng(0), NormalDist().inv_cdf(0.99)
+    held, once = [], []
+    for _ in range(300):
+        crowds = draws.normal(0, 1, (3, 2, 3, 5)) + draws.normal(0, shift, (3, 1 if shared else 2, 3, 1))
+        typical = np.median(np.median(crowds, axis=-1), axis=-1)
+        own, *others = crowds - typical[..., None, None]
+        wanted = z * math.hypot(1, shift) - typical[0, 0]
+        held.append(tolerance_bound(own, 0.99, others) >= wanted)
+        once.append(tolerance_bound([own[0, :1] - np.median(own[0, 0])], 0.99) >= wanted)
+    assert np.mean(held) >= 0.95
+    assert shift < 3 or np.mean(once) < 0.8, "of one start there is nothing to tell"
 
 
 def test_the_latest_ratio_is_of_the_plan_s_own_crowd() -> None:
     calm, busy = (0.99, 1.0, 1.01), (0.9, 1.0, 1.2)
     rows = [(1, 1, "rounds", x) for x in calm] + [(1, 4, "copies", x) for x in busy] + [(2, 1, "alone", 1.0)]
     p = profile(ratios=rows)
-    few, more = (math.exp(tolerance_bound([np.log(x)], 0.99)) for x in (calm, busy))
+    few, more = (math.exp(tolerance_bound([[np.log(x)]], 0.99)) for x in (calm, busy))
     assert [p.ratio(0.99, 1, w) for w in (1, 2, 3, 9)] == pytest.approx([few, few, more, more])
     assert p.ratio(0.99, 2, 1) == p.ratio(0.99, 4, 1) == 1.0
     assert sorted(p.ratios_of(1, 4)) == pytest.approx([0.9, 1.0, 1.2])
+    again = profile(
+        ratios=[(1, 1, "alone", x, k) for k, d in enumerate((0.9, 1.0, 1.1), 1) for x in (0.99 * d, d, 1.01 * d)]
+    )
+    assert again.ratio(0.99, 1, 1) > 2 > 1.2 > p.ratio(0.99, 1, 1), "starts that differ"
+    other = [(1, 1, "alone", x, 1) for x in calm] + [
+        tuple(r) for r in again.ratios.assign(workers=2).itertuples(index=False)
+    ]
+    assert profile(ratios=other).ratio(0.99, 1, 1) > 1.4, "what starts of another crowd differ by counts too"
     assert profile(ratios=()).ratio(0.99, 1, 1) == 1.0 and profile(ratios=()).ratios_of(1, 1).tolist() == [1.0]
 
 
@@ -208,6 +233,7 @@ def test_a_profile_comes_back_as_it_was(tmp_path: Path) -> None:
         ({"crossing_bytes": ()}, "0 crossing_bytes for 2 layers"),
         ({"crossing_bytes": (float("nan"),)}, r"crossing_bytes\[0\]"),
         ({"uncuttable": (2,)}, "uncuttable position 2 is none of 1 … 1"),
+        ({"ratios": [(1, 1, "rounds", 1.0, 0)]}, r"ratios.iloc\[0\].start is 0; give a whole number from 1"),
         ({"ratios": [(1, 1, "rounds", 0.0)]}, r"ratios.iloc\[0\].ratio is 0.0; give a positive number"),
         ({"micro_s": -1.0}, "micro_s"),
         ({"times": []}, "has no times"),

@@ -96,7 +96,7 @@ def test_the_table_is_whole(profile: TrainingProfile, model: nn.Sequential) -> N
         and (paid["workers"] == 2).all()
         and (paid["iteration_s"] > 0).all()
     )
-    assert len(profile.ratios) >= 2 * 2 * 4 + 4 * LEAST_WHOLE and 0.5 < float(profile.ratios["ratio"].median()) < 2
+    assert len(profile.ratios) >= 2 * 2 * 4 + 3 * 4 * LEAST_WHOLE and 0.5 < float(profile.ratios["ratio"].median()) < 2
 
 
 @needs_two
@@ -108,7 +108,10 @@ def test_what_was_given_is_as_it_was(profile: TrainingProfile, model: nn.Sequent
 
 @needs_two
 def test_progress_is_told_by_crowd(profile: TrainingProfile, told: list[tuple[str, float]]) -> None:
-    for what in ("1 worker of 1 thread", "2 workers of 1 thread"):
+    assert list(dict.fromkeys(w for w, _ in told)) == [
+        f"{crowd}, start {n} of 3" for n in (1, 2, 3) for crowd in ("1 worker of 1 thread", "2 workers of 1 thread")
+    ], "all crowds in turn"
+    for what in dict.fromkeys(w for w, _ in told):
         shares = [s for w, s in told if w == what]
         assert shares[0] == 0.0 and shares[-1] == 1.0 and shares == sorted(shares)
 
@@ -126,7 +129,9 @@ def test_it_is_kept_and_planned_with(profile: TrainingProfile, tmp_path: Path) -
         whole["forward_s"] + whole["backward_s"] + whole["update_s"] + profile.micro_s + profile.step_s
     )
     took = profile.ratios.query("what == 'alone' and threads == 1")
-    assert len(took) >= LEAST_WHOLE and 0 <= profile.micro_s < plain["iteration_s"]
+    assert (
+        len(took) >= 3 * LEAST_WHOLE and set(took["start"]) == {1, 2, 3} and 0 <= profile.micro_s < plain["iteration_s"]
+    )
     assert found.objective <= plain["iteration_s"]
     # The plans that were run are told as they were.
     for what, plan in whole_plans("mlp", again.fingerprint, again.layers, 1, 2, (2, BATCH)).items():
@@ -170,9 +175,9 @@ class Timed(Runs):
 def test_layers_add_up_to_whole_steps(alone: None) -> None:
     """Runs of layers between cuts keep their proportions, and share evenly what no cut can tell apart."""
     runs = [Timed(s, [(0, 1), (1, 4)]) for s in (2, 4)]
-    task = MeasureTask(1, 1, (2, 4), 1e-9, 10, "cpu", None, ())
+    task = MeasureTask(1, 1, (2, 4), 1e-9, 0.0, 10, "cpu", None, ())
     out = io.StringIO()
-    found = _rounds(runs, 0, task, out)  # type: ignore[arg-type]
+    found = _rounds(runs, 0, task, 1e-9, 2, out)  # type: ignore[arg-type]
     for s in (2, 4):
         forward, backward = (np.array(x) for x in found["times"][s])
         assert forward.sum() + backward.sum() == pytest.approx(3.0 * s)
@@ -182,7 +187,7 @@ def test_layers_add_up_to_whole_steps(alone: None) -> None:
     assert {s: sorted(set(x)) for s, x in found["steps"].items()} == {2: [6.5, 13.0], 4: [12.5, 25.0]}
     assert found["rounds"] == 10
     lines = [json.loads(x) for x in out.getvalue().splitlines()]
-    assert lines == [{"done": k + 1, "of": 10} for k in range(10)]
+    assert lines == [{"done": k + 1, "of": 12} for k in range(10)]
 
 
 def test_parts_are_the_model_s_own_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +302,7 @@ def test_a_loss_that_fails_is_told_with_its_traceback(nothing_left: Path) -> Non
     def wrong(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         raise ValueError("the classes are in another file")
 
-    with pytest.raises(ExecutorError, match=r"(?s)1 worker of 1 thread ended with code 1 .*ValueError: the classes are in another file"):  # fmt: skip
+    with pytest.raises(ExecutorError, match=r"(?s)1 worker of 1 thread, start 1 of 3 ended with code 1 .*ValueError: the classes are in another file"):  # fmt: skip
         quick(loss_fn=wrong)
 
 
@@ -310,7 +315,7 @@ def test_what_the_model_refuses_is_told_without_one(nothing_left: Path) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.a(x) if float(x.sum()) > 0 else self.a(-x)
 
-    with pytest.raises(ExecutorError, match="measuring training with 1 worker of 1 thread: ") as e:
+    with pytest.raises(ExecutorError, match="measuring training with 1 worker of 1 thread, start 1 of 3: ") as e:
         quick(Odd())
     assert "Traceback" not in str(e.value)
 
@@ -341,7 +346,7 @@ def test_a_killed_process_ends_the_others(nothing_left: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return LOSS(out, y)
 
-    with pytest.raises(ExecutorError, match="of 2 workers of 1 thread ended with code -9"):
+    with pytest.raises(ExecutorError, match="of 2 workers of 1 thread, start 1 of 3 ended with code -9"):
         quick(loss_fn=loss_fn, cores=2)
 
 
@@ -355,7 +360,7 @@ def test_a_process_that_is_lost_before_all_have_met_ends_the_others(nothing_left
             if sys.argv[-1] == "1":
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(ExecutorError, match="of 2 workers of 1 thread ended with code -9"):
+    with pytest.raises(ExecutorError, match="of 2 workers of 1 thread, start 1 of 3 ended with code -9"):
         quick(Lost(*net()), cores=2)
 
 
