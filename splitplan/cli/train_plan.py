@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from enum import StrEnum, auto
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,9 +14,21 @@ from splitplan.cli.solve import certificate
 from splitplan.errors import DataError, many, raise_all
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from splitplan.data.system import System
     from splitplan.data.training_profile import TrainingProfile
     from splitplan.formulations.solution import Solution
+
+
+class Optimizers(StrEnum):
+    """What a model can be profiled with from the command line."""
+
+    sgd = auto()
+    momentum = auto()
+    adam = auto()
+    adamw = auto()
+
 
 PARTS = ("compute_s", "fill_s", "transfer_s", "sync_s", "update_s", "overhead_s")
 
@@ -44,6 +57,19 @@ def train_plan(
     ] = None,
     budget_s: Annotated[
         float | None, typer.Option(help="Of a model: about how many seconds to measure.", show_default="60")
+    ] = None,
+    optimizer: Annotated[
+        Optimizers | None,
+        typer.Option(
+            help="Of a model: what its weights are trained by; its seconds and its state count.",
+            show_default="momentum",
+        ),
+    ] = None,
+    threads: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, help="Of a worker, to choose from; may be given several times.", show_default="all measured"
+        ),
     ] = None,
     max_stages: Annotated[int | None, typer.Option(help="Most stages.")] = None,
     any_replicas: Annotated[
@@ -86,14 +112,27 @@ def train_plan(
     if source.endswith(".json"):
         from splitplan.data.training_profile import TrainingProfile
 
-        given = (("--save-profile", save_profile), ("--size", size), ("--budget-s", budget_s))
+        given = (
+            ("--save-profile", save_profile),
+            ("--size", size),
+            ("--budget-s", budget_s),
+            ("--optimizer", optimizer),
+        )
         raise_all(
             [f"{name} is for models that are measured; a profile is given" for name, v in given if v is not None],
             source,
         )
         profile = TrainingProfile.read(source)
     else:
-        profile = _measured(source, batch, size, hosts, 60.0 if budget_s is None else budget_s)
+        profile = _measured(
+            source,
+            batch,
+            size,
+            hosts,
+            threads=tuple(threads) if threads else None,
+            optimizer=optimizer or Optimizers.momentum,
+            budget_s=60.0 if budget_s is None else budget_s,
+        )
         if save_profile is not None:
             profile.save(save_profile)
     problem = HybridTraining(
@@ -102,6 +141,7 @@ def train_plan(
         batch if batch is not None else max(profile.samples(t)[1] for t in profile.threads),
         replicas="any" if any_replicas else "same",
         max_stages=max_stages,
+        threads=tuple(threads) if threads else None,
         columns=not no_columns,
         whole_batch=whole_batch,
     )
@@ -136,8 +176,13 @@ def _hosts(system: Path | None, cores: int | None) -> System:
     return System(here=Device("this machine", local=True, threads=here if cores is None else cores))
 
 
-def _measured(spec: str, batch: int | None, size: int | None, hosts: System, budget_s: float) -> TrainingProfile:
-    from splitplan.executor.training_profiler import profile_training
+def _measured(
+    spec: str, batch: int | None, size: int | None, hosts: System, *, threads: tuple[int, ...] | None, optimizer: Optimizers,
+    budget_s: float,
+) -> TrainingProfile:  # fmt: skip
+    import torch
+
+    from splitplan.executor.training_profiler import momentum, profile_training
     from splitplan.models.load import call_factory
     from splitplan.models.zoo import zoo_training
 
@@ -154,7 +199,22 @@ def _measured(spec: str, batch: int | None, size: int | None, hosts: System, bud
                 raise DataError("returned something else than (module, loss_fn, (inputs, targets))", f"model {spec!r}")
             model, loss_fn, example = made
     say(f"measuring {spec}")
-    return profile_training(model, loss_fn, example, hosts, budget_s=budget_s, name=spec.rpartition(":")[2])
+    made_by: dict[Optimizers, Callable[..., Any]] = {
+        Optimizers.momentum: momentum,
+        Optimizers.sgd: torch.optim.SGD,
+        Optimizers.adam: torch.optim.Adam,
+        Optimizers.adamw: torch.optim.AdamW,
+    }
+    return profile_training(
+        model,
+        loss_fn,
+        example,
+        hosts,
+        optimizer=made_by[optimizer],
+        threads=threads,
+        budget_s=budget_s,
+        name=spec.rpartition(":")[2],
+    )
 
 
 def show(solution: Solution) -> None:
@@ -175,7 +235,7 @@ def show(solution: Solution) -> None:
         markup=False,
     )
     out().print(
-        f"An iteration takes {seconds(estimate.expected_s)}, in {estimate.quantile:.0%} of cases at most {seconds(estimate.latest_s)}; "
+        f"An iteration takes {seconds(estimate.expected_s)}; {estimate.latest}; "
         f"{amount(solution.terms['memory_bytes'], 'B')} of memory for the largest worker",
         markup=False,
     )

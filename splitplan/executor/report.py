@@ -187,7 +187,7 @@ class Report:
         return rows_to_html(self.title, self.rows, [*(f"{k}: {v:g}" for k, v in self.counts.items()), *self.notes])
 
 
-_CAPTION = "measured: median of n frames"
+_CAPTION = "measured: median of n {of}"
 
 
 def rows_to_frame(rows: Sequence[Row]) -> pd.DataFrame:
@@ -208,10 +208,12 @@ def rows_to_frame(rows: Sequence[Row]) -> pd.DataFrame:
     )
 
 
-def rows_to_text(rows: Sequence[Row]) -> list[str]:
-    """A table of text, line by line, its head first."""
+def rows_to_text(rows: Sequence[Row], of: str = "frames") -> list[str]:
+    """A table of text, line by line, its head first; measured are medians of so many frames, or of what else is named."""
     wide = max([12, *(len(r.quantity) for r in rows)])
-    lines = [f"{'':{wide}} {'predicted':>12} {'measured':>12} {'ratio':>7} {'p95':>12} {'n':>5}  {_CAPTION}"]
+    lines = [
+        f"{'':{wide}} {'predicted':>12} {'measured':>12} {'ratio':>7} {'p95':>12} {'n':>5}  {_CAPTION.format(of=of)}"
+    ]
     for r in rows:
         cells = [_number(v, r.unit) for v in (r.predicted, r.measured)]
         ratio = "" if r.ratio is None else f"{r.ratio:.3f}"
@@ -221,9 +223,9 @@ def rows_to_text(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def rows_to_html(title: str, rows: Sequence[Row], remarks: Sequence[str]) -> str:
+def rows_to_html(title: str, rows: Sequence[Row], remarks: Sequence[str], of: str = "frames") -> str:
     """A table of HTML, and a list of remarks below it."""
-    head = "".join(f"<th>{c}</th>" for c in ("", "predicted", "measured", "ratio", "p95", "n", _CAPTION))
+    head = "".join(f"<th>{c}</th>" for c in ("", "predicted", "measured", "ratio", "p95", "n", _CAPTION.format(of=of)))
     body = "".join(
         "<tr>"
         + "".join(

@@ -162,11 +162,11 @@ class TrainingReport:
         return told + [f"{k}: {v:g}" for k, v in self.counts.items()]
 
     def __str__(self) -> str:
-        lines = [str(self.plan), *rows_to_text(self.rows), *self._remarks()]
+        lines = [str(self.plan), *rows_to_text(self.rows, "iterations"), *self._remarks()]
         return "\n".join([*lines, *(f"- {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
-        return rows_to_html(str(self.plan), self.rows, [*self._remarks(), *self.notes])
+        return rows_to_html(str(self.plan), self.rows, [*self._remarks(), *self.notes], "iterations")
 
 
 def make_report(
@@ -246,7 +246,8 @@ def _rows(
     told, none = plan.predicted, "" if steps else "no iteration was made"
     whole = [iteration_s(records, s) for s in steps]
     rows = [row_of("iteration", "s", told.get("iteration_s"), whole, none)]
-    if (latest_s := told.get("latest_s")) is not None and whole:
+    latest_s = told.get("latest_s", 0.0)
+    if whole and latest_s > told.get("iteration_s", 0.0):  # as long: how much it varies was not measured
         held = sum(t <= latest_s for t in whole)
         how = f"{held} of {len(whole)} iterations ended within the predicted; measured: the {LATEST:.0%} quantile"
         quantile = float(np.quantile(whole, LATEST, method="higher"))

@@ -54,21 +54,22 @@ class TrainingEstimate:
     curve: pd.DataFrame | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def latest(self) -> str:
+        """The latest time in words."""
+        if self.latest_s > self.expected_s:
+            return f"latest {self.latest_s:.4g} s (holds {self.quantile:.0%})"
+        return "how much it varies was not measured"
+
     def to_frame(self) -> pd.DataFrame:
         """The table of strategies."""
         return self.strategies
 
     def __str__(self) -> str:
         own = self.strategies.iloc[0]
-        known = self.latest_s > self.expected_s
-        latest = (
-            f"latest {self.latest_s:.4g} s (holds {self.quantile:.0%})"
-            if known
-            else "how much it varies was not measured"
-        )
         lines = [
             str(self.plan),
-            f"  expected  {self.expected_s:.4g} s an iteration; {latest}",
+            f"  expected  {self.expected_s:.4g} s an iteration; {self.latest}",
             "  of which  " + ", ".join(f"{k.removesuffix('_s')} {own[k]:.4g}" for k in PARTS if own[k] > 0),
         ]
         others = self.strategies.iloc[1:].itertuples()

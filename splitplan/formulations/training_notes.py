@@ -19,7 +19,7 @@ BACKWARDS = 1.2
 
 def notes(problem: HybridTraining, plan: TrainingPlan) -> tuple[str, ...]:
     """A sentence each; none when there is nothing to say."""
-    return (*_normalised(problem, plan), *_crowd(problem, plan), *_restless(problem, plan))
+    return (*_normalised(problem, plan), *_crowd(problem, plan), *_exchanges(problem, plan), *_restless(problem, plan))
 
 
 def _normalised(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
@@ -47,14 +47,27 @@ def _crowd(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
     return [text]
 
 
+def _exchanges(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
+    known = set(problem.profile.in_step["what"])
+    used = {
+        "all_reduce": any(s.replicas > 1 and set(s.layers) - set(s.columns) for s in plan.stages),
+        "columns": any(s.columns for s in plan.stages),
+    }
+    missing = [what for what, is_used in used.items() if is_used and what not in known]
+    if not missing:
+        return []
+    words = {"all_reduce": "adding gradients up over copies", "columns": "sharing layers by columns"}
+    text = (
+        f"what {' and '.join(words[m] for m in missing)} takes was measured alone, not in iterations in which workers also compute: it may "
+        "take less, or several times as long"
+    )
+    return [text]
+
+
 def _restless(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
     found = []
     workers = problem.costs.crowd(problem.costs.config_of(plan))
     ratio = problem.profile.ratio(problem.latest_quantile, plan.threads, workers)
-    if not len(problem.profile.ratios):
-        found.append(
-            "the profile has no ratios of measured iterations: the latest time is the expected one, and how often it holds is not known"
-        )
     if ratio > RESTLESS:
         found.append(
             f"measured steps varied so much that the latest time is {ratio:.2g} times the expected one: the machine was busy, or measured for "

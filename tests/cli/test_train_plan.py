@@ -69,7 +69,8 @@ def test_a_plan_is_found_shown_and_written(saved: Path, tmp_path: Path) -> None:
     for word in (
         "least iteration time of 'net'",
         "An iteration takes",
-        "in 99% of cases at most",
+        "; latest ",
+        "(holds 99%)",
         "the plan",
         "one core",
         "audited by",
@@ -98,6 +99,8 @@ def test_options_reach_the_problem(saved: Path) -> None:
     assert free["plan"]["batch"] == 128, "the largest that was measured"
     one = loads(*common, "--max-stages", 1, "--batch", 64)
     assert len(one["plan"]["stages"]) == 1 and one["plan"]["batch"] == 64
+    assert {loads(*common, "--threads", t)["plan"]["threads"] for t in (1, 2)} == {1, 2}
+    assert loads(*common, "--threads", 1, "--threads", 4)["plan"]["threads"] in (1, 4)
     whole = loads(*common, "--whole-batch")
     assert whole["plan"]["micro_batches"] == 1 and {s["replicas"] for s in whole["plan"]["stages"]} == {1}
     assert "the whole batch at once" in whole["problem"]
@@ -114,11 +117,23 @@ def test_options_reach_the_problem(saved: Path) -> None:
 def test_a_model_is_measured_first(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(saved))
     profile = tmp_path / "profile.json"
-    command = ("train-plan", "made_for_training:net", "--cores", 1, "--budget-s", 0.05, "--save-profile", profile)
+    command = (
+        "train-plan",
+        "made_for_training:net",
+        "--cores",
+        1,
+        "--budget-s",
+        0.05,
+        "--save-profile",
+        profile,
+        "--optimizer",
+        "adam",
+    )
     result = good(*command)
     assert "measuring made_for_training:net" in result.stderr and "profile written" in result.stderr
     read = TrainingProfile.read(profile)
     assert (read.model, read.threads, read.samples(1)) == ("net", (1,), (2, 4))
+    assert read.state_factor == pytest.approx(2.0, rel=0.1), "two moments a weight, and a counter"
     assert "one core" in result.stdout
     assert loads("train-plan", profile, "--cores", 1)["plan"]["fingerprint"] == read.fingerprint
     sys.modules.pop("made_for_training", None)
@@ -134,6 +149,8 @@ def test_a_model_is_measured_first(saved: Path, tmp_path: Path, monkeypatch: pyt
         (("small.json", "--cores", 0), "threads is 0; give a whole number from 1"),
         (("small.json", "--cores", 2, "--system", "hosts.toml"), "--cores: is given beside --system"),
         (("small.json", "--size", 32, "--budget-s", 3), "--size is for models that are measured; a profile is given"),
+        (("small.json", "--optimizer", "sgd"), "--optimizer is for models that are measured"),
+        (("small.json", "--threads", 3), "threads"),
         (("small.json", "--save-profile", "x.json"), "--save-profile is for models that are measured"),
         (("small.json", "--solver", "gurobi"), "known: auto, training-dp, training-milp"),
         (("small.json", "--figure", "x.txt"), "x.txt"),

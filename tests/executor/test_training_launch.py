@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,15 @@ def test_cores_are_put_in_order_of_their_speed() -> None:
     assert Cores((0, 1, 2, 3), (1.0,) * 4).slowed([1.0, 4.0], 2) == Cores((0, 1, 2, 3), (1.0, 1.0, 0.25, 0.25))
 
 
+@pytest.mark.parametrize(("steps", "kept"), [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (9, 6)])
+def test_iterations_that_warm_up_do_not_count_where_there_are_others(tmp_path: Path, steps: int, kept: int) -> None:
+    plan = plan_of(net())
+    seconds = [9.0] * min(3, steps - 1) + [1.0] * max(1, steps - 3)
+    rows = make_report([(plan, write(tmp_path, [seconds], replicas=1))], []).to_frame().set_index("quantity")
+    assert rows.loc["iteration", "n"] == kept
+    assert rows.loc["compute", "measured"] == pytest.approx(1.0)
+
+
 def test_a_problem_is_solved_again_with_the_speeds(tmp_path: Path) -> None:
     problem = hybrid()
     (plan,) = (x for x in plans(problem) if x.workers == 2 and len(x.stages) == 1)
@@ -301,7 +311,10 @@ def test_a_problem_is_solved_again_with_the_speeds(tmp_path: Path) -> None:
     rows = report.to_frame().set_index("quantity")
     assert rows.loc["iteration", "predicted"] == plan.predicted["iteration_s"]
     assert rows.loc["compute", "measured"] == pytest.approx(4.5 * each)
-    assert rows.loc["latest", "how"].startswith("0 of 7 iterations ended within")
+    assert "latest" not in rows.index, "the profile knows nothing of how much iterations vary"
+    told = replace(plan, predicted={**plan.predicted, "latest_s": 1.1 * plan.predicted["iteration_s"]})
+    rows = make_report([(told, records)], [], [problem]).to_frame().set_index("quantity")
+    assert rows.loc["latest", "how"].startswith("0 of 5 iterations ended within"), "three of eight warm up"
 
 
 @pytest.mark.parametrize(

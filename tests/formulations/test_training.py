@@ -552,8 +552,21 @@ def test_more_speed_never_hurts_and_the_plan_may_change() -> None:
 # -- what must be known beside the seconds ----------------------------------------------------------------
 
 
+SURE: dict[str, Any] = {"ratios": (), "in_step": [("all_reduce", 2, 1.0, 1.0), ("columns", 2, 1.0, 1.0)]}
+
+
+def test_exchanges_that_were_measured_alone_are_told() -> None:
+    p, known = problem(ratios=()), problem(**SURE)
+    alone, copies, shared = (made(p, (), (r,), 1, "none", columns=c) for r, c in ((1, ()), (2, ()), (2, ((1,),))))
+    assert notes(p, alone) == notes(known, alone) == notes(known, copies) == notes(known, shared) == ()
+    (text,) = notes(p, copies)
+    assert text.startswith("what adding gradients up over copies takes was measured alone, not in iterations")
+    (text,) = notes(p, shared)
+    assert "adding gradients up over copies and sharing layers by columns" in text
+
+
 def test_batch_norm_that_sees_less_than_the_batch_is_told() -> None:
-    p = problem(ratios=())
+    p = problem(**SURE)
     layers = (p.profile.layers[0], replace(p.profile.layers[1], over_samples=True), p.profile.layers[2])
     p = replace(p, profile=replace(p.profile, layers=layers))
     whole, parts = made(p, (), (1,), 1, "none"), made(p, (1,), (1, 1), 2, "1f1b")
@@ -567,7 +580,7 @@ def test_batch_norm_that_sees_less_than_the_batch_is_told() -> None:
 
 
 def test_crowds_that_were_not_measured_are_told() -> None:
-    p = problem(cores=4, ratios=())
+    p = problem(cores=4, **SURE)
     assert notes(p, made(p, (), (2,), 1, "none")) == ()
     (text,) = notes(p, made(p, (), (4,), 1, "none"))
     assert text.startswith("the profile knows no 4 workers of 1 thread at once on a host, at most 2")
@@ -580,7 +593,7 @@ def test_a_profile_of_a_busy_machine_is_told() -> None:
     times = p.profile.times.copy()
     few = (times["samples"] == times["samples"].min()) & (times["workers"] == 2)
     times.loc[few, ["forward_s", "backward_s"]] *= 100
-    odd = problem(times=times, ratios=())
+    odd = problem(times=times, **SURE)
     (text,) = notes(odd, made(odd, (), (1,), 1, "none"))
     assert text.startswith("with 2 workers of 1 thread ") and "times as long as" in text
 
