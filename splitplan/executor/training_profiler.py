@@ -69,7 +69,7 @@ def profile_training(
     layers, each run's gradients computed from those of the next; the latter are scaled so that they add up to the former. Then, on CPUs,
     it trains: whole iterations of one worker, which the times are scaled to; and of several workers by copies and by columns, which say
     what exchanges take while workers also compute. These are measured again in fresh processes, all crowds in turn, so that a machine
-    that is slower for a while is so for all that will be compared, and that what one start differs from the next is in the latest time.
+    that is slower for a while is so for all that will be compared, and that what one start differs from the next by is in the latest time.
     Nothing of the model given is changed.
 
     Parameters

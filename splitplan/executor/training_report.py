@@ -246,8 +246,8 @@ def _rows(
     told, none = plan.predicted, "" if steps else "no iteration was made"
     whole = [iteration_s(records, s) for s in steps]
     rows = [row_of("iteration", "s", told.get("iteration_s"), whole, none)]
-    latest_s = told.get("latest_s", 0.0)
-    if whole and latest_s > told.get("iteration_s", 0.0):  # as long: how much it varies was not measured
+    latest_s = told.get("latest_s")
+    if whole and latest_s not in (None, told.get("iteration_s")):  # as long: how much it varies was not measured
         held = sum(t <= latest_s for t in whole)
         how = f"{held} of {len(whole)} iterations ended within the predicted; measured: the {LATEST:.0%} quantile"
         quantile = float(np.quantile(whole, LATEST, method="higher"))

@@ -57,7 +57,7 @@ class TrainingEstimate:
     @property
     def latest(self) -> str:
         """The latest time in words."""
-        if self.latest_s > self.expected_s:
+        if self.latest_s != self.expected_s:
             return f"latest {self.latest_s:.4g} s (holds {self.quantile:.0%})"
         return "how much it varies was not measured"
 

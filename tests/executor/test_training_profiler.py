@@ -47,7 +47,14 @@ def machine(cores: int = 1, **more: Any) -> sp.System:
 
 def quick(model: Any = None, loss_fn: Any = LOSS, cores: int = 1, **more: Any) -> TrainingProfile:
     """One crowd: a worker for each core."""
-    options = {"samples": (BATCH,), "threads": (1,), "budget_s": 0.01, "least": 2, "progress": False} | more
+    options = {
+        "samples": (BATCH,),
+        "threads": (1,),
+        "budget_s": 0.01,
+        "least": 2,
+        "starts": 1,
+        "progress": False,
+    } | more
     return profile_training(net() if model is None else model, loss_fn, batch(), machine(cores), **options)
 
 
@@ -302,7 +309,7 @@ def test_a_loss_that_fails_is_told_with_its_traceback(nothing_left: Path) -> Non
     def wrong(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         raise ValueError("the classes are in another file")
 
-    with pytest.raises(ExecutorError, match=r"(?s)1 worker of 1 thread, start 1 of 3 ended with code 1 .*ValueError: the classes are in another file"):  # fmt: skip
+    with pytest.raises(ExecutorError, match=r"(?s)1 worker of 1 thread, start 1 of 1 ended with code 1 .*ValueError: the classes are in another file"):  # fmt: skip
         quick(loss_fn=wrong)
 
 
@@ -315,7 +322,7 @@ def test_what_the_model_refuses_is_told_without_one(nothing_left: Path) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.a(x) if float(x.sum()) > 0 else self.a(-x)
 
-    with pytest.raises(ExecutorError, match="measuring training with 1 worker of 1 thread, start 1 of 3: ") as e:
+    with pytest.raises(ExecutorError, match="measuring training with 1 worker of 1 thread, start 1 of 1: ") as e:
         quick(Odd())
     assert "Traceback" not in str(e.value)
 
@@ -346,7 +353,7 @@ def test_a_killed_process_ends_the_others(nothing_left: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return LOSS(out, y)
 
-    with pytest.raises(ExecutorError, match="of 2 workers of 1 thread, start 1 of 3 ended with code -9"):
+    with pytest.raises(ExecutorError, match="of 2 workers of 1 thread, start 1 of 1 ended with code -9"):
         quick(loss_fn=loss_fn, cores=2)
 
 
@@ -360,7 +367,7 @@ def test_a_process_that_is_lost_before_all_have_met_ends_the_others(nothing_left
             if sys.argv[-1] == "1":
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(ExecutorError, match="of 2 workers of 1 thread, start 1 of 3 ended with code -9"):
+    with pytest.raises(ExecutorError, match="of 2 workers of 1 thread, start 1 of 1 ended with code -9"):
         quick(Lost(*net()), cores=2)
 
 
