@@ -122,8 +122,10 @@ def profile_training(
     things, each = Things(model, batch, optimizer, loss_fn), budget_s / len(crowds)
     found: dict[tuple[int, int], dict[str, Any]] = {}
     with bar(progress) as tell:
-        for n in range(starts if kind == "cpu" else 1):  # of GPUs there are no whole iterations
+        for n in range(starts):
             for t, w in crowds:
+                if n and not found[t, w]["whole"]:
+                    continue  # GPUs, and workers that cannot share a batch: there is nothing to measure again
                 layers_s = None if n else (1 - WHOLE) * each
                 task = MeasureTask(
                     t, w, tuple(sorted(set(sizes))), layers_s, WHOLE * each / starts, least, kind, name, tuple(sys.path)
@@ -271,10 +273,11 @@ def _profile(found: dict[tuple[int, int], dict[str, Any]], system: System) -> Tr
     for (t, w), group in found.items():
         for samples, (forward, backward) in group["times"].items():
             rows = zip(names, forward, backward, strict=True)
-            times += [(v, int(samples), t, w, longer[t] * f, longer[t] * b) for v, f, b in rows]
+            times += [(v, int(samples), t, w, longer[t, w] * f, longer[t, w] * b) for v, f, b in rows]
         added = group["add_s"] * weights / max(weights.sum(), 1.0)
-        updates += [(v, t, w, longer[t] * u, a) for v, u, a in zip(names, group["updates"], added, strict=True)]
-        for what, by_start in ({f"rounds of {k}": [v] for k, v in group["steps"].items()} | group["whole"]).items():
+        updates += [(v, t, w, longer[t, w] * u, a) for v, u, a in zip(names, group["updates"], added, strict=True)]
+        rounds_of = {f"rounds of {k}": [v] for k, v in group["steps"].items()}
+        for what, by_start in (group["whole"] or rounds_of).items():
             typical = _typical(by_start)
             ratios += [(t, w, what, x / typical, n) for n, steps in enumerate(by_start, 1) for x in steps]
     device = next(iter(system.places.values()))
@@ -310,33 +313,32 @@ def _typical(by_start: list[list[float]]) -> float:
     return float(np.median([np.median(steps) for steps in by_start]))
 
 
-def _beside(found: dict[tuple[int, int], dict[str, Any]], step_s: float) -> tuple[float, dict[int, float]]:
-    """Seconds beside the layers of a micro-batch, and by threads how many times as long layers take in iterations one after another.
+def _beside(found: dict[tuple[int, int], dict[str, Any]], step_s: float) -> tuple[float, dict[tuple[int, int], float]]:
+    """Seconds beside the layers of a micro-batch, and by crowd how many times as long layers take in iterations as in the rounds.
 
     Rounds of all sizes in turn find caches as they are not in training, and time no engine. A batch in parts takes longer than at once
     by what its smaller micro-batches take, which the rounds say, by adding their gradients up, and by what is beside them; the rest of
-    an iteration is the layers'.
-    What one worker takes longer or less, so do several: else what is compared would not be measured alike.
+    an iteration is the layers'. What one worker takes longer or less in the start in which its rounds were, so do several: else what is
+    compared would not be measured alike. And what a crowd's iterations take in all its starts over that first one, its layers do.
     """
-    alone: dict[int, tuple[float, float]] = {}
+    first: dict[int, tuple[float, float]] = {}
     beside = []
     for (t, w), group in found.items():
         if w > 1 or "alone" not in group["whole"]:
             continue
         told = {int(s): float(np.sum(x)) for s, x in group["times"].items()}
-        whole, most = _typical(group["whole"]["alone"]), max(told)
-        alone[t] = whole, told[most] + float(np.sum(group["updates"]))
+        whole, most = _typical(group["whole"]["alone"][:1]), max(told)
+        first[t] = whole, told[most] + float(np.sum(group["updates"]))
         if "parts" in group["whole"]:
             least = min(s for s in told if most % s == 0)
-            alike = _typical(group["whole"]["parts"]) - _typical(group["whole"]["alone"][:1])  # in the first start
-            more = alike - (most / least * told[least] - told[most])
+            more = _typical(group["whole"]["parts"]) - whole - (most / least * told[least] - told[most])
             beside.append(more / (most / least - 1) - group["add_s"])
-    if not alone:
-        return 0.0, dict.fromkeys((t for t, _ in found), 1.0)
     # The least of all threads': what disturbs a measurement makes it longer.
-    micro_s = max(0.0, min([*beside, *(0.9 * (x - step_s) for x, _ in alone.values())])) if beside else 0.0
-    longer = {t: (x - step_s - micro_s) / told if told > 0 else 1.0 for t, (x, told) in alone.items()}
-    return float(micro_s), {t: longer.get(t, 1.0) for t, _ in found}
+    micro_s = max(0.0, min([*beside, *(0.9 * (x - step_s) for x, _ in first.values())])) if beside else 0.0
+    engine = {t: (x - step_s - micro_s) / told if told > 0 else 1.0 for t, (x, told) in first.items()}
+    again = {k: [_typical(x) / _typical(x[:1]) for x in g["whole"].values()] for k, g in found.items()}
+    again = {k: x or again.get((k[0], 1), []) for k, x in again.items()}
+    return float(micro_s), {k: engine.get(k[0], 1.0) * float(np.median(x) if x else 1.0) for k, x in again.items()}
 
 
 def _in_step(

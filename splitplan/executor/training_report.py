@@ -86,9 +86,9 @@ class TrainingReport:
     number : int
         Of the one that the rows are of.
     rows : tuple of Row
-        ``iteration``, from when the first stage began to when the last worker had ended it; ``latest``; ``compute``, mean of the
-        workers; ``sync`` and ``update`` of the worker that computes longest; ``rest`` of the iteration; ``data``, between two of them;
-        ``checkpoint``. The first iteration after each start is left out.
+        ``iteration``, from when the first stage began to when the last worker had ended it; ``latest``, where the profile knows how
+        much iterations vary; ``compute``, mean of the workers; ``sync`` and ``update`` of the worker that computes longest; ``rest`` of the iteration; ``data``, between two of them;
+        ``checkpoint``. The first three iterations after each start warm up and are left out where there are others.
     workers : tuple of WorkerTimes
     counts : dict of str to float
     notes : tuple of str

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from splitplan.models.training import TrainingModel
 
 MOST = 40
-"""Iterations of one plan, however quick they are."""
+"""Iterations of one plan in one start, however quick they are."""
 
 
 def whole_plans(

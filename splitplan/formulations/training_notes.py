@@ -49,8 +49,9 @@ def _crowd(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
 
 def _exchanges(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
     known = set(problem.profile.in_step["what"])
+    weights = {x.name for x in problem.profile.layers if x.parameter_bytes}
     used = {
-        "all_reduce": any(s.replicas > 1 and set(s.layers) - set(s.columns) for s in plan.stages),
+        "all_reduce": any(s.replicas > 1 and weights & set(s.layers) - set(s.columns) for s in plan.stages),
         "columns": any(s.columns for s in plan.stages),
     }
     missing = [what for what, is_used in used.items() if is_used and what not in known]
