@@ -41,6 +41,9 @@ class Case:
     make: Callable[[int], tuple[nn.Module, Callable[..., Any], Any, Any]]
     batch: int
 
+    def __str__(self) -> str:
+        return f"{self.name}, batch {self.batch}"
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -150,83 +153,106 @@ FULL = Setting(
         Case("transformer, 64 tokens", encoder, 64),
     )
 )
-SHORT = [
-    "way",
-    "predicted_s",
-    "measured_s",
-    "error_%",
-    "less_than_one_core_%",
-    "planner's",
-    "latest_s",
-    "within_latest",
-]
+SYSTEM = sp.System(here=sp.Device("this machine", local=True, threads=2))
 SMOKE = Setting((Case("perceptron", perceptron, 8),), steps=1, rounds=1, budget_s=0.5, starts=1)
 
 
 def run(smoke: bool, progress: Progress) -> tuple[pd.DataFrame, str]:
-    """Every way of training every case."""
+    """Every way of training every case: all are profiled and planned first, then run in rounds."""
     setting = SMOKE if smoke else FULL
-    system = sp.System(here=sp.Device("this machine", local=True, threads=2))
-    rows: list[dict[str, Any]] = []
+    contests = []
     for case in setting.cases:
-        progress(f"{case.name}, batch {case.batch}: profile")
-        found = measured(case, setting, system, progress)
-        # What is there if a later case fails.
-        progress("\n" + pd.DataFrame(found)[SHORT].round(3).to_string(index=False))
-        rows += found
-    table = pd.DataFrame(rows)
+        progress(f"{case}: profile")
+        contests.append(Contest.of(case, setting))
+    for n in range(setting.rounds):
+        for contest in contests:
+            contest.turn(setting, n, progress)
+    table = pd.DataFrame([row for contest in contests for row in contest.rows()])
     return table, said(table)
 
 
-def measured(case: Case, setting: Setting, system: sp.System, progress: Progress) -> list[dict[str, Any]]:
-    """A row for each way of training a case."""
-    model, loss_fn, x, y = case.make(case.batch)
-    profile = sp.profile_training(
-        model, loss_fn, (x, y), system, budget_s=setting.budget_s, starts=setting.starts, name=case.name, progress=False
-    )
-    problem = HybridTraining(profile, system, case.batch)
-    solution = problem.solve("training-dp", curve_gap=0.0)
-    plans = ways(problem, solution)
-    seconds: dict[str, list[float]] = {name: [] for name in plans}
-    held: dict[str, list[tuple[int, int]]] = {name: [] for name in plans}
-    for n in range(setting.rounds):
-        for name, plan in plans.items():
-            progress(f"{case.name}, batch {case.batch}: round {n + 1}, {name}")
+@dataclass
+class Contest:
+    """A case that was profiled and planned, and what its ways took so far.
+
+    Parameters
+    ----------
+    case : Case
+    problem : HybridTraining
+    chosen : TrainingPlan
+        The planner's.
+    ways : dict of str to TrainingPlan
+    seconds : dict of str to list of float
+        By way, the median of each start.
+    held : dict of str to list of (int, int)
+        By way, for each start iterations within the latest time, and all.
+    """
+
+    case: Case
+    problem: HybridTraining
+    chosen: TrainingPlan
+    ways: dict[str, TrainingPlan]
+    seconds: dict[str, list[float]]
+    held: dict[str, list[tuple[int, int]]]
+
+    @classmethod
+    def of(cls, case: Case, setting: Setting) -> Contest:
+        """Profile it, and take the best plan of every way."""
+        model, loss_fn, x, y = case.make(case.batch)
+        profile = sp.profile_training(
+            model,
+            loss_fn,
+            (x, y),
+            SYSTEM,
+            budget_s=setting.budget_s,
+            starts=setting.starts,
+            name=case.name,
+            progress=False,
+        )
+        problem = HybridTraining(profile, SYSTEM, case.batch)
+        solution = problem.solve("training-dp", curve_gap=0.0)
+        plans = ways(problem, solution)
+        return cls(case, problem, solution.plan, plans, {k: [] for k in plans}, {k: [] for k in plans})
+
+    def turn(self, setting: Setting, number: int, progress: Progress) -> None:
+        """Each way once, in fresh processes."""
+        _, loss_fn, x, y = self.case.make(self.case.batch)
+        steps = WARMING + setting.steps
+        for name, plan in self.ways.items():
+            progress(f"round {number + 1}, {self.case}: {name}")
             with tempfile.TemporaryDirectory() as folder:
-                again = case.make(case.batch)[0]
-                steps = WARMING + setting.steps
+                model = self.case.make(self.case.batch)[0]
                 trainer = sp.train(
-                    again, plan, [(x, y)] * steps, optimizer=optimizer, loss_fn=loss_fn, steps=steps,
-                    folder=folder, checkpoint_every=10_000, problem=problem, on_slow="tell", progress=False,
+                    model, plan, [(x, y)] * steps, optimizer=optimizer, loss_fn=loss_fn, steps=steps, folder=folder,
+                    checkpoint_every=10_000, problem=self.problem, on_slow="tell", progress=False,
                 )  # fmt: skip
             told = {r.quantity: r for r in trainer.report.rows}
-            seconds[name].append(float(told["iteration"].measured))
+            self.seconds[name].append(float(told["iteration"].measured))
             within, _, many = told["latest"].how.split()[:3]
-            held[name].append((int(within), int(many)))
-    alone = statistics.median(seconds["one core"])
-    best = min(statistics.median(v) for v in seconds.values())
-    rows = []
-    for name, plan in plans.items():
-        told_s, took_s = plan.predicted["iteration_s"], statistics.median(seconds[name])
-        rows.append(
+            self.held[name].append((int(within), int(many)))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each way."""
+        took = {name: statistics.median(x) for name, x in self.seconds.items()}
+        return [
             {
-                "model": case.name,
-                "batch": case.batch,
+                "model": self.case.name,
+                "batch": self.case.batch,
                 "way": name,
                 "plan": str(plan).partition(": ")[2],
-                "predicted_s": told_s,
-                "measured_s": took_s,
-                "by_start_s": ", ".join(f"{x:.3g}" for x in seconds[name]),
-                "error_%": 100 * (told_s / took_s - 1),
-                "less_than_one_core_%": 100 * (1 - took_s / alone),
-                "over_best_%": 100 * (took_s / best - 1),
-                "planner's": plan == solution.plan,
+                "predicted_s": plan.predicted["iteration_s"],
+                "measured_s": took[name],
+                "by_start_s": ", ".join(f"{x:.3g}" for x in self.seconds[name]),
+                "error_%": 100 * (plan.predicted["iteration_s"] / took[name] - 1),
+                "less_than_one_core_%": 100 * (1 - took[name] / took["one core"]),
+                "over_best_%": 100 * (took[name] / min(took.values()) - 1),
+                "planner's": plan == self.chosen,
                 "latest_s": plan.predicted["latest_s"],
-                "latest_over_median": plan.predicted["latest_s"] / took_s,
-                "within_latest": f"{sum(a for a, _ in held[name])} of {sum(b for _, b in held[name])}",
+                "latest_over_median": plan.predicted["latest_s"] / took[name],
+                "within_latest": f"{sum(a for a, _ in self.held[name])} of {sum(b for _, b in self.held[name])}",
             }
-        )
-    return rows
+            for name, plan in self.ways.items()
+        ]
 
 
 def optimizer(parameters: Any) -> torch.optim.Optimizer:
@@ -283,7 +309,7 @@ def said(table: pd.DataFrame) -> str:
     lines.append(
         "One core: one process of one thread, pinned, with a worker's allocator settings (glibc keeps what it is given back: "
         "MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_), default memory format, single precision; SGD with momentum. Medians over fresh "
-        f"processes that took turns; the first {WARMING} iterations of each warm up and are left out. The profile was taken before all runs of a case."
+        f"processes that took turns; the first {WARMING} iterations of each warm up and are left out. All profiles were taken before all runs."
     )
     return " ".join(lines)
 
