@@ -184,6 +184,12 @@ def check_figure(path: Path | None) -> None:
     raise_all(problems, str(path))
 
 
+def check_folder(path: Path | None) -> None:
+    """Refuse a file whose folder is not there, before anything long is done for it."""
+    if path is not None and not path.parent.is_dir():
+        raise DataError(f"there is no folder {path.parent}; make it first", str(path))
+
+
 def check_table(path: Path | None) -> None:
     """Refuse a table that could not be written, before anything long is done for it."""
     if path is None:

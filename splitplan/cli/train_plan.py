@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from splitplan.cli.options import FigureOption, GapOption, Json, PlanOption, SolverOption, TimeLimitOption, read_system
-from splitplan.cli.output import amount, check_figure, out, print_json, save_figure, say, seconds, table, working
+from splitplan.cli.output import (
+    amount,
+    check_figure,
+    check_folder,
+    out,
+    print_json,
+    save_figure,
+    say,
+    seconds,
+    table,
+    working,
+)
 from splitplan.cli.solve import certificate
 from splitplan.errors import DataError, many, raise_all
 
@@ -56,7 +67,11 @@ def train_plan(
         Path | None, typer.Option(metavar="FILE.json", help="Of a model: where to write what was measured.")
     ] = None,
     budget_s: Annotated[
-        float | None, typer.Option(help="Of a model: about how many seconds to measure.", show_default="60")
+        float | None,
+        typer.Option(
+            help="Of a model: about how many seconds to measure, beyond what the least takes (a minute or more).",
+            show_default="60",
+        ),
     ] = None,
     optimizer: Annotated[
         Optimizers | None,
@@ -97,6 +112,8 @@ def train_plan(
     from splitplan.formulations.training import HybridTraining
 
     check_figure(figure)
+    for path in (output, save_profile):
+        check_folder(path)
     # Before anything is measured.
     raise_all(
         [
@@ -242,10 +259,10 @@ def show(solution: Solution) -> None:
     frame = estimate.strategies
     shown = [p for p in PARTS if (frame[p] > 0).any()]
     rows = [
-        (r["strategy"], seconds(r["iteration_s"]), *(seconds(r[p]) for p in shown), r["why"])
+        (r["strategy"], str(r["micro_batches"]), seconds(r["iteration_s"]), *(seconds(r[p]) for p in shown), r["why"])
         for r in frame.to_dict("records")
     ]
-    names = ("strategy", "iteration", *(p.removesuffix("_s") for p in shown), "why")
+    names = ("strategy", "micro-batches", "iteration", *(p.removesuffix("_s") for p in shown), "why")
     out().print(table("", names, rows, numeric=names[1:-1]))
     for note in estimate.notes:
         out().print(f"Note: {note}", markup=False)

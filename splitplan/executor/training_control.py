@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from splitplan.data.training_plan import TrainingPlan
-from splitplan.errors import DataError, SplitplanError
+from splitplan.errors import DataError, SplitplanError, many
 from splitplan.executor.training_job import ASK
 from splitplan.executor.training_watch import Line, Records, iteration_s
 from splitplan.formulations.training import HybridTraining
@@ -88,6 +88,7 @@ class Control:
         self._plan, self._folder, self._cores, self._replan = plan, folder, cores, replan
         self._seen, self._judged = 0, frozenset[int]()
         self._expected = _planned_s(plan, cores, problem)
+        self._told: dict[str, tuple[int, float, int]] = {}
         self.notes: list[str] = []
         self.next: tuple[TrainingPlan, Cores] | None = None
         """What to go on with, once the workers were asked for a checkpoint."""
@@ -112,10 +113,11 @@ class Control:
     def _react(self, slow: frozenset[int], ratios: list[float], now_s: float) -> None:
         who = " and ".join(f"worker {k}" for k in sorted(slow))
         rest = median(r for k, r in enumerate(ratios) if k not in slow) if len(slow) < len(ratios) else min(ratios)
-        text = f"after step {self._seen} {who} computed {max(ratios[k] for k in slow) / rest:.2f} times as long as planned, compared with the others"
+        times = max(ratios[k] for k in slow) / rest
         if self._replan is None:
-            self.notes.append(f"{text}; with problem= another plan would be made")
+            self._tell(who, times)
             return
+        text = f"after step {self._seen} {who} computed {times:.2f} times as long as planned, compared with the others"
         cores = self._cores.slowed(ratios, self._plan.threads)
         try:
             other = self._replan(cores.speeds)
@@ -137,6 +139,17 @@ class Control:
             )
             self.next = other, cores
             (self._folder / ASK).touch()
+
+    def _tell(self, who: str, times: float) -> None:
+        """One line for all that is slow time and again."""
+        count, most, since = self._told.get(who, (0, 0.0, self._seen))
+        self._told[who] = (count + 1, max(most, times), since)
+        self.notes = [
+            f"after step {first} {name} computed {'up to ' * (n > 1)}{more:.2f} times as long as planned, compared with the others"
+            + (f", and {many(n - 1, 'time')} more after that" if n > 1 else "")
+            + '; no other plan was looked for (no problem=, or on_slow="tell")'
+            for name, (n, more, first) in self._told.items()
+        ]
 
 
 def replan_of(problem: HybridTraining) -> Replan:

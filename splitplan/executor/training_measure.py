@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
+from splitplan.errors import DataError
 from splitplan.executor.measure import REFUSED, about, middle_mean
 from splitplan.models.files import read_json, write_whole
 
@@ -189,6 +191,8 @@ class Runs:
         Of the same model, whose optimizers are taken: they are of the same weights, and each has a state.
     """
 
+    _lost: torch.Tensor | None = None
+
     def __init__(
         self, tm: TrainingModel, loss_fn: Callable[..., Any], optimizer: Callable[..., Any], x: Any, y: Any, samples: int,
         device: torch.device, other: Runs | None = None,
@@ -231,13 +235,23 @@ class Runs:
         start = self._now()
         made = self._whole(*self._inputs)
         there = self._now()
-        self._loss_fn(self.tm.unflatten(made), self._target).backward()
+        loss = self._loss_fn(self.tm.unflatten(made), self._target)
+        loss.backward()
         back = self._now()
         if self._all is not None:
             self._all.step()
         end = self._now()
         self._clear()
+        self._lost = loss.detach() if self._lost is None else self._lost
         return there - start, back - there, end - back
+
+    def check_loss(self) -> None:
+        """Raise unless the first loss was a number: seconds of NaN are those of no training."""
+        lost = 0.0 if self._lost is None else float(self._lost)
+        if not math.isfinite(lost):
+            raise DataError(
+                f"the loss of the first {self.samples} samples is {lost}; look at the inputs, the targets and the weights"
+            )
 
     def parts(self) -> np.ndarray:
         """Seconds forward, backward and of the optimizer of each run of layers, shape (3, runs); the last one's include the loss."""
@@ -311,6 +325,7 @@ def _rounds(runs: list[Runs], rank: int, task: MeasureTask, layers_s: float, mor
 
     for run in runs:
         run.whole()
+        run.check_loss()
         run.parts()
     whole: list[list[tuple[float, float, float]]] = [[] for _ in runs]
     parts: list[list[np.ndarray]] = [[] for _ in runs]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -263,8 +263,8 @@ def _rows(
     rows += [row_of(x, "s", told.get(f"{x}_s"), [line[f"{x}_s"] for line in mine], of) for x in ("sync", "update")]
     rest = [t - c - x["sync_s"] - x["update_s"] for t, c, x in zip(whole, compute, mine, strict=True)]
     parts = [told[x] for x in ("fill_s", "transfer_s", "overhead_s") if x in told]
-    how = "waiting for other stages, transfers, the loss, what lies between"
-    rows.append(row_of("rest", "s", sum(parts) if parts else None, rest, how))
+    how = "waiting for other stages, transfers; the loss and what lies between too, which are not in the predicted"
+    rows.append(replace(row_of("rest", "s", sum(parts) if parts else None, rest, how), comparable=False))
     rows.append(row_of("data", "s", None, _between(records, steps), "between two iterations"))
     if records.saved:
         rows.append(row_of("checkpoint", "s", None, list(records.saved.values()), "each"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from splitplan.data.system import System
 from splitplan.data.training_plan import Schedule, TrainingPlan, TrainingStage
 from splitplan.data.training_profile import TrainingProfile
-from splitplan.errors import DataError, FingerprintError, raise_all
+from splitplan.errors import DataError, FingerprintError, many, raise_all
 from splitplan.formulations.base import TOLERANCE, Formulation
 from splitplan.formulations.scaled import Scaled
 from splitplan.formulations.solution import Alternative
@@ -370,9 +370,9 @@ class HybridTraining(Scaled, Formulation):
         facts = [
             f"{c.layers} layers",
             f"batch {self.batch}",
-            f"{len(c.hosts)} host{'s' * (len(c.hosts) > 1)} of {c.cores_per_host} cores",
+            f"{many(len(c.hosts), 'host')} of {many(c.cores_per_host, 'core')}",
         ]
-        facts += [f"at most {self.max_stages} stages"] if self.max_stages is not None else []
+        facts += [f"at most {many(self.max_stages, 'stage')}"] if self.max_stages is not None else []
         facts += ["any replicas"] if self.replicas == "any" else []
         facts += ["the whole batch at once"] if self.whole_batch else []
         facts += [f"cores' speeds {', '.join(f'{x:.3g}' for x in self.speeds)}"] if self.speeds else []

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from splitplan.formulations.training import HybridTraining
 
 PARTS = ("compute_s", "fill_s", "transfer_s", "sync_s", "update_s", "overhead_s")
+MANY = 10
+"""From so many times as long a strategy's time is said as a multiple, not in per cent."""
 WHY = {
     "compute_s": "computes",
     "fill_s": "waits for other stages",
@@ -72,8 +74,11 @@ class TrainingEstimate:
             f"  expected  {self.expected_s:.4g} s an iteration; {self.latest}",
             "  of which  " + ", ".join(f"{k.removesuffix('_s')} {own[k]:.4g}" for k in PARTS if own[k] > 0),
         ]
-        others = self.strategies.iloc[1:].itertuples()
-        lines += [f"  {row.strategy:<28} {row.iteration_s:.4g} s: {row.why}" for row in others]
+        others = self.strategies.iloc[1:].to_dict("records")
+        lines += [
+            f"  {_name(row['strategy'], row['micro_batches']):<36} {row['iteration_s']:.4g} s: {row['why']}"
+            for row in others
+        ]
         if self.curve is not None:
             by = ", ".join(f"{row.stages}: {row.iteration_s:.4g} s" for row in self.curve.itertuples())
             lines.append(f"  best by number of stages: {by}")
@@ -111,6 +116,10 @@ def estimate(problem: HybridTraining, solution: Solution) -> TrainingEstimate:
     )
 
 
+def _name(strategy: str, micro_batches: int) -> str:
+    return strategy if micro_batches == 1 else f"{strategy}, {micro_batches} micro-batches"
+
+
 def _seconds(problem: HybridTraining, plan: TrainingPlan) -> float:
     return problem.evaluate(plan)["iteration_s"]
 
@@ -121,10 +130,11 @@ def _row(
     worse = {k: terms[k] - best[k] for k in PARTS}
     most = max(worse, key=lambda k: worse[k])
     more = terms["iteration_s"] / best["iteration_s"] - 1 if best["iteration_s"] else 0.0
+    by = f"{more:+.1%}" if more < MANY - 1 else f"{1 + more:.3g} times as long"
     why = (
         "the plan"
         if terms is best
-        else f"{more:+.1%}: it {WHY[most]} {worse[most]:.4g} s longer"
+        else f"{by}: it {WHY[most]} {worse[most]:.4g} s longer"
         if more > 0
         else f"{more:+.1%}"
     )

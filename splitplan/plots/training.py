@@ -55,27 +55,34 @@ def draw_both(figure: Figure | SubFigure, table: pd.DataFrame) -> None:
     charts = list(dict.fromkeys(table["how"]))
     axes = figure.subplots(len(charts), 1, sharex=True, squeeze=False)[:, 0]
     end = float(table["end_s"].max()) or 1.0
+    shown: set[str] = set()
     for k, (ax, how) in enumerate(zip(axes, charts, strict=True)):
         part = table[table["how"] == how]
-        draw_iteration(ax, part, list(dict.fromkeys(part["lane"])), end, key=k == 0)
+        draw_iteration(ax, part, list(dict.fromkeys(part["lane"])), end, shown)
         ax.set_title(str(how), fontsize=8, loc="left")
         if k < len(charts) - 1:
             ax.set_xlabel("")
 
 
-def draw_iteration(ax: Axes, table: pd.DataFrame, lanes: list[str], end: float | None = None, key: bool = True) -> None:
-    """One chart: a lane a stage or worker, a colour for what it does, the micro-batch's number on its bars."""
+def draw_iteration(
+    ax: Axes, table: pd.DataFrame, lanes: list[str], end: float | None = None, named: set[str] | None = None
+) -> None:
+    """One chart: a lane a stage or worker, a colour for what it does, the micro-batch's number on its bars.
+
+    Its key has what is not yet named in another chart of the figure.
+    """
     unknown = [x for x in dict.fromkeys(table["what"]) if x not in COLOURS]
     raise_all([f"what {x!r} is none of {', '.join(COLOURS)}" for x in unknown], "iteration of training")
     row = {lane: k for k, lane in enumerate(lanes)}
     end = float(table["end_s"].max()) or 1.0 if end is None else end
-    shown: set[str] = set()
+    named = set() if named is None else named
+    before = len(named)
     numbered = table["micro"].max() < _MOST_NUMBERS
     for piece in table.itertuples():
         start, stop, what = float(piece.start_s), float(piece.end_s), str(piece.what)  # type: ignore[arg-type]
         tall = 0.62 if what != "transfer" else 0.34
-        label = what if what not in shown else None
-        shown.add(what)
+        label = what if what not in named else None
+        named.add(what)
         ax.barh(
             row[str(piece.lane)],
             stop - start,
@@ -100,8 +107,8 @@ def draw_iteration(ax: Axes, table: pd.DataFrame, lanes: list[str], end: float |
     ax.set_ylim(len(lanes) - 0.5, -0.5)
     ax.set_xlim(0, end * 1.01)
     ax.set_xlabel("seconds; a number is that of the micro-batch" if numbered else "seconds", fontsize=8)
-    if key:
-        ax.legend(fontsize=6, ncols=len(shown), loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    if new := len(named) - before:
+        ax.legend(fontsize=6, ncols=new, loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False)
     tidy(ax, "x")
 
 

@@ -149,6 +149,8 @@ def test_a_model_is_measured_first(saved: Path, tmp_path: Path, monkeypatch: pyt
         (("small.json", "--cores", 0), "threads is 0; give a whole number from 1"),
         (("small.json", "--cores", 2, "--system", "hosts.toml"), "--cores: is given beside --system"),
         (("small.json", "--size", 32, "--budget-s", 3), "--size is for models that are measured; a profile is given"),
+        (("small.json", "-o", "none/plan.json"), "there is no folder none; make it first"),
+        (("made_for_training:net", "--save-profile", "none/x.json"), "there is no folder none; make it first"),
         (("small.json", "--optimizer", "sgd"), "--optimizer is for models that are measured"),
         (("small.json", "--threads", 3), "threads"),
         (("small.json", "--save-profile", "x.json"), "--save-profile is for models that are measured"),

@@ -262,12 +262,19 @@ def test_a_worker_is_slow_compared_with_what_was_planned_for_it(tmp_path: Path) 
     assert told([[first] * 8, [second] * 8], problem) == []
     (note,) = told([[first] * 8, [1.5 * second] * 8], problem)
     assert "worker 1 computed 1.50 times as long as planned" in note
-    assert "with problem= another plan would be made" in note
+    assert 'no other plan was looked for (no problem=, or on_slow="tell")' in note
     begun = Control(plan, tmp_path, Cores.of(plan, None))  # nothing predicted: as in the first iterations
     begun(write(tmp_path, [[1.0] * 6, [3.0] * 6]))
     assert begun.notes == []
     begun(write(tmp_path, [[2.0 if k > 8 else 1.0 for k in range(16)], [3.0] * 16]))
-    assert "worker 0 computed 2.00 times" in begun.notes[0]
+    assert "after step 16 worker 0 computed 2.00 times" in begun.notes[0]
+    for step, factor in ((17, 1.0), (23, 3.0)):  # as planned again, and slower than before
+        begun(write(tmp_path, [[factor] * step, [3.0] * step]))
+    (note,) = begun.notes
+    assert (
+        note.startswith("after step 16 worker 0 computed up to 3.00 times as long as planned")
+        and "and 1 time more after that" in note
+    )
 
 
 def test_cores_are_put_in_order_of_their_speed() -> None:

@@ -344,6 +344,15 @@ def test_what_the_model_refuses_is_told_without_one(nothing_left: Path) -> None:
     assert "Traceback" not in str(e.value)
 
 
+def test_a_loss_that_is_no_number_is_told_at_once(nothing_left: Path) -> None:
+    x, y = batch()
+    x[-1] = float("nan")
+    with pytest.raises(
+        ExecutorError, match="the loss of the first 4 samples is nan; look at the inputs, the targets and the weights"
+    ):
+        profile_training(net(), LOSS, (x, y), machine(), samples=(2, 4), threads=(1,), starts=1, progress=False)
+
+
 def test_what_a_loss_prints_is_not_mixed_up_with_results(nothing_left: Path) -> None:
     def chatty(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         print("loss of", len(y), flush=True)
