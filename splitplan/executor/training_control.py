@@ -21,7 +21,7 @@ WINDOW = 5
 SLOW = 1.3
 """Times longer than planned, compared with the others."""
 GAIN = 0.05
-"""Part of an iteration that another plan must save."""
+"""Part of an iteration that another plan must save: of what the problem predicts of this one on such cores, or of what was measured."""
 
 
 def computing_s(line: Line) -> float:
@@ -47,8 +47,8 @@ class Cores:
     @classmethod
     def of(cls, plan: TrainingPlan, problem: HybridTraining | None) -> Cores:
         """All alike: those of the problem, or those that the plan uses."""
-        many = problem.costs.cores if problem is not None else plan.cores
-        return cls(tuple(range(many)), (1.0,) * many)
+        count = problem.costs.cores if problem is not None else plan.cores
+        return cls(tuple(range(count)), (1.0,) * count)
 
     def slowed(self, ratios: Sequence[float], threads: int) -> Cores:
         """The same cores after workers on the first of them took so many times as long as planned; fast ones come first."""
@@ -85,7 +85,7 @@ class Control:
         problem: HybridTraining | None = None,
         replan: Replan | None = None,
     ) -> None:
-        self._plan, self._folder, self._cores, self._replan = plan, folder, cores, replan
+        self._plan, self._folder, self._cores, self._problem, self._replan = plan, folder, cores, problem, replan
         self._seen, self._judged = 0, frozenset[int]()
         self._expected = _planned_s(plan, cores, problem)
         self._told: dict[str, tuple[int, float, int]] = {}
@@ -125,17 +125,20 @@ class Control:
             self.notes.append(f"{text}; no other plan was found: {e}")
             return
         there_s = other.predicted.get("iteration_s")
+        if self._problem is not None:  # by the same model, so that what it gets wrong of both does not count
+            speeds = dict(zip(cores.order, cores.speeds, strict=True))
+            now_s = _predicted_s(self._plan, self._problem, tuple(speeds[core] for core in self._cores.order))
         if other.batch != self._plan.batch or other.fingerprint != self._plan.fingerprint:
             self.notes.append(f"{text}; the other plan is for another batch or model, and was not taken")
         elif there_s is None:
             self.notes.append(f"{text}; the other plan does not say how long an iteration takes, and was not taken")
         elif there_s > (1 - GAIN) * now_s:
             self.notes.append(
-                f"{text}; the best other plan is predicted at {there_s:.4g} s an iteration, {now_s:.4g} s now: not changed"
+                f"{text}; the best plan for such cores is predicted at {there_s:.4g} s an iteration, this one at {now_s:.4g} s: not changed"
             )
         else:
             self.notes.append(
-                f"{text}; planned anew, {now_s:.4g} s an iteration then, {there_s:.4g} s predicted: {other}"
+                f"{text}; planned anew, {there_s:.4g} s an iteration predicted instead of {now_s:.4g} s on such cores: {other}"
             )
             self.next = other, cores
             (self._folder / ASK).touch()
@@ -160,6 +163,10 @@ def replan_of(problem: HybridTraining) -> Replan:
         return plan
 
     return replan
+
+
+def _predicted_s(plan: TrainingPlan, problem: HybridTraining, speeds: tuple[float, ...]) -> float:
+    return problem.with_speeds(speeds).evaluate(plan)["iteration_s"]
 
 
 def _planned_s(plan: TrainingPlan, cores: Cores, problem: HybridTraining | None) -> list[float]:

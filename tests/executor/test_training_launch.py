@@ -324,14 +324,30 @@ def test_a_problem_is_solved_again_with_the_speeds(tmp_path: Path) -> None:
     assert rows.loc["latest", "how"].startswith("0 of 5 iterations ended within"), "three of eight warm up"
 
 
+def test_the_same_plan_with_cores_swapped_is_no_other_plan(tmp_path: Path) -> None:
+    """Two copies, one on a slower core: which is which changes nothing, however much longer both take than predicted."""
+    problem = hybrid()
+    (plan,) = (x for x in plans(problem) if x.workers == 2 and len(x.stages) == 1)
+    each = stage_seconds(problem, plan)[0]
+
+    def replan(speeds: tuple[float, ...]) -> TrainingPlan:
+        return TrainingPlan.from_dict(plan.to_dict() | {"predicted": problem.with_speeds(speeds).evaluate(plan)})
+
+    control = Control(plan, tmp_path, Cores.of(plan, problem), problem, replan)
+    control(write(tmp_path, [[1000 * 1.5 * each] * 8, [1000 * each] * 8], replicas=2))
+    assert control.next is None
+    (note,) = control.notes
+    assert "not changed" in note
+
+
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
-        ({"iteration_s": 3.9}, "is predicted at 3.9 s an iteration, 4 s now: not changed"),
+        ({"iteration_s": 3.9}, "is predicted at 3.9 s an iteration, this one at 4 s: not changed"),
         ({}, "does not say how long"),
         ("other batch", "another batch or model"),
         ("none", "no other plan was found: nothing fits"),
-        ({"iteration_s": 2.0}, "planned anew, 4 s an iteration then, 2 s predicted"),
+        ({"iteration_s": 2.0}, "planned anew, 2 s an iteration predicted instead of 4 s on such cores"),
     ],
 )
 def test_another_plan_is_taken_when_it_gains(tmp_path: Path, answer: Any, text: str) -> None:
