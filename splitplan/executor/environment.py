@@ -6,10 +6,12 @@ Knows no torch.
 
 from __future__ import annotations
 
+import atexit
 import os
 import platform
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 MARK = "SPLITPLAN_WORKER_ENVIRONMENT"
 """Set in a process that was started with `worker_environment`; its value is the thread count."""
@@ -52,3 +54,15 @@ def ensure_worker_environment(threads: int) -> None:
         return
     arguments = sys.orig_argv[1:]
     os.execve(sys.executable, [sys.executable, *arguments], worker_environment(threads))
+
+
+def leave(code: int) -> NoReturn:
+    """End this process once what is registered for its end was done, without tearing Python down.
+
+    Threads of torch's process groups may abort a process while it is torn down, destroyed or not (pytorch issue 190489), after all was
+    done well.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

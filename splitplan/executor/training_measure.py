@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from splitplan.errors import DataError
+from splitplan.executor.environment import leave
 from splitplan.executor.measure import REFUSED, about, middle_mean
 from splitplan.models.files import read_json, write_whole
 
@@ -361,4 +362,4 @@ def _rounds(runs: list[Runs], rank: int, task: MeasureTask, layers_s: float, mor
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splitplan.errors import DataError, SplitplanError, TrainingError
+from splitplan.executor.environment import leave
 from splitplan.executor.training_job import ASK, Task, Things, failed, refuse, refused, worker_file, write_done
 
 if TYPE_CHECKING:
@@ -352,4 +353,4 @@ def _check_model(tm: Any, plan: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))
