@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum, auto
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,8 +25,6 @@ from splitplan.cli.solve import certificate
 from splitplan.errors import DataError, many, raise_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from splitplan.data.system import System
     from splitplan.data.training_profile import TrainingProfile
     from splitplan.formulations.solution import Solution
@@ -197,9 +195,7 @@ def _measured(
     spec: str, batch: int | None, size: int | None, hosts: System, *, threads: tuple[int, ...] | None, optimizer: Optimizers,
     budget_s: float,
 ) -> TrainingProfile:  # fmt: skip
-    import torch
-
-    from splitplan.executor.training_profiler import momentum, profile_training
+    from splitplan.executor.training_profiler import OPTIMIZERS, profile_training
     from splitplan.models.load import call_factory
     from splitplan.models.zoo import zoo_training
 
@@ -216,18 +212,12 @@ def _measured(
                 raise DataError("returned something else than (module, loss_fn, (inputs, targets))", f"model {spec!r}")
             model, loss_fn, example = made
     say(f"measuring {spec}")
-    made_by: dict[Optimizers, Callable[..., Any]] = {
-        Optimizers.momentum: momentum,
-        Optimizers.sgd: torch.optim.SGD,
-        Optimizers.adam: torch.optim.Adam,
-        Optimizers.adamw: torch.optim.AdamW,
-    }
     return profile_training(
         model,
         loss_fn,
         example,
         hosts,
-        optimizer=made_by[optimizer],
+        optimizer=OPTIMIZERS[optimizer],
         threads=threads,
         budget_s=budget_s,
         name=spec.rpartition(":")[2],

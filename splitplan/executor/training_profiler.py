@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +45,15 @@ LEAST = {"all_reduce": 0.0, "columns": 0.5}
 def momentum(parameters: Any) -> torch.optim.Optimizer:
     """Stochastic gradient descent with momentum: the optimizer of a profile unless another is given."""
     return torch.optim.SGD(parameters, lr=1e-4, momentum=0.9)
+
+
+OPTIMIZERS: Mapping[str, Callable[..., Any]] = {
+    "sgd": torch.optim.SGD,
+    "momentum": momentum,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+"""By the names of the command line."""
 
 
 def profile_training(
