@@ -179,15 +179,17 @@ def check_figure(path: Path | None) -> None:
     problems = []
     if (kind := path.suffix.removeprefix(".") or "png") not in known:
         problems.append(f"no figure can be written in the format {kind!r}; give one of {', '.join(known)}")
-    if not path.parent.is_dir():
-        problems.append(f"there is no folder {path.parent}; make it first")
-    raise_all(problems, str(path))
+    raise_all([*problems, *_no_folder(path)], str(path))
 
 
 def check_folder(path: Path | None) -> None:
     """Refuse a file whose folder is not there, before anything long is done for it."""
-    if path is not None and not path.parent.is_dir():
-        raise DataError(f"there is no folder {path.parent}; make it first", str(path))
+    if path is not None:
+        raise_all(_no_folder(path), str(path))
+
+
+def _no_folder(path: Path) -> list[str]:
+    return [] if path.parent.is_dir() else [f"there is no folder {path.parent}; make it first"]
 
 
 def check_table(path: Path | None) -> None:
@@ -197,8 +199,7 @@ def check_table(path: Path | None) -> None:
     from splitplan.models.files import table_format
 
     table_format(path)
-    if not path.parent.is_dir():
-        raise DataError(f"there is no folder {path.parent}; make it first", str(path))
+    check_folder(path)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -67,7 +67,7 @@ def train_plan(
     budget_s: Annotated[
         float | None,
         typer.Option(
-            help="Of a model: about how many seconds to measure, beyond what the least takes (a minute or more).",
+            help="Of a model: about how many seconds to measure, beyond what the least takes (44 s for a small network).",
             show_default="60",
         ),
     ] = None,

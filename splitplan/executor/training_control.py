@@ -127,7 +127,8 @@ class Control:
         there_s = other.predicted.get("iteration_s")
         if self._problem is not None:  # by the same model, so that what it gets wrong of both does not count
             speeds = dict(zip(cores.order, cores.speeds, strict=True))
-            now_s = _predicted_s(self._plan, self._problem, tuple(speeds[core] for core in self._cores.order))
+            here = self._problem.with_speeds(tuple(speeds[core] for core in self._cores.order))
+            now_s = here.evaluate(self._plan)["iteration_s"]
         if other.batch != self._plan.batch or other.fingerprint != self._plan.fingerprint:
             self.notes.append(f"{text}; the other plan is for another batch or model, and was not taken")
         elif there_s is None:
@@ -163,10 +164,6 @@ def replan_of(problem: HybridTraining) -> Replan:
         return plan
 
     return replan
-
-
-def _predicted_s(plan: TrainingPlan, problem: HybridTraining, speeds: tuple[float, ...]) -> float:
-    return problem.with_speeds(speeds).evaluate(plan)["iteration_s"]
 
 
 def _planned_s(plan: TrainingPlan, cores: Cores, problem: HybridTraining | None) -> list[float]:

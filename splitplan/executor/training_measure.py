@@ -145,7 +145,7 @@ def _measure(folder: Path, rank: int, task: MeasureTask, told: TextIO) -> None:
             runs: list[Runs] = []
             for b in task.samples:
                 runs.append(Runs(tm, things.loss_fn, things.optimizer, x, y, b, device, runs[0] if runs else None))
-            result = _rounds(runs, rank, task, task.layers_s, len(plans), told)
+            result = _rounds(runs, rank, task, len(plans), told)
             if rank == 0:
                 result |= _facts(tm, runs[0]) | about(task.kind)
             del runs  # their optimizers' states
@@ -319,7 +319,7 @@ class Runs:
         return found
 
 
-def _rounds(runs: list[Runs], rank: int, task: MeasureTask, layers_s: float, more: int, told: TextIO) -> dict[str, Any]:
+def _rounds(runs: list[Runs], rank: int, task: MeasureTask, more: int, told: TextIO) -> dict[str, Any]:
     """Rounds of all sizes, whole and in parts in turn; all workers begin each run together. So much more comes afterwards."""
     import torch
     import torch.distributed as dist
@@ -341,7 +341,7 @@ def _rounds(runs: list[Runs], rank: int, task: MeasureTask, layers_s: float, mor
         if done == 1:
             took = torch.tensor([time.perf_counter() - start])
             dist.all_reduce(took, dist.ReduceOp.MAX)
-            rounds = max(task.least, int(layers_s / max(float(took), 1e-6)))
+            rounds = max(task.least, int((task.layers_s or 0.0) / max(float(took), 1e-6)))
         if rank == 0:
             _say(told, {"done": done, "of": rounds + more})
     times, updates, steps_of = {}, [], {}

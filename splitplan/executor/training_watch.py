@@ -26,7 +26,7 @@ FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """Without it torchrun keeps one store for all restarts, and workers that are started again find addresses of those before them: they
 cannot connect, or wait for ever (pytorch issue 135712; seen here at one restart in ten)."""
 WARMING = 3
-"""Iterations after a start that take longer than those to come: memory is taken that is kept from then on."""
+"""Iterations after a start that take longer than those to come: of AlexNet, 224 px, batch 128 on two cores 2.3 to 2.7 s, then 1.7 to 1.9 s."""
 _POLL_S = 0.1
 _STOP_S = 10.0
 

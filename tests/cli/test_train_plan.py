@@ -11,6 +11,7 @@ import pytest
 
 import splitplan as sp
 from benchmarks.training_instances import chain
+from splitplan.cli.train_plan import Optimizers
 from splitplan.data.training_plan import TrainingPlan
 from splitplan.data.training_profile import TrainingProfile
 from splitplan.formulations.training import HybridTraining
@@ -112,6 +113,12 @@ def test_options_reach_the_problem(saved: Path) -> None:
     )
     hosts = loads("train-plan", saved / "small.json", "--system", saved / "hosts.toml")
     assert "2 hosts of 2 cores" in hosts["problem"]
+
+
+def test_the_optimizers_are_those_of_the_profiler() -> None:
+    from splitplan.executor.training_profiler import OPTIMIZERS
+
+    assert set(Optimizers) == set(OPTIMIZERS)
 
 
 def test_a_model_is_measured_first(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,7 +184,7 @@ def test_layers_add_up_to_whole_steps(alone: None) -> None:
     runs = [Timed(s, [(0, 1), (1, 4)]) for s in (2, 4)]
     task = MeasureTask(1, 1, (2, 4), 1e-9, 0.0, 10, "cpu", None, ())
     out = io.StringIO()
-    found = _rounds(runs, 0, task, 1e-9, 2, out)  # type: ignore[arg-type]
+    found = _rounds(runs, 0, task, 2, out)  # type: ignore[arg-type]
     for s in (2, 4):
         forward, backward = (np.array(x) for x in found["times"][s])
         assert forward.sum() + backward.sum() == pytest.approx(3.0 * s)
