@@ -361,6 +361,7 @@ class PipelineCrew:
 
     def _recover(self) -> Hop | None:
         self._look()
+        again: set[str] = set()
         ends = {self.plan.source, self.plan.sink}  # for these the app stands, wherever they are
         for place in self._not_here:
             self._note(
@@ -379,7 +380,12 @@ class PipelineCrew:
             except Abandoned:
                 return None
             except _Gone as e:
-                self._lose(e.place, str(e))
+                session = self.sessions.get(e.place)
+                if session is not None and session.lost is not None and e.place not in again:
+                    again.add(e.place)  # it broke since it was looked at: the stage before may have told of that first
+                    self._look()
+                else:
+                    self._lose(e.place, str(e))
             except _Apart as e:
                 self._look()
                 if e.receiver in self.gone or e.sender in self.gone:

@@ -107,9 +107,9 @@ class Line:
         """How many were made."""
         return len(self._pairs)
 
-    def cut(self, first: int = 0) -> None:
-        """Break the connections from this one on, and let nobody in any more."""
-        self._shut = True
+    def cut(self, first: int = 0, *, refuse: bool = True) -> None:
+        """Break the connections from this one on; unless told otherwise, let nobody in any more."""
+        self._shut = refuse
         for pair in self._pairs[first:]:
             for end in pair:
                 with contextlib.suppress(OSError):  # it was closed by its own ends

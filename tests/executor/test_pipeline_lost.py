@@ -20,6 +20,7 @@ from splitplan.data.system import System
 from splitplan.executor.deploy import deploy
 from splitplan.executor.environment import worker_environment
 from splitplan.executor.pipeline_app import PipelineApp
+from splitplan.executor.pipeline_crew import PipelineCrew
 from splitplan.models.trace import Traced
 from splitplan.policies.replan import without
 
@@ -160,11 +161,36 @@ def test_a_connection_that_comes_back_is_used_again(small: Traced, alone: str) -
     line = Line(alone)
     try:
         with deploy(small, pipeline(small, [2], ("a", "b")), joined(ABC), hosts={"b": line.address}) as app:
-            stream_and(app, small, 30, {12: lambda: line.cut() or setattr(line, "_shut", False)})
+            stream_and(app, small, 30, {12: lambda: line.cut(refuse=False)})
             report = app.report()
     finally:
         line.close()
     assert app.plan.places == ("a", "b") and len(report.plans) == 1 and report.counts["replans"] >= 1
+
+
+def test_a_connection_that_breaks_while_another_loss_is_mended(
+    small: Traced, alone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first stage may tell of the break before the app's own connections do."""
+    line, look, broke = Line(alone), PipelineCrew._look, []
+
+    def look_and_break(crew: PipelineCrew) -> None:
+        look(crew)
+        if not broke:
+            session = crew.sessions["b"]
+            broke.append(session)
+            line.cut(refuse=False)
+            while session.lost is None:
+                time.sleep(0.005)
+
+    monkeypatch.setattr(PipelineCrew, "_look", look_and_break)
+    try:
+        with deploy(small, pipeline(small, [2], ("a", "b")), joined(ABC), hosts={"b": line.address}) as app:
+            stream_and(app, small, 30, {12: lambda: line.cut(first=3, refuse=False)})
+            report = app.report()
+    finally:
+        line.close()
+    assert broke and app.plan.places == ("a", "b") and len(report.plans) == 1 and "is gone" not in str(report)
 
 
 def test_hosts_turn_emulation_off_and_say_so(small: Traced, alone: str) -> None:
