@@ -115,13 +115,19 @@ def test_the_page_on_placement_runs(tmp_path: Path) -> None:
 def test_the_page_on_training_runs(tmp_path: Path) -> None:
     """One script after the other: what the page does in one process, and what it has torchrun start."""
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    assert text.count('"alexnet"') == 3
+    assert text.count('"alexnet"') == 4
     code = [block.replace('"alexnet"', '"tiny-cnn"') for block in blocks(text, "python")]
     (script,) = (block for block in code if block.startswith("# my_train.py\n"))
     code.remove(script)
     page = "\n".join(code).replace("optimizer=optimizer, name", "optimizer=optimizer, budget_s=1, name")
     shown = python(page + '\npipeline.plan.save("plan.json")\n', tmp_path)
-    for word in ("pipeline: ", "expected", "predicted     measured", "24 iterations in all"):
+    for word in (
+        "pipeline: ",
+        "expected",
+        "predicted     measured",
+        "largest difference: 0.0\n",
+        "24 iterations in all",
+    ):
         assert word in shown
     assert (tmp_path / "wide.json").exists()
     (tmp_path / "my_train.py").write_text(script, encoding="utf-8")

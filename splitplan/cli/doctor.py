@@ -18,6 +18,7 @@ import typer
 from splitplan.cli.options import Json
 from splitplan.cli.output import out, print_json, seconds, table, working
 from splitplan.errors import SplitplanError
+from splitplan.executor.environment import cores_here
 
 if TYPE_CHECKING:
     from splitplan.formulations.base import Formulation
@@ -64,8 +65,7 @@ def show(found: dict[str, Any], healthy: bool) -> None:
 
 def machine() -> str:
     """Processor, cores, kernel."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{platform.system()} {platform.release()}, {platform.machine()}, {cores} cores for this process"
+    return f"{platform.system()} {platform.release()}, {platform.machine()}, {cores_here()} cores for this process"
 
 
 def packages() -> list[dict[str, str]]:

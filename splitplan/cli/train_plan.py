@@ -13,6 +13,7 @@ from splitplan.cli.output import (
     amount,
     check_figure,
     check_folder,
+    err,
     out,
     print_json,
     save_figure,
@@ -23,6 +24,7 @@ from splitplan.cli.output import (
 )
 from splitplan.cli.solve import certificate
 from splitplan.errors import DataError, many, raise_all
+from splitplan.executor.environment import cores_here
 
 if TYPE_CHECKING:
     from splitplan.data.system import System
@@ -124,6 +126,10 @@ def train_plan(
     if solver != "auto":
         resolve(solver, HybridTraining.kind, {})
     hosts = _hosts(system, cores)
+    if not source.endswith(".json") and system is None and cores is not None and cores > (here := cores_here()):
+        raise DataError(
+            f"is {cores}; this machine has {many(here, 'core')} to measure on, give {here} or less", "--cores"
+        )
     if source.endswith(".json"):
         from splitplan.data.training_profile import TrainingProfile
 
@@ -178,8 +184,6 @@ def train_plan(
 
 
 def _hosts(system: Path | None, cores: int | None) -> System:
-    import os
-
     from splitplan.data.device import Device
     from splitplan.data.system import System
 
@@ -187,8 +191,7 @@ def _hosts(system: Path | None, cores: int | None) -> System:
         if cores is not None:
             raise DataError("is given beside --system, whose devices say their threads", "--cores")
         return read_system(system)
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return System(here=Device("this machine", local=True, threads=here if cores is None else cores))
+    return System(here=Device("this machine", local=True, threads=cores_here() if cores is None else cores))
 
 
 def _measured(
@@ -211,7 +214,7 @@ def _measured(
             if not isinstance(made, tuple) or len(made) != 3:
                 raise DataError("returned something else than (module, loss_fn, (inputs, targets))", f"model {spec!r}")
             model, loss_fn, example = made
-    say(f"measuring {spec}")
+    say(f"measuring {spec}: about {budget_s:g} s, and what starting and the least iterations take")
     return profile_training(
         model,
         loss_fn,
@@ -221,6 +224,7 @@ def _measured(
         threads=threads,
         budget_s=budget_s,
         name=spec.rpartition(":")[2],
+        progress=None if err().is_terminal else lambda what, part: None if part else say(f"{what} …"),
     )
 
 
@@ -235,6 +239,9 @@ def show(solution: Solution) -> None:
     ]
     columns = ("stage", "layers", "from", "to", "replicas", "by columns")
     out().print(table("", columns, rows, numeric=("layers", "replicas", "by columns")))
+    latest = estimate.latest
+    if estimate.latest_s is not None:
+        latest = f"latest {seconds(estimate.latest_s)} (holds {estimate.quantile:.0%})"
     order = "" if plan.schedule == "none" else f", {plan.schedule}"
     out().print(
         f"{plan.strategy}: {many(plan.workers, 'worker')} of {many(plan.threads, 'thread')}; {many(plan.micro_batches, 'micro-batch')} of "
@@ -242,7 +249,7 @@ def show(solution: Solution) -> None:
         markup=False,
     )
     out().print(
-        f"An iteration takes {seconds(estimate.expected_s)}; {estimate.latest}; "
+        f"An iteration takes {seconds(estimate.expected_s)}; {latest}; "
         f"{amount(solution.terms['memory_bytes'], 'B')} of memory for the largest worker",
         markup=False,
     )

@@ -60,6 +60,12 @@ def tolerance_bound(own: Sequence[Kind], quantile: float, others: Sequence[Seque
     return max(seen, float(nct.ppf(CONFIDENCE, degrees, float(norm.ppf(quantile)) * root)) / root * math.sqrt(square))
 
 
+def shift_spread(crowds: Sequence[Sequence[Kind]]) -> float | None:
+    """The standard deviation of starts' means about their kind's, √m_b of `tolerance_bound`; None when nothing was started twice."""
+    shifts = [_shifts(crowd) for crowd in crowds]
+    return math.sqrt(_mean(shifts)) if any(n for _, n in shifts) else None
+
+
 def _mean(shifts: Sequence[tuple[float, int]]) -> float:
     return math.fsum(total for total, _ in shifts) / max(sum(n for _, n in shifts), 1)
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from splitplan.data.profile import Origin
 from splitplan.data.stored import Stored
-from splitplan.data.tolerance import tolerance_bound
+from splitplan.data.tolerance import shift_spread, tolerance_bound
 from splitplan.errors import DataError, raise_all
 from splitplan.models.graph import number_problem
 from splitplan.models.training_layer import TrainingLayer
@@ -354,17 +354,22 @@ class TrainingProfile(Stored):
         last = (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2]) if len(sizes) > 1 else 0.0
         return float(min((seconds / sizes).min(), last) * share)
 
-    def ratio(self, quantile: float, threads: int, workers: int) -> float:
-        """What that share of iterations takes at most, over the typical one, in a crowd of so many workers; 1 when no ratios were kept.
+    def ratio(self, quantile: float, threads: int, workers: int) -> float | None:
+        """What that share of iterations takes at most, over the typical one, in a crowd of so many workers; None when no ratios were kept.
 
         A tolerance bound (`splitplan.data.tolerance`) of their logarithms, as few steps were measured; of the nearest crowd that was, and of
         all crowds for what fresh starts differ by.
         """
         if not len(self.ratios):
-            return 1.0
+            return None
         nearest = self._nearest(threads, workers)
         others = [kinds for crowd, kinds in self._spreads.items() if crowd != nearest]
         return math.exp(tolerance_bound(self._spreads[nearest], quantile, others))
+
+    @cached_property
+    def start_spread(self) -> float | None:
+        """By how much iterations of the same work differ from one fresh start to the next: a relative standard deviation, of all crowds; None when nothing was started twice."""
+        return shift_spread(list(self._spreads.values()))
 
     def ratios_of(self, threads: int, workers: int) -> np.ndarray:
         """The ratios of the nearest crowd that was measured; a single 1 when none were kept."""

@@ -27,6 +27,11 @@ _THREADS = (
 _GLIBC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 
 
+def cores_here() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def worker_environment(threads: int) -> dict[str, str]:
     """The whole environment for a worker subprocess that computes with so many threads.
 

@@ -125,8 +125,8 @@ def train(
         That the plan is of: what is slow is then told by its predictions, and the report shows a predicted iteration beside a measured one.
     on_slow : "replan", "tell" or callable
         What to do about a worker that is slower than planned. ``"replan"`` solves the problem again with the speeds that were measured;
-        when that saves more than 5 % of an iteration, training goes on by the new plan from a checkpoint, its workers on the fastest cores
-        first. ``"tell"``, or no problem, only writes it into the report. A callable makes another plan from the speed of each core, the
+        when that saves more than 5 % of an iteration, and more in those that are left than starting workers takes, training goes on by the
+        new plan from a checkpoint, its workers on the fastest cores first. ``"tell"``, or no problem, only writes it into the report. A callable makes another plan from the speed of each core, the
         fastest first and as 1.
     progress : bool or callable, optional
         Show a live table of what the workers do; by default when standard error is a terminal. A callable is told a text and the part
@@ -169,8 +169,8 @@ def train(
         while True:
             clear(path)
             task.save(path)
-            control = Control(task.plan, path, cores, problem, replan)
             total = _total(task, data)
+            control = Control(task.plan, path, cores, problem, replan, total)
             records, asked = watch(task, path, restarts=restarts, total=total, progress=progress, on_news=control)
             runs.append((task.plan, records))
             problems.append(problem.with_speeds(cores.speeds) if problem is not None else None)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from splitplan.data.training_plan import TrainingPlan
 from splitplan.errors import DataError, listed, raise_all
+from splitplan.executor.environment import cores_here
 from splitplan.executor.training_control import problem_of
 from splitplan.executor.training_job import Task, Things
 
@@ -113,7 +114,7 @@ def plan_problems(plan: TrainingPlan, pin: bool) -> list[str]:
         )
     if plan.schedule == "1f1b" and plan.micro_batches < len(plan.stages):
         found.append(f"1f1b of {len(plan.stages)} stages needs as many micro-batches, and the plan has {plan.micro_batches}; take gpipe")  # fmt: skip
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = cores_here()
     if pin and plan.cores > here:
         found.append(f"the plan uses {plan.cores} cores, and this process may use {here}; plan for {here}, or give pin=False to try it, slower than predicted")  # fmt: skip
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from statistics import median
 from splitplan.data.training_plan import TrainingPlan
 from splitplan.errors import DataError, SplitplanError, many
 from splitplan.executor.training_job import ASK
-from splitplan.executor.training_watch import Line, Records, iteration_s
+from splitplan.executor.training_watch import WARMING, Line, Records, iteration_s
 from splitplan.formulations.training import HybridTraining
 
 Replan = Callable[[tuple[float, ...]], TrainingPlan]
@@ -19,7 +20,7 @@ Replan = Callable[[tuple[float, ...]], TrainingPlan]
 WINDOW = 5
 """Iterations over which a worker must be slow."""
 SLOW = 1.3
-"""Times longer than planned, compared with the others."""
+"""Times longer than planned than the others took."""
 GAIN = 0.05
 """Part of an iteration that another plan must save: of what the problem predicts of this one on such cores, or of what was measured."""
 
@@ -75,6 +76,8 @@ class Control:
         That the plan is of.
     replan : callable, optional
         Without it a slow worker is told in the report, and nothing is done.
+    total : int, optional
+        Steps in all, where they are known: another plan must save more in those that are left than starting workers took.
     """
 
     def __init__(
@@ -84,8 +87,11 @@ class Control:
         cores: Cores,
         problem: HybridTraining | None = None,
         replan: Replan | None = None,
+        total: int | None = None,
     ) -> None:
         self._plan, self._folder, self._cores, self._problem, self._replan = plan, folder, cores, problem, replan
+        self._total, self._made_s = total, time.monotonic()
+        self._starting_s: float | None = None
         self._seen, self._judged = 0, frozenset[int]()
         self._expected = _planned_s(plan, cores, problem)
         self._told: dict[str, tuple[int, float, int]] = {}
@@ -96,7 +102,9 @@ class Control:
     def __call__(self, records: Records) -> None:
         """Look at what is new."""
         begun = max((s[-1]["from_step"] for s in records.starts if s), default=0)
-        steps = [k for k in records.whole() if k > begun + 1]  # the first one after a start warms up
+        steps = [k for k in records.whole() if k > begun + WARMING]
+        if self._starting_s is None and any(records.starts):
+            self._starting_s = time.monotonic() - self._made_s
         if self.next is not None or self._plan.workers == 1 or len(steps) < WINDOW or steps[-1] == self._seen:
             return
         self._seen = steps[-1]
@@ -117,7 +125,7 @@ class Control:
         if self._replan is None:
             self._tell(who, times)
             return
-        text = f"after step {self._seen} {who} computed {times:.2f} times as long as planned, compared with the others"
+        text = f"after step {self._seen} {who} {_computed(times)}"
         cores = self._cores.slowed(ratios, self._plan.threads)
         try:
             other = self._replan(cores.speeds)
@@ -137,6 +145,11 @@ class Control:
             self.notes.append(
                 f"{text}; the best plan for such cores is predicted at {there_s:.4g} s an iteration, this one at {now_s:.4g} s: not changed"
             )
+        elif self._total is not None and (self._total - self._seen) * (now_s - there_s) < (self._starting_s or 0.0):
+            self.notes.append(
+                f"{text}; another plan would save {now_s - there_s:.4g} s in each of the {self._total - self._seen} iterations that were left, "
+                f"less in all than the {self._starting_s:.3g} s that starting its workers takes: not changed"
+            )
         else:
             self.notes.append(
                 f"{text}; planned anew, {there_s:.4g} s an iteration predicted instead of {now_s:.4g} s on such cores: {other}"
@@ -149,11 +162,18 @@ class Control:
         count, most, since = self._told.get(who, (0, 0.0, self._seen))
         self._told[who] = (count + 1, max(most, times), since)
         self.notes = [
-            f"after step {first} {name} computed {'up to ' * (n > 1)}{more:.2f} times as long as planned, compared with the others"
+            f"after step {first} {name} {_computed(more, 'up to ' * (n > 1))}"
             + (f", and {many(n - 1, 'time')} more after that" if n > 1 else "")
             + '; no other plan was looked for (no problem=, or on_slow="tell")'
             for name, (n, more, first) in self._told.items()
         ]
+
+
+def _computed(times: float, most: str = "") -> str:
+    return (
+        f"computed {most}{times:.2f} times as long as it should have, going by the plan and the others: its core is slow, "
+        "or the profile wrong of its layers"
+    )
 
 
 def replan_of(problem: HybridTraining) -> Replan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from splitplan.data.system import System
 from splitplan.data.training_plan import TrainingPlan
 from splitplan.data.training_profile import COLLECTIVES, EXCHANGES, IN_STEP, RATIOS, TIMES, UPDATES, TrainingProfile
 from splitplan.errors import DataError, ExecutorError, many, raise_all
-from splitplan.executor.environment import worker_environment
+from splitplan.executor.environment import cores_here, worker_environment
 from splitplan.executor.measure import REFUSED
 from splitplan.executor.profiler import Progress, bar
 from splitplan.executor.split import check_torch_device
@@ -184,7 +183,7 @@ def _cores(system: System) -> tuple[int, str]:
         "profile_training",
     )
     check_torch_device(device.kind)
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = cores_here()
     if device.kind == "cpu" and device.threads > here:
         raise DataError(
             f"a host has threads={device.threads}, this machine has {here} cores for us; give threads={here} or less",

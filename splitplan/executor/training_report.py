@@ -77,7 +77,7 @@ class WorkerTimes:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """Predicted beside measured, of the plan by which most iterations were made.
+    """Predicted beside measured, of the plan by which most iterations were made; `parts` has the same of each plan.
 
     Parameters
     ----------
@@ -95,6 +95,8 @@ class TrainingReport:
         Restarts, slow workers, changes of plan.
     pieces : tuple of Piece
         One iteration, the median one: who did what when; before it the predicted one, where the problem was given.
+    parts : tuple of TrainingReport
+        Of each plan, when several ran.
     """
 
     plans: tuple[TrainingPlan, ...]
@@ -104,6 +106,7 @@ class TrainingReport:
     counts: dict[str, float]
     notes: tuple[str, ...]
     pieces: tuple[Piece, ...] = field(repr=False, default=())
+    parts: tuple[TrainingReport, ...] = field(repr=False, default=())
 
     @property
     def plan(self) -> TrainingPlan:
@@ -151,6 +154,7 @@ class TrainingReport:
             "workers": [vars(w) | {"cores": list(w.cores)} for w in self.workers],
             "counts": dict(self.counts),
             "notes": list(self.notes),
+            "parts": [part.to_dict() for part in self.parts],
         }
 
     def _remarks(self) -> list[str]:
@@ -161,12 +165,22 @@ class TrainingReport:
             told.append(f"worker {w.worker}{on}: " + ", ".join(f"{name} {1e3 * s:.1f} ms" for name, s in parts))
         return told + [f"{k}: {v:g}" for k, v in self.counts.items()]
 
+    @property
+    def _others(self) -> list[TrainingReport]:
+        return [part for k, part in enumerate(self.parts) if k != self.number]
+
     def __str__(self) -> str:
         lines = [str(self.plan), *rows_to_text(self.rows, "iterations"), *self._remarks()]
-        return "\n".join([*lines, *(f"- {note}" for note in self.notes)])
+        lines += [f"- {note}" for note in self.notes]
+        for part in self._others:
+            lines += ["", f"also by: {part.plan}", *rows_to_text(part.rows, "iterations")]
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        return rows_to_html(str(self.plan), self.rows, [*self._remarks(), *self.notes], "iterations")
+        first = rows_to_html(str(self.plan), self.rows, [*self._remarks(), *self.notes], "iterations")
+        return first + "".join(
+            rows_to_html(f"also by: {part.plan}", part.rows, [], "iterations") for part in self._others
+        )
 
 
 def make_report(
@@ -196,6 +210,7 @@ def make_report(
         tuple(p for p, _ in runs), number, tuple(_rows(plan, records, steps, workers)), tuple(workers), counts,
         (*_restarts(runs), *_hosts(records), *notes),
         (*_predicted(plan, problems[number] if problems else None), *_measured(records, steps)),
+        tuple(make_report([run], (), problems[k : k + 1]) for k, run in enumerate(runs)) if len(runs) > 1 else (),
     )  # fmt: skip
 
 
@@ -214,7 +229,11 @@ def _restarts(runs: Sequence[tuple[TrainingPlan, Records]]) -> list[str]:
     found = []
     for _, records in runs:
         again = records.starts[0][1:] if records.starts[0] else []
-        found += [f"a worker was lost: all were started again, from step {line['from_step']}" for line in again]
+        found += [
+            "a worker was lost: all were started again, from "
+            + (f"step {line['from_step']}" if line["from_step"] else "the beginning, no checkpoint being whole yet")
+            for line in again
+        ]
     return found
 
 
@@ -247,7 +266,7 @@ def _rows(
     whole = [iteration_s(records, s) for s in steps]
     rows = [row_of("iteration", "s", told.get("iteration_s"), whole, none)]
     latest_s = told.get("latest_s")
-    if whole and latest_s not in (None, told.get("iteration_s")):  # as long: how much it varies was not measured
+    if whole and latest_s is not None:
         held = sum(t <= latest_s for t in whole)
         how = f"{held} of {len(whole)} iterations ended within the predicted; measured: the {LATEST:.0%} quantile"
         quantile = float(np.quantile(whole, LATEST, method="higher"))

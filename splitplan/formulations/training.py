@@ -17,6 +17,7 @@ from splitplan.formulations.scaled import Scaled
 from splitplan.formulations.solution import Alternative
 from splitplan.formulations.training_checks import problems
 from splitplan.formulations.training_costs import Config, TrainingCosts
+from splitplan.formulations.training_notes import named
 from splitplan.formulations.training_schedule import finish_s, iteration_s
 
 if TYPE_CHECKING:
@@ -196,7 +197,8 @@ class HybridTraining(Scaled, Formulation):
         """Seconds of an iteration by its parts, and the largest worker's memory.
 
         ``compute_s`` is the stages' mean work, ``fill_s`` what their waiting for each other adds, ``transfer_s`` what the links do;
-        ``sync_s`` and ``update_s`` are what the stage that is done last adds to that.
+        ``sync_s`` and ``update_s`` are what the stage that is done last adds to that. There is no ``latest_s`` where the profile does
+        not know how much iterations vary.
 
         Raises
         ------
@@ -222,10 +224,11 @@ class HybridTraining(Scaled, Formulation):
         last = stages[ends.index(near)]
         share = last.sync_s / (last.sync_s + last.update_s) if last.sync_s + last.update_s else 0.0
         total = whole + self.profile.step_s
+        times_longer = self.profile.ratio(self.latest_quantile, plan.threads, c.crowd(c.config_of(plan)))
         return {
             "objective": total,
             "iteration_s": total,
-            "latest_s": total * self.profile.ratio(self.latest_quantile, plan.threads, c.crowd(c.config_of(plan))),
+            **({} if times_longer is None else {"latest_s": total * times_longer}),
             "compute_s": compute,
             "fill_s": bare - compute,
             "transfer_s": whole - near,
@@ -341,9 +344,12 @@ class HybridTraining(Scaled, Formulation):
         """What the plan was chosen over, of those that need no search."""
         same = plan.stages, plan.threads, plan.micro_batches
         return tuple(
-            Alternative(name, x.predicted["iteration_s"], is_plan=(x.stages, x.threads, x.micro_batches) == same)
+            Alternative(
+                named(name, x.micro_batches),
+                x.predicted["iteration_s"],
+                is_plan=(x.stages, x.threads, x.micro_batches) == same,
+            )
             for name, x in self.plain().items()
-            if name != plan.strategy or (x.stages, x.threads, x.micro_batches) == same  # else two would have one name
         )
 
     def estimate(self, solution: Solution) -> TrainingEstimate:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from splitplan.data.training_plan import TrainingPlan
-from splitplan.formulations.training_notes import notes
+from splitplan.formulations.training_notes import named, notes
 from splitplan.formulations.training_schedule import Event, events
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ class TrainingEstimate:
     Parameters
     ----------
     plan : TrainingPlan
-    expected_s, latest_s : float
+    expected_s : float
+    latest_s : float or None
+        None where the profile does not know how much iterations vary.
     quantile : float
         Share of iterations that the latest time should hold.
     strategies : DataFrame
@@ -50,7 +52,7 @@ class TrainingEstimate:
 
     plan: TrainingPlan
     expected_s: float
-    latest_s: float
+    latest_s: float | None
     quantile: float
     strategies: pd.DataFrame
     curve: pd.DataFrame | None = None
@@ -59,7 +61,7 @@ class TrainingEstimate:
     @property
     def latest(self) -> str:
         """The latest time in words."""
-        if self.latest_s != self.expected_s:
+        if self.latest_s is not None:
             return f"latest {self.latest_s:.4g} s (holds {self.quantile:.0%})"
         return "how much it varies was not measured"
 
@@ -76,7 +78,7 @@ class TrainingEstimate:
         ]
         others = self.strategies.iloc[1:].to_dict("records")
         lines += [
-            f"  {_name(row['strategy'], row['micro_batches']):<36} {row['iteration_s']:.4g} s: {row['why']}"
+            f"  {named(row['strategy'], row['micro_batches']):<36} {row['iteration_s']:.4g} s: {row['why']}"
             for row in others
         ]
         if self.curve is not None:
@@ -108,16 +110,12 @@ def estimate(problem: HybridTraining, solution: Solution) -> TrainingEstimate:
     return TrainingEstimate(
         plan,
         mine["iteration_s"],
-        mine["latest_s"],
+        mine.get("latest_s"),
         problem.latest_quantile,
         pd.DataFrame(rows),
         None if curve is None else pd.DataFrame(curve),
-        notes(problem, plan),
+        notes(problem, plan, list(others.values())),
     )
-
-
-def _name(strategy: str, micro_batches: int) -> str:
-    return strategy if micro_batches == 1 else f"{strategy}, {micro_batches} micro-batches"
 
 
 def _seconds(problem: HybridTraining, plan: TrainingPlan) -> float:
@@ -140,7 +138,7 @@ def _row(
     )
     return {
         "strategy": plan.strategy,
-        **{k: terms[k] for k in ("iteration_s", "latest_s", *PARTS)},
+        **{k: terms.get(k) for k in ("iteration_s", "latest_s", *PARTS)},
         "workers": plan.workers,
         "threads": plan.threads,
         "stages": len(plan.stages),

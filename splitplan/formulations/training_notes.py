@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,21 @@ BACKWARDS = 1.2
 """A micro-batch that takes more than so many times as long as a larger one."""
 
 
-def notes(problem: HybridTraining, plan: TrainingPlan) -> tuple[str, ...]:
-    """A sentence each; none when there is nothing to say."""
-    return (*_normalised(problem, plan), *_crowd(problem, plan), *_exchanges(problem, plan), *_restless(problem, plan))
+def notes(problem: HybridTraining, plan: TrainingPlan, others: Sequence[TrainingPlan] = ()) -> tuple[str, ...]:
+    """A sentence each; none when there is nothing to say. The others are the best plans of other strategies."""
+    return (
+        *_normalised(problem, plan),
+        *_near(problem, plan, others),
+        *_larger(problem, plan),
+        *_crowd(problem, plan),
+        *_exchanges(problem, plan),
+        *_restless(problem, plan),
+    )
+
+
+def named(strategy: str, micro_batches: int) -> str:
+    """A plan's strategy, with its micro-batches where there are several."""
+    return strategy if micro_batches == 1 else f"{strategy}, {many(micro_batches, 'micro-batch')}"
 
 
 def _normalised(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
@@ -30,6 +43,34 @@ def _normalised(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
     text = (
         f"batch norm (in {many(len(over), 'layer')}) sees {min(seen)} samples at a time, not the batch's {plan.batch}: another "
         "training than a plain loop's; whole_batch=True leaves plans in which it sees them all"
+    )
+    return [text]
+
+
+def _near(problem: HybridTraining, plan: TrainingPlan, others: Sequence[TrainingPlan]) -> list[str]:
+    """Other ways of which this profile cannot say whether they are slower."""
+    spread = problem.profile.start_spread
+    own_s = problem.evaluate(plan)["iteration_s"]
+    if spread is None or not own_s:
+        return []
+    more = sorted((problem.evaluate(x)["iteration_s"] / own_s - 1, named(x.strategy, x.micro_batches)) for x in others)
+    near = [f"{name} ({x:+.1%})" for x, name in more if abs(x) <= spread]
+    if not near:
+        return []
+    text = (
+        f"{' and '.join(near)} may be as fast: while this was measured, fresh starts of the same work differed by {spread:.1%} (standard "
+        "deviation); to know, train some iterations by each, in turn"
+    )
+    return [text]
+
+
+def _larger(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
+    most = max(problem.profile.samples(t)[1] for t in problem.profile.threads)
+    if plan.batch <= most:
+        return []
+    text = (
+        f"the profile was taken with at most {most} samples at once, the batch has {plan.batch}: only plans that take it in micro-batches "
+        f"or copies of {most} samples and less were looked at; profile with batch={plan.batch} to have the others too"
     )
     return [text]
 
@@ -69,7 +110,7 @@ def _restless(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
     found = []
     workers = problem.costs.crowd(problem.costs.config_of(plan))
     ratio = problem.profile.ratio(problem.latest_quantile, plan.threads, workers)
-    if ratio > RESTLESS:
+    if ratio is not None and ratio > RESTLESS:
         found.append(
             f"measured steps varied so much that the latest time is {ratio:.2g} times the expected one: the machine was busy, or measured for "
             "too short a time; profile again when it is quiet before you believe the plan"

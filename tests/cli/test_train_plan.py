@@ -137,7 +137,8 @@ def test_a_model_is_measured_first(saved: Path, tmp_path: Path, monkeypatch: pyt
         "adam",
     )
     result = good(*command)
-    assert "measuring made_for_training:net" in result.stderr and "profile written" in result.stderr
+    assert "measuring made_for_training:net: about 0.05 s" in result.stderr and "profile written" in result.stderr
+    assert [f"1 worker of 1 thread, start {k} of 3 …" in result.stderr for k in (1, 2, 3)] == [True] * 3
     read = TrainingProfile.read(profile)
     assert (read.model, read.threads, read.samples(1)) == ("net", (1,), (2, 4))
     assert read.state_factor == pytest.approx(2.0, rel=0.1), "two moments a weight, and a counter"
@@ -169,7 +170,7 @@ def test_a_model_is_measured_first(saved: Path, tmp_path: Path, monkeypatch: pyt
         (("zoo:nothing", "--solver", "gurobi"), "known: auto, training-dp, training-milp"),  # before anything is made or measured
         (("made_for_training:bare",), "returned something else than (module, loss_fn, (inputs, targets))"),
         (("made_for_training:net", "--size", 32), "--size: is for models of the zoo; a factory makes its own batch"),
-        (("made_for_training:net", "--cores", 999), "threads=999, this machine has"),
+        (("made_for_training:net", "--cores", 999), "--cores: is 999; this machine has"),
     ],
 )  # fmt: skip
 def test_errors_are_one_message(

@@ -201,11 +201,13 @@ def test_the_latest_ratio_is_of_the_plan_s_own_crowd() -> None:
         ratios=[(1, 1, "alone", x, k) for k, d in enumerate((0.9, 1.0, 1.1), 1) for x in (0.99 * d, d, 1.01 * d)]
     )
     assert again.ratio(0.99, 1, 1) > 2 > 1.2 > p.ratio(0.99, 1, 1), "starts that differ"
+    assert again.start_spread == pytest.approx(np.std(np.log([0.9, 1.0, 1.1]), ddof=1), rel=1e-3)
+    assert p.start_spread is None and profile(ratios=()).start_spread is None, "nothing was started twice"
     other = [(1, 1, "alone", x, 1) for x in calm] + [
         tuple(r) for r in again.ratios.assign(workers=2).itertuples(index=False)
     ]
     assert profile(ratios=other).ratio(0.99, 1, 1) > 1.4, "what starts of another crowd differ by counts too"
-    assert profile(ratios=()).ratio(0.99, 1, 1) == 1.0 and profile(ratios=()).ratios_of(1, 1).tolist() == [1.0]
+    assert profile(ratios=()).ratio(0.99, 1, 1) is None and profile(ratios=()).ratios_of(1, 1).tolist() == [1.0]
 
 
 def test_exchanges_take_as_long_as_within_iterations() -> None:

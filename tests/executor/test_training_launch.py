@@ -189,13 +189,17 @@ def test_a_slow_worker_has_training_go_on_by_another_plan(tmp_path: Path, nothin
         return TrainingPlan.from_dict(alone.to_dict() | {"predicted": {"iteration_s": 0.001}})
 
     trainer = launch(
-        model, plan_of(model, replicas=2), tmp_path, steps=30, loss_fn=slowly(0.1, "1"), on_slow=replan, checkpoint_every=100
+        model, plan_of(model, replicas=2), tmp_path, epochs=5, data=lambda _: pairs(), loss_fn=slowly(0.1, "1"), on_slow=replan,
+        checkpoint_every=100,
     )  # fmt: skip
     assert len(asked) == 1
     assert asked[0][0] == 1.0
     assert asked[0][1] < 1 / SLOW
     assert [p.workers for p in trainer.report.plans] == [2, 1]
     assert any("planned anew" in note for note in trainer.report.notes)
+    for part, plan, text in zip(trainer.report.parts, trainer.report.plans, ("2 workers", "1 worker"), strict=True):
+        assert part.plans == (plan,) and part.rows[0].measured is not None and text in str(trainer.report)
+    assert trainer.report.rows == trainer.report.parts[trainer.report.number].rows
     assert trainer.losses["step"].tolist() == list(range(1, 31))
     plain(other, [pairs()[k % 6] for k in range(30)], momentum)
     assert same(model, other, atol=1e-5)
@@ -261,7 +265,7 @@ def test_a_worker_is_slow_compared_with_what_was_planned_for_it(tmp_path: Path) 
 
     assert told([[first] * 8, [second] * 8], problem) == []
     (note,) = told([[first] * 8, [1.5 * second] * 8], problem)
-    assert "worker 1 computed 1.50 times as long as planned" in note
+    assert "worker 1 computed 1.50 times as long as it should have" in note
     assert 'no other plan was looked for (no problem=, or on_slow="tell")' in note
     begun = Control(plan, tmp_path, Cores.of(plan, None))  # nothing predicted: as in the first iterations
     begun(write(tmp_path, [[1.0] * 6, [3.0] * 6]))
@@ -272,7 +276,7 @@ def test_a_worker_is_slow_compared_with_what_was_planned_for_it(tmp_path: Path) 
         begun(write(tmp_path, [[factor] * step, [3.0] * step]))
     (note,) = begun.notes
     assert (
-        note.startswith("after step 16 worker 0 computed up to 3.00 times as long as planned")
+        note.startswith("after step 16 worker 0 computed up to 3.00 times as long as it should have")
         and "and 1 time more after that" in note
     )
 
@@ -366,6 +370,29 @@ def test_another_plan_is_taken_when_it_gains(tmp_path: Path, answer: Any, text: 
     assert len(control.notes) == 1
     assert text in control.notes[0]
     assert (tmp_path / ASK).exists() == (control.next is not None) == ("planned anew" in text)
+
+
+@pytest.mark.parametrize(("total", "taken"), [(None, True), (11, False), (13, True)])
+def test_another_plan_saves_more_than_starting_its_workers_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: int | None, taken: bool
+) -> None:
+    """Iterations take 4 s and would take 2 s, workers took 8 s to start, and 8 steps are done."""
+    plan, now = plan_of(net(), replicas=2), [100.0]
+    monkeypatch.setattr("splitplan.executor.training_control.time.monotonic", lambda: now[0])
+
+    def replan(speeds: tuple[float, ...]) -> TrainingPlan:
+        return TrainingPlan.from_dict(plan.to_dict() | {"predicted": {"iteration_s": 2.0}})
+
+    control = Control(plan, tmp_path, Cores.of(plan, None), None, replan, total)
+    now[0] = 108.0
+    records = write(tmp_path, [[1.0] * 8, [2.0] * 8])
+    control(records)
+    now[0] = 1000.0  # it is when the first lines were seen that counts
+    assert (control.next is not None) == (tmp_path / ASK).exists() == taken
+    (note,) = control.notes
+    assert (
+        "planned anew" if taken else "2 s in each of the 3 iterations that were left, less in all than the 8 s"
+    ) in note
 
 
 def test_lines_of_other_runs_and_broken_ones_are_passed_over(tmp_path: Path) -> None:

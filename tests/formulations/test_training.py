@@ -18,7 +18,7 @@ from splitplan.errors import DataError, FingerprintError, InfeasibleError
 from splitplan.formulations.training import HybridTraining
 from splitplan.formulations.training_costs import Config
 from splitplan.formulations.training_estimate import PARTS, gantt
-from splitplan.formulations.training_notes import notes
+from splitplan.formulations.training_notes import named, notes
 from splitplan.models.training_layer import TrainingLayer
 
 LAYERS = (
@@ -205,7 +205,7 @@ def test_the_latest_time_is_a_quantile_of_what_was_measured() -> None:
     for quantile in (0.99, 1.0, 0.75, 0.5):
         terms = replace(p, latest_quantile=quantile).evaluate(plan)
         assert terms["latest_s"] == pytest.approx(p.profile.ratio(quantile, 1, 2) * terms["iteration_s"]), quantile
-    assert problem(ratios=()).evaluate(plan)["latest_s"] == terms["iteration_s"]
+    assert "latest_s" not in problem(ratios=()).evaluate(plan)
     # A machine that is slower in everything by that factor ends then.
     slower = problem(threads=(1,), state_factor=1.0).with_speeds((1 / 1.3, 1 / 1.3))
     assert slower.evaluate(plan)["iteration_s"] <= p.evaluate(plan)["latest_s"]
@@ -480,7 +480,7 @@ def test_plain_plans_are_those_that_need_no_search() -> None:
     assert set(tight.plain()) == {"one core", "threads"}, "two workers have too little memory"
     found = p.solve()
     told = {a.name: a for a in found.alternatives}
-    assert set(told) == set(plain)
+    assert set(told) == {named(k, x.micro_batches) for k, x in plain.items()}
     assert told["one core"].objective == pytest.approx(146.075)
     assert [a.is_plan for a in told.values()].count(True) == (found.plan.strategy in plain)
 
@@ -565,6 +565,35 @@ def test_exchanges_that_were_measured_alone_are_told() -> None:
     assert "adding gradients up over copies and sharing layers by columns" in text
 
 
+def test_ways_that_the_profile_cannot_tell_apart_are_told() -> None:
+    """Starts differ by 7.1 %; the copies take 7 % longer, and then 8 %."""
+    ratios = [(1, 1, "alone", x, k) for k, x in enumerate((0.95, 1.05), 1)]
+    p = problem(**SURE | {"ratios": ratios})
+    assert p.profile.start_spread == pytest.approx(np.log(1.05 / 0.95) / np.sqrt(2))
+    one, copies = made(p, (), (1,), 1, "none"), made(p, (), (2,), 2, "none")
+    took = p.evaluate(copies)["iteration_s"]
+    for more, near in ((1.07, True), (1.08, False)):
+        factor = took / p.evaluate(one)["iteration_s"] / more
+        times = p.profile.times.assign(**{k: p.profile.times[k] * np.where((p.profile.times["threads"] == 1) & (p.profile.times["workers"] == 1), factor, 1) for k in ("forward_s", "backward_s")})  # fmt: skip
+        updates = p.profile.updates.assign(update_s=p.profile.updates["update_s"] * np.where(p.profile.updates["workers"] == 1, factor, 1))  # fmt: skip
+        q = replace(p, profile=replace(p.profile, times=times, updates=updates, step_s=0.0, micro_s=0.0))
+        apart = q.evaluate(copies)["iteration_s"] / q.evaluate(one)["iteration_s"] - 1
+        found = [x for x in notes(q, one, [copies]) if "may be as fast" in x]
+        assert (abs(apart) <= p.profile.start_spread) == bool(found) == near, apart
+        if near:
+            assert found[0].startswith(f"data parallel, 2 micro-batches ({apart:+.1%}) may be as fast: while this was")
+            assert "differed by 7.1%" in found[0]
+    assert notes(problem(**SURE), one, [copies]) == (), "nothing was started twice"
+    wide = problem(**SURE | {"ratios": [(1, 1, "alone", x, k) for k, x in enumerate((0.1, 2.0), 1)]})
+    assert any("note: " in line and "may be as fast" in line for line in str(wide.solve().estimate).splitlines())
+
+
+def test_a_batch_above_those_measured_is_told() -> None:
+    p = problem(batch=16, **SURE)
+    (text,) = notes(p, made(p, (), (1,), 2, "none"))
+    assert text.startswith("the profile was taken with at most 8 samples at once, the batch has 16")
+
+
 def test_batch_norm_that_sees_less_than_the_batch_is_told() -> None:
     p = problem(**SURE)
     layers = (p.profile.layers[0], replace(p.profile.layers[1], over_samples=True), p.profile.layers[2])
@@ -599,10 +628,11 @@ def test_a_profile_of_a_busy_machine_is_told() -> None:
 
 
 def test_two_plans_have_no_one_name() -> None:
-    """A data parallel plan in several micro-batches is not held against a data parallel one in one."""
+    """A data parallel plan in several micro-batches is another one than that in one."""
     p = problem()
     plan = made(p, (), (2,), 2, "none")
-    assert [a.name for a in p.alternatives(plan)] == ["threads", "one core"]
+    assert [a.name for a in p.alternatives(plan)] == ["data parallel", "threads", "one core"]
+    assert named(plan.strategy, plan.micro_batches) == "data parallel, 2 micro-batches"
     assert {a.name: a.is_plan for a in p.alternatives(made(p, (), (2,), 1, "none"))} == {
         "threads": False,
         "one core": False,
