@@ -10,7 +10,8 @@ import pandas as pd
 
 import splitplan as sp
 from benchmarks.instances import Choices, Seeded
-from splitplan.data.training_profile import COLLECTIVES, EXCHANGES, IN_STEP, KINDS, TIMES, UPDATES, TrainingProfile
+from splitplan.data.training_profile import TrainingProfile
+from splitplan.data.training_tables import COLLECTIVES, EXCHANGES, IN_STEP, KINDS, TIMES, UPDATES
 from splitplan.errors import DataError
 from splitplan.formulations.training import HybridTraining
 from splitplan.models.training_layer import TrainingLayer

@@ -14,23 +14,9 @@ import pandas as pd
 from splitplan.data.profile import Origin
 from splitplan.data.stored import Stored
 from splitplan.data.tolerance import shift_spread, tolerance_bound
+from splitplan.data.training_tables import IN_STEP, LATER, RATIOS, TABLES, problems
 from splitplan.errors import DataError, raise_all
-from splitplan.models.graph import number_problem
 from splitplan.models.training_layer import TrainingLayer
-
-TIMES = ("layer", "samples", "threads", "workers", "forward_s", "backward_s")
-UPDATES = ("layer", "threads", "workers", "update_s", "add_s")
-COLLECTIVES = ("what", "workers", "size_bytes", "time_s")
-IN_STEP = ("what", "workers", "iteration_s", "factor")
-RATIOS = ("threads", "workers", "what", "ratio", "start")
-TABLES = {"times": TIMES, "updates": UPDATES, "collectives": COLLECTIVES, "in_step": IN_STEP, "ratios": RATIOS}
-LATER = {"updates": ("add_s", 0.0), "ratios": ("start", 1)}
-"""Columns that older files have not, and what they then are."""
-EXCHANGES = ("all_reduce", "columns")
-"""What whole iterations are measured of: gradients of copies added up, and layers whose columns are shared."""
-KINDS = ("all_reduce", "all_gather", "reduce_scatter", "send")
-"""Collectives by their sizes: of ``all_reduce`` the tensor's, of ``all_gather`` the gathered one's, of ``reduce_scatter`` the one that
-is reduced, of ``send`` the message's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,70 +96,7 @@ class TrainingProfile(Stored):
                 [f"table {name!r} has no column {c!r}" for c in columns if c not in table.columns],
                 f"training profile of {self.model!r}",
             )
-        raise_all(self._problems(), f"training profile of {self.model!r}")
-
-    def _problems(self) -> list[str]:
-        n = len(self.layers)
-        found: list[str | None] = [] if n else ["has no layers"]
-        names = [x.name for x in self.layers]
-        found += [f"layer {v!r} is there more than once" for v in dict.fromkeys(names) if names.count(v) > 1]
-        if len(self.crossing_bytes) != max(n - 1, 0):
-            found.append(
-                f"{len(self.crossing_bytes)} crossing_bytes for {n} layers; give one for each position between two"
-            )
-        found += [number_problem(f"crossing_bytes[{i}]", b) for i, b in enumerate(self.crossing_bytes)]
-        found += [f"uncuttable position {i!r} is none of 1 … {n - 1}" for i in self.uncuttable if i not in range(1, n)]
-        found += [number_problem(x, getattr(self, x)) for x in ("state_factor", "micro_s", "step_s")]
-        for name, keys, numbers in (
-            ("times", TIMES[:4], TIMES[4:]),
-            ("updates", UPDATES[:3], UPDATES[3:]),
-            ("collectives", COLLECTIVES[:3], COLLECTIVES[3:]),
-            ("in_step", IN_STEP[:2], IN_STEP[2:]),
-            ("ratios", (*RATIOS[:3], RATIOS[4]), RATIOS[3:4]),
-        ):
-            table: pd.DataFrame = getattr(self, name)
-            for column in numbers:
-                values = pd.to_numeric(table[column], errors="coerce").to_numpy(float)
-                bad = np.flatnonzero(~(np.isfinite(values) & ((values > 0) | ((values == 0) & (column != "ratio")))))
-                wanted = "a positive number" if column == "ratio" else "a number from 0"
-                found += [f"{name}.iloc[{i}].{column} is {table[column].tolist()[i]!r}; give {wanted}" for i in bad[:3]]
-            for column in keys:
-                found += [
-                    f"{name}.iloc[{i}].{column} is {v!r}; give a {'positive number' if column == 'size_bytes' else 'whole number from 1'}"
-                    for i, v in enumerate(table[column].tolist())
-                    if column not in ("layer", "what") and not _is_key(v, whole=column != "size_bytes")
-                ][:3]
-            twice: Any = table.duplicated(list(keys)) if name != "ratios" else []
-            found += [f"{name}.iloc[{i}] is there twice" for i in np.flatnonzero(twice)[:3]]
-            if "layer" in keys:
-                unknown = sorted(set(table["layer"]) - set(names))
-                found += [f"{name} names layer {v!r}, which the profile has not" for v in unknown[:3]]
-        found += [
-            f"collective {k!r} is none of {', '.join(KINDS)}"
-            for k in sorted(set(self.collectives["what"]) - set(KINDS))
-        ]
-        found += [
-            f"in_step names {k!r}, which is none of {', '.join(EXCHANGES)}"
-            for k in sorted(set(self.in_step["what"]) - set(EXCHANGES))
-        ]
-        if n and not len(self.times):
-            found.append("has no times")
-        problems = [p for p in found if p]
-        if problems:
-            return problems
-        for what, whole in (("times", self._groups), ("updates", self._update_groups)):
-            for key, group in whole.items():
-                missing = [v for v in names if v not in set(group["layer"])]
-                if missing:
-                    problems.append(
-                        f"{what} has no row of layer {missing[0]!r} at {key}"
-                        + f" ({len(missing)} layers)" * (len(missing) > 1)
-                    )
-        problems += [
-            f"updates has no rows for {t} threads, {w} workers"
-            for t, w in {k[1:] for k in self._groups} - set(self._update_groups)
-        ]
-        return problems
+        raise_all(problems(self), f"training profile of {self.model!r}")
 
     @cached_property
     def _groups(self) -> dict[tuple[int, int, int], pd.DataFrame]:
@@ -415,13 +338,6 @@ class TrainingProfile(Stored):
         for name, columns in TABLES.items():
             body[name] = [list(row) for row in getattr(self, name)[list(columns)].itertuples(index=False)]
         return {**self.stamp(), **_plain(body)}
-
-
-def _is_key(value: object, whole: bool) -> bool:
-    """Whether a row can be told by this: a number of samples, threads or workers, or a size."""
-    if number_problem("", value, positive=True):
-        return False
-    return not whole or float(value).is_integer()  # type: ignore[arg-type]
 
 
 def _between(crowds: list[int], workers: int, at: Any) -> np.ndarray:

@@ -21,7 +21,8 @@ from torch.utils import _pytree as pytree
 from splitplan.data.profile import Origin
 from splitplan.data.system import System
 from splitplan.data.training_plan import TrainingPlan
-from splitplan.data.training_profile import COLLECTIVES, EXCHANGES, IN_STEP, RATIOS, TIMES, UPDATES, TrainingProfile
+from splitplan.data.training_profile import TrainingProfile
+from splitplan.data.training_tables import COLLECTIVES, EXCHANGES, IN_STEP, RATIOS, TIMES, UPDATES
 from splitplan.errors import DataError, ExecutorError, many, raise_all
 from splitplan.executor.environment import cores_here, worker_environment
 from splitplan.executor.measure import REFUSED

@@ -15,7 +15,8 @@ from scipy.stats import nct
 
 from splitplan.data.tolerance import tolerance_bound
 from splitplan.data.training_plan import TrainingPlan, TrainingStage
-from splitplan.data.training_profile import COLLECTIVES, TIMES, UPDATES, TrainingProfile
+from splitplan.data.training_profile import TrainingProfile
+from splitplan.data.training_tables import COLLECTIVES, TIMES, UPDATES
 from splitplan.errors import DataError
 from splitplan.models.training_layer import TrainingLayer
 

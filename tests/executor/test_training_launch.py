@@ -22,7 +22,8 @@ import splitplan as sp
 from splitplan.data.catalog import device
 from splitplan.data.system import System
 from splitplan.data.training_plan import TrainingPlan
-from splitplan.data.training_profile import KINDS, TrainingProfile
+from splitplan.data.training_profile import TrainingProfile
+from splitplan.data.training_tables import KINDS
 from splitplan.errors import DataError, TrainingError
 from splitplan.executor.environment import worker_environment
 from splitplan.executor.training_control import SLOW, Control, Cores, replan_of

@@ -18,7 +18,8 @@ import torch.distributed as dist
 from torch import nn
 
 import splitplan as sp
-from splitplan.data.training_profile import KINDS, TrainingProfile
+from splitplan.data.training_profile import TrainingProfile
+from splitplan.data.training_tables import KINDS
 from splitplan.errors import DataError, ExecutorError
 from splitplan.executor.training_measure import LEAST_WHOLE, MeasureTask, Runs, _rounds
 from splitplan.executor.training_profiler import LEAST, _beside, _halves, _powers, profile_training

@@ -13,7 +13,8 @@ import pytest
 import splitplan as sp
 from benchmarks.training_instances import chain, hosts_of, small_ones
 from splitplan.data.training_plan import Schedule, TrainingPlan, TrainingStage
-from splitplan.data.training_profile import COLLECTIVES, TIMES, UPDATES, TrainingProfile
+from splitplan.data.training_profile import TrainingProfile
+from splitplan.data.training_tables import COLLECTIVES, TIMES, UPDATES
 from splitplan.errors import DataError, FingerprintError, InfeasibleError
 from splitplan.formulations.training import HybridTraining
 from splitplan.formulations.training_costs import Config

@@ -11,7 +11,8 @@ import pytest
 import splitplan as sp
 from benchmarks.training_instances import chain, small_ones
 from splitplan.data.training_plan import TrainingPlan, TrainingStage
-from splitplan.data.training_profile import KINDS, TrainingProfile
+from splitplan.data.training_profile import TrainingProfile
+from splitplan.data.training_tables import KINDS
 from splitplan.errors import (
     AuditError,
     DataError,
