@@ -119,7 +119,7 @@ def test_the_page_on_training_runs(tmp_path: Path) -> None:
     code = [block.replace('"alexnet"', '"tiny-cnn"') for block in blocks(text, "python")]
     (script,) = (block for block in code if block.startswith("# my_train.py\n"))
     code.remove(script)
-    page = "\n".join(code).replace("optimizer=optimizer, name", "optimizer=optimizer, budget_s=1, name")
+    page = "\n".join(code).replace("optimizer=optimizer, name", "optimizer=optimizer, budget_s=1, starts=1, name")
     shown = python(page + '\npipeline.plan.save("plan.json")\n', tmp_path)
     for word in (
         "pipeline: ",
