@@ -241,7 +241,7 @@ def show(solution: Solution) -> None:
     out().print(table("", columns, rows, numeric=("layers", "replicas", "by columns")))
     latest = estimate.latest
     if estimate.latest_s is not None:
-        latest = f"latest {seconds(estimate.latest_s)} (holds {estimate.quantile:.0%})"
+        latest = f"latest {seconds(estimate.latest_s)} (holds {estimate.share})"
     order = "" if plan.schedule == "none" else f", {plan.schedule}"
     out().print(
         f"{plan.strategy}: {many(plan.workers, 'worker')} of {many(plan.threads, 'thread')}; {many(plan.micro_batches, 'micro-batch')} of "

@@ -323,7 +323,8 @@ class TrainingProfile(Stored):
     def __str__(self) -> str:
         size = sum(x.parameter_bytes for x in self.layers) / 1e6
         head = f"TrainingProfile of {self.model!r}: {len(self.layers)} layers, {size:.4g} MB of weights; {self.origin.machine or self.origin.device}"
-        return head + "\n" + self.to_frame().to_string(index=False, float_format=lambda x: f"{x:.4g}")
+        beside = f"beside the layers: {self.micro_s:.3g} s for each micro-batch, {self.step_s:.3g} s for each iteration"
+        return f"{head}\n{self.to_frame().to_string(index=False, float_format=lambda x: f'{x:.4g}')}\n{beside}"
 
     def _repr_html_(self) -> str:
         return f"<p>TrainingProfile of <code>{self.model}</code></p>" + self.to_frame().to_html(index=False)

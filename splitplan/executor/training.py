@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from splitplan.data.training_plan import TrainingPlan
 from splitplan.executor.training_checks import check
 from splitplan.executor.training_control import Control, Cores, Replan, replan_of
-from splitplan.executor.training_job import THINGS, Task, Things, clear, make_folder
+from splitplan.executor.training_job import THINGS, Task, Things, clear, held, make_folder
 from splitplan.executor.training_report import TrainingReport, make_report
 from splitplan.executor.training_watch import Progress, Records, watch
 
@@ -125,8 +125,9 @@ def train(
         That the plan is of: what is slow is then told by its predictions, and the report shows a predicted iteration beside a measured one.
     on_slow : "replan", "tell" or callable
         What to do about a worker that is slower than planned. ``"replan"`` solves the problem again with the speeds that were measured;
-        when that saves more than 5 % of an iteration, and more in those that are left than starting workers takes, training goes on by the
-        new plan from a checkpoint, its workers on the fastest cores first. ``"tell"``, or no problem, only writes it into the report. A callable makes another plan from the speed of each core, the
+        when that saves more than 5 % of an iteration, and, where their number is known, more in those that are left than starting workers
+        takes, training goes on by the new plan from a checkpoint, its workers on the fastest cores first. If measured iterations do not
+        become that much shorter, no other plan is looked for any more; if they become longer, training goes back. ``"tell"``, or no problem, only writes it into the report. A callable makes another plan from the speed of each core, the
         fastest first and as 1.
     progress : bool or callable, optional
         Show a live table of what the workers do; by default when standard error is a terminal. A callable is told a text and the part
@@ -157,31 +158,39 @@ def train(
         assert folder is not None
         return _as_rank(task, things, make_folder(folder), problem)
     path = Path(tempfile.mkdtemp(prefix="splitplan-train-")) if folder is None else make_folder(folder)
-    runs: list[tuple[TrainingPlan, Records]] = []
-    notes: list[str] = []
     replan = (
         on_slow if callable(on_slow) else replan_of(problem) if on_slow == "replan" and problem is not None else None
     )
-    cores = Cores.of(plan, problem)
+    with held(path):
+        try:
+            things.save(path)
+            runs, notes, problems = _run(task, path, _total(task, data), restarts, progress, problem, replan)
+        finally:
+            (path / THINGS).unlink(missing_ok=True)  # the data is in it
+        return _ended(model, path, runs, notes, problems)
+
+
+def _run(
+    task: Task, path: Path, total: int | None, restarts: int, progress: bool | Progress | None, problem: HybridTraining | None,
+    replan: Replan | None,
+) -> tuple[list[tuple[TrainingPlan, Records]], list[str], list[HybridTraining | None]]:  # fmt: skip
+    """Launch workers, and others again as often as the task controller has another plan."""
+    runs: list[tuple[TrainingPlan, Records]] = []
+    notes: list[str] = []
     problems: list[HybridTraining | None] = []
-    try:
-        things.save(path)
-        while True:
-            clear(path)
-            task.save(path)
-            total = _total(task, data)
-            control = Control(task.plan, path, cores, problem, replan, total)
-            records, asked = watch(task, path, restarts=restarts, total=total, progress=progress, on_news=control)
-            runs.append((task.plan, records))
-            problems.append(problem.with_speeds(cores.speeds) if problem is not None else None)
-            notes += control.notes
-            if not asked or control.next is None:
-                break
-            other, cores = control.next
-            task = replace(task, plan=other, run=uuid.uuid4().hex, order=cores.order)
-    finally:
-        (path / THINGS).unlink(missing_ok=True)  # the data is in it
-    return _ended(model, path, runs, notes, problems)
+    cores, change, settled = Cores.of(task.plan, problem), None, False
+    while True:
+        clear(path)
+        task.save(path)
+        control = Control(task.plan, path, cores, problem, replan, total, change, settled)
+        records, asked = watch(task, path, restarts=restarts, total=total, progress=progress, on_news=control)
+        runs.append((task.plan, records))
+        problems.append(problem.with_speeds(cores.speeds) if problem is not None else None)
+        notes += control.notes
+        if not asked or control.next is None:
+            return runs, notes, problems
+        change, settled, cores = control.next, control.settled, control.next.cores
+        task = replace(task, plan=change.plan, run=uuid.uuid4().hex, order=cores.order)
 
 
 def _as_rank(task: Task, things: Things, folder: Path, problem: HybridTraining | None) -> Trainer:

@@ -60,12 +60,45 @@ class Cores:
         return Cores(order, tuple(found[core] / most for core in order))
 
 
+@dataclass(frozen=True)
+class Change:
+    """What training goes on with, and what it goes on from.
+
+    Parameters
+    ----------
+    plan, cores
+        To go on with.
+    before : TrainingPlan
+    cores_before : Cores
+    iteration_s : float
+        Measured, by the plan before.
+    """
+
+    plan: TrainingPlan
+    cores: Cores
+    before: TrainingPlan
+    cores_before: Cores
+    iteration_s: float
+
+
+@dataclass
+class _Slow:
+    """A worker, or several, that was slow: since which step, how often, how much at most, and what was done about it."""
+
+    step: int
+    times: int
+    most: float
+    done: str
+
+
 class Control:
     """Watches one launch of workers.
 
     A worker is slow when, over the last iterations, it computed for longer than planned by a factor that is more than `SLOW` times
     that of the others (their median). What was planned for each stage is the problem's; without a problem, replicas are compared with
-    each other, and stages with their first iterations.
+    each other, and stages with their first iterations. A core that is slow stays where it is, a layer that the profile is wrong of
+    moves with its stage, so that another plan may save nothing: whether it did is measured. Where it did not, no other plan is looked for
+    any more, and where it lost, training goes back.
 
     Parameters
     ----------
@@ -78,6 +111,10 @@ class Control:
         Without it a slow worker is told in the report, and nothing is done.
     total : int, optional
         Steps in all, where they are known: another plan must save more in those that are left than starting workers took.
+    change : Change, optional
+        By which training came to this plan.
+    settled : bool
+        Whether no other plan is to be looked for any more, a change having saved nothing; an attribute that may become true.
     """
 
     def __init__(
@@ -88,16 +125,30 @@ class Control:
         problem: HybridTraining | None = None,
         replan: Replan | None = None,
         total: int | None = None,
+        change: Change | None = None,
+        settled: bool = False,
     ) -> None:
         self._plan, self._folder, self._cores, self._problem, self._replan = plan, folder, cores, problem, replan
-        self._total, self._made_s = total, time.monotonic()
+        self._total, self._change, self._made_s = total, change, time.monotonic()
         self._starting_s: float | None = None
         self._seen, self._judged = 0, frozenset[int]()
         self._expected = _planned_s(plan, cores, problem)
-        self._told: dict[str, tuple[int, float, int]] = {}
-        self.notes: list[str] = []
-        self.next: tuple[TrainingPlan, Cores] | None = None
+        self._slow: dict[str, _Slow] = {}
+        self._said: list[str] = []
+        self.settled = settled
+        self.next: Change | None = None
         """What to go on with, once the workers were asked for a checkpoint."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What was seen and done; one line for what is slow time and again."""
+        return self._said + [
+            f"after step {x.step} {who} computed {'up to ' * (x.times > 1)}{x.most:.2f} times as long as the others, by what was planned for "
+            "each: a core is slow or busy, or the profile wrong of these layers"
+            + (f" (and {many(x.times - 1, 'time')} more after that)" if x.times > 1 else "")
+            + f"; {x.done}"
+            for who, x in self._slow.items()
+        ]
 
     def __call__(self, records: Records) -> None:
         """Look at what is new."""
@@ -105,75 +156,88 @@ class Control:
         steps = [k for k in records.whole() if k > begun + WARMING]
         if self._starting_s is None and any(records.starts):
             self._starting_s = time.monotonic() - self._made_s
-        if self.next is not None or self._plan.workers == 1 or len(steps) < WINDOW or steps[-1] == self._seen:
+        if self.next is not None or len(steps) < WINDOW or steps[-1] == self._seen:
             return
-        self._seen = steps[-1]
+        self._seen, recent = steps[-1], steps[-WINDOW:]
+        now_s = median(iteration_s(records, k) for k in recent)
+        if self._change is not None and not self.settled:
+            self._look_back(self._change, now_s)
+        self._change = None
+        if self.next is not None or self._plan.workers == 1:
+            return
         if not self._expected:
             self._expected = [median(computing_s(s[k]) for k in steps[:WINDOW]) for s in records.steps]
-        recent = steps[-WINDOW:]
         busy = [median(computing_s(s[k]) for k in recent) for s in records.steps]
         ratios = [b / max(e, 1e-9) for b, e in zip(busy, self._expected, strict=True)]
-        slow = frozenset(k for k, r in enumerate(ratios) if r > SLOW * median(ratios[:k] + ratios[k + 1 :]))
+        # One that is as quick as planned is not slow because others are quicker; copies without a problem have no plan but each other.
+        least = 1.0 if self._problem is not None else 0.0
+        slow = frozenset(k for k, r in enumerate(ratios) if r > max(SLOW * median(ratios[:k] + ratios[k + 1 :]), least))
         if slow and slow != self._judged:
-            self._react(slow, ratios, median(iteration_s(records, k) for k in recent))
+            self._react(slow, ratios, now_s)
         self._judged = slow
 
+    def _pays(self, saved_s: float) -> bool:
+        """Whether so much in each iteration that is left is more than starting workers takes."""
+        return self._total is None or (self._total - self._seen) * saved_s > (self._starting_s or 0.0)
+
+    def _go(self, plan: TrainingPlan, cores: Cores, now_s: float) -> None:
+        self.next = Change(plan, cores, self._plan, self._cores, now_s)
+        (self._folder / ASK).touch()
+
+    def _look_back(self, change: Change, now_s: float) -> None:
+        """See whether the change to this plan saved what a change must save."""
+        if now_s <= (1 - GAIN) * change.iteration_s:
+            return
+        self.settled = True
+        back = now_s > change.iteration_s and self._pays(now_s - change.iteration_s)
+        self._said.append(
+            f"after step {self._seen} an iteration takes {now_s:.4g} s, and took {change.iteration_s:.4g} s by the plan before: that change "
+            f"did not pay, {'training goes back' if back else 'this plan is kept'}, and no other one is looked for any more"
+        )
+        if back:
+            self._go(change.before, change.cores_before, now_s)
+
     def _react(self, slow: frozenset[int], ratios: list[float], now_s: float) -> None:
-        who = " and ".join(f"worker {k}" for k in sorted(slow))
+        who = f"worker{'s' * (len(slow) > 1)} {', '.join(map(str, sorted(slow)))}"
         rest = median(r for k, r in enumerate(ratios) if k not in slow) if len(slow) < len(ratios) else min(ratios)
         times = max(ratios[k] for k in slow) / rest
+        found = self._slow.setdefault(who, _Slow(self._seen, 0, 0.0, ""))
+        more, found.times, found.most = times > SLOW * found.most, found.times + 1, max(found.most, times)
         if self._replan is None:
-            self._tell(who, times)
-            return
-        text = f"after step {self._seen} {who} {_computed(times)}"
-        cores = self._cores.slowed(ratios, self._plan.threads)
+            found.done = 'no other plan was looked for (no problem=, or on_slow="tell")'
+        elif self.settled:
+            found.done = "no other plan was looked for, since the last change did not pay"
+        elif self._total is not None and self._seen >= self._total:
+            found.done = "no iteration was left for another plan"
+        elif more:  # else the answer would be the same
+            found.done = self._answer(self._replan, self._cores.slowed(ratios, self._plan.threads), now_s)
+
+    def _answer(self, replan: Replan, cores: Cores, measured_s: float) -> str:
+        """Look for another plan on such cores, and ask for a checkpoint to go on by it if it pays."""
         try:
-            other = self._replan(cores.speeds)
+            other = replan(cores.speeds)
         except SplitplanError as e:
-            self.notes.append(f"{text}; no other plan was found: {e}")
-            return
-        there_s = other.predicted.get("iteration_s")
+            return f"no other plan was found: {e}"
+        if other.batch != self._plan.batch or other.fingerprint != self._plan.fingerprint:
+            return "the other plan is for another batch or model, and was not taken"
+        if (there_s := other.predicted.get("iteration_s")) is None:
+            return "the other plan does not say how long an iteration takes, and was not taken"
+        now_s = measured_s
         if self._problem is not None:  # by the same model, so that what it gets wrong of both does not count
             speeds = dict(zip(cores.order, cores.speeds, strict=True))
             here = self._problem.with_speeds(tuple(speeds[core] for core in self._cores.order))
             now_s = here.evaluate(self._plan)["iteration_s"]
-        if other.batch != self._plan.batch or other.fingerprint != self._plan.fingerprint:
-            self.notes.append(f"{text}; the other plan is for another batch or model, and was not taken")
-        elif there_s is None:
-            self.notes.append(f"{text}; the other plan does not say how long an iteration takes, and was not taken")
-        elif there_s > (1 - GAIN) * now_s:
-            self.notes.append(
-                f"{text}; the best plan for such cores is predicted at {there_s:.4g} s an iteration, this one at {now_s:.4g} s: not changed"
+        if there_s > (1 - GAIN) * now_s:
+            return f"the best plan for such cores is predicted at {there_s:.4g} s an iteration, this one at {now_s:.4g} s: not changed"
+        saved_s = (1 - there_s / now_s) * measured_s
+        if not self._pays(saved_s):
+            assert self._total is not None
+            return (
+                f"another plan would save {saved_s:.4g} s in each of the {self._total - self._seen} iterations that were left, "
+                f"no more in all than the {self._starting_s or 0.0:.3g} s that starting its workers takes: not changed"
             )
-        elif self._total is not None and (self._total - self._seen) * (now_s - there_s) < (self._starting_s or 0.0):
-            self.notes.append(
-                f"{text}; another plan would save {now_s - there_s:.4g} s in each of the {self._total - self._seen} iterations that were left, "
-                f"less in all than the {self._starting_s:.3g} s that starting its workers takes: not changed"
-            )
-        else:
-            self.notes.append(
-                f"{text}; planned anew, {there_s:.4g} s an iteration predicted instead of {now_s:.4g} s on such cores: {other}"
-            )
-            self.next = other, cores
-            (self._folder / ASK).touch()
-
-    def _tell(self, who: str, times: float) -> None:
-        """One line for all that is slow time and again."""
-        count, most, since = self._told.get(who, (0, 0.0, self._seen))
-        self._told[who] = (count + 1, max(most, times), since)
-        self.notes = [
-            f"after step {first} {name} {_computed(more, 'up to ' * (n > 1))}"
-            + (f", and {many(n - 1, 'time')} more after that" if n > 1 else "")
-            + '; no other plan was looked for (no problem=, or on_slow="tell")'
-            for name, (n, more, first) in self._told.items()
-        ]
-
-
-def _computed(times: float, most: str = "") -> str:
-    return (
-        f"computed {most}{times:.2f} times as long as it should have, going by the plan and the others: its core is slow, "
-        "or the profile wrong of its layers"
-    )
+        self._go(other, cores, measured_s)
+        return f"planned anew, {there_s:.4g} s an iteration predicted instead of {now_s:.4g} s on such cores: {other}"
 
 
 def replan_of(problem: HybridTraining) -> Replan:

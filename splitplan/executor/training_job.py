@@ -7,12 +7,14 @@ from a peer.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pickle
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -208,5 +210,31 @@ def read_done(folder: Path) -> dict[str, Any] | None:
 def make_folder(folder: str | os.PathLike[str]) -> Path:
     """The folder, made for its owner only when it is not there."""
     path = Path(folder).absolute()
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as e:
+        raise DataError(f"cannot be made: {e.strerror}; give another folder", f"train: folder {str(path)!r}") from e
     return path
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Have a folder to oneself, until the process ends at the latest.
+
+    Raises
+    ------
+    DataError
+        Another training of this machine has it.
+    """
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"another training is under way in it (fuser -v {folder} names its process); wait for it, or give another folder",
+                f"train: folder {str(folder)!r}",
+            ) from None
+        yield
+    finally:
+        os.close(file)

@@ -174,6 +174,7 @@ def _facts(tm: TrainingModel, run: Runs) -> dict[str, Any]:
         "crossing_bytes": list(tm.crossing_bytes),
         "uncuttable": list(tm.uncuttable),
         "state_factor": run.state_factor,
+        "mixes": tm.mixes,
     }
 
 

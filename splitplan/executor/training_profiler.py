@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -143,7 +144,14 @@ def profile_training(
                 group = found.setdefault((t, w), measured | {"whole": {}})
                 for what, steps in measured["whole"].items():
                     group["whole"].setdefault(what, []).append(steps)
-    return _profile(found, system)
+    profile = _profile(found, system)
+    if next(iter(found.values()))["mixes"]:
+        warnings.warn(
+            f"model {profile.model!r}: what comes of a sample depends on the others of its batch, and not by batch norm alone, so that a batch "
+            "in parts would be another training, which sp.train refuses; plan with whole_batch=True",
+            stacklevel=2,
+        )
+    return profile
 
 
 def _batch_size(batch: Any) -> int:
@@ -340,12 +348,16 @@ def _beside(found: dict[tuple[int, int], dict[str, Any]], step_s: float) -> tupl
         first[t] = whole, told[most] + float(np.sum(group["updates"]))
         if "parts" in group["whole"]:
             least = min(s for s in told if most % s == 0)
-            more = _typical(group["whole"]["parts"]) - whole - (most / least * told[least] - told[most])
-            beside.append(more / (most / least - 1) - group["add_s"])
+            # T1 = k A + micro + step and Tn = T1 + k D + (n - 1) (micro + add): two equations for k and micro.
+            more = _typical(group["whole"]["parts"][:1]) - whole - (most / least - 1) * group["add_s"]
+            longer = (most / least * told[least] - told[most]) / max(first[t][1], 1e-12)
+            if most / least - 1 > longer:
+                beside.append((more - (whole - step_s) * longer) / (most / least - 1 - longer))
     # The least of all threads': what disturbs a measurement makes it longer.
     micro_s = max(0.0, min([*beside, *(0.9 * (x - step_s) for x, _ in first.values())])) if beside else 0.0
     engine = {t: (x - step_s - micro_s) / told if told > 0 else 1.0 for t, (x, told) in first.items()}
-    again = {k: [_typical(x) / _typical(x[:1]) for x in g["whole"].values()] for k, g in found.items()}
+    # Parts are run in the first start only, and know nothing of the others.
+    again = {k: [_typical(x) / _typical(x[:1]) for x in g["whole"].values() if len(x) > 1] for k, g in found.items()}
     again = {k: x or again.get((k[0], 1), []) for k, x in again.items()}
     return float(micro_s), {k: engine.get(k[0], 1.0) * float(np.median(x) if x else 1.0) for k, x in again.items()}
 

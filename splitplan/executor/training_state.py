@@ -212,7 +212,10 @@ class State:
         asked = {k: v for k, v in state.items() if k not in settings and not k.startswith(without)}
         missing = sorted(asked.keys() - has)
         if missing:
-            raise DataError(f"has no {listed(missing)}; it was written with another model or optimizer", str(path))
+            raise DataError(
+                f"has no {listed(missing)}; it was written with another model or optimizer; give those, or another folder",
+                str(path),
+            )
         with _alone():
             load(asked, checkpoint_id=path, no_dist=True)
         state |= asked

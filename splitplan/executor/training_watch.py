@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -142,6 +143,7 @@ def watch(
     """
     records = Records(folder, task.plan.workers, task.plan.stages[0].replicas, task.run)
     with (folder / LOG).open("ab") as log:
+        before = log.tell()
         process = subprocess.Popen(
             command(task, folder, restarts),
             stdin=subprocess.PIPE,  # never written to: the workers end when it does
@@ -160,6 +162,11 @@ def watch(
                 time.sleep(_POLL_S)
             if records.read():
                 tell(records)
+    except KeyboardInterrupt as e:
+        from splitplan.executor.training_state import last_one
+
+        e.add_note(f"Training was interrupted, and its workers end. {last_one(folder)}.")
+        raise
     finally:
         stop(process)
     if (error := refused(folder)) is not None:
@@ -169,9 +176,23 @@ def watch(
         from splitplan.executor.training_state import last_one
 
         raise TrainingError(
-            f"the workers ended with code {process.returncode}{_after(restarts)}. {last_one(folder)}. They said:\n{_last_words(folder)}"
+            f"{_killed(folder, before)}the workers ended with code {process.returncode}{_after(restarts)}. {last_one(folder)}. "
+            f"They said:\n{_last_words(folder)}"
         )
     return records, bool(done["asked"])
+
+
+def _killed(folder: Path, before: int) -> str:
+    """Which worker a signal ended last, as the launcher wrote it after so much of its log; the others only lost it."""
+    with (folder / LOG).open("rb") as log:
+        log.seek(before)
+        found = re.findall(rb"failed \(exitcode: -(\d+)\) local_rank: (\d+)", log.read())
+    if not found:
+        return ""
+    number, rank = map(int, found[-1])
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    why = ", as when memory runs out" if name == "SIGKILL" else ""
+    return f"worker {rank} was ended by {name}{why}; "
 
 
 def _after(restarts: int) -> str:

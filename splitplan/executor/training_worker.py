@@ -211,6 +211,12 @@ class Loop:
         few = pytree.tree_map_only(torch.Tensor, lambda t: t[:2] if len(t) > 1 else torch.cat([t, t]), first.x)
         self._tm = training_model(self._things.model, few, name=plan.model, verify=_restarts() == 0)
         _check_model(self._tm, plan)
+        if self._tm.mixes and (plan.micro_batches > 1 or any(s.replicas > 1 for s in plan.stages)):
+            raise DataError(
+                "what comes of a sample depends on the others of its batch, and not by batch norm alone, so that a batch in parts would be "
+                "another training; plan with whole_batch=True, or have the model treat samples one by one",
+                f"model {plan.model!r}",
+            )
         mesh = init_device_mesh(task.device, (len(plan.stages), plan.stages[0].replicas), mesh_dim_names=("pp", "dp"))
         place = Place.of(plan, self._rank)
         self._engine: Engine = Engine(self._tm, plan, place, mesh, self._things.loss_fn, task.seed, first, self._tell)

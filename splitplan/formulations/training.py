@@ -345,7 +345,8 @@ class HybridTraining(Scaled, Formulation):
         same = plan.stages, plan.threads, plan.micro_batches
         return tuple(
             Alternative(
-                named(name, x.micro_batches),
+                named(name, x.micro_batches)
+                + ", at once" * (name == plan.strategy and x.micro_batches == 1 < plan.micro_batches),
                 x.predicted["iteration_s"],
                 is_plan=(x.stages, x.threads, x.micro_batches) == same,
             )

@@ -73,8 +73,8 @@ def _numbers(problem: HybridTraining) -> list[str]:
         if not isinstance(v := getattr(problem, n), bool)
     ]
     q = problem.latest_quantile
-    if number_problem("latest_quantile", q, positive=True) or not 0 < q <= 1:
-        found.append(f"latest_quantile is {q!r}; give a share between 0 and 1")
+    if number_problem("latest_quantile", q, positive=True) or not 0.5 <= q < 1:
+        found.append(f"latest_quantile is {q!r}; give a share of iterations from 0.5 to below 1")
     if not isinstance(problem.speeds, tuple):
         return [*found, f"speeds is {problem.speeds!r}; give one number for each core"]
     found += [p for i, x in enumerate(problem.speeds) if (p := number_problem(f"speeds[{i}]", x, positive=True))]
@@ -112,7 +112,7 @@ def _memory(problem: HybridTraining) -> list[str]:
         least = x.parameter_bytes * (2 + p.state_factor) / (cores if problem.columns and x.columns else 1)
         if least > limit:
             found.append(
-                f"layer {x.name!r} alone needs {least:.6g} bytes for weights, gradients and the optimizer's state, "
-                f"{least - limit:.6g} more than a host's {limit:.6g}; use hosts with more memory, or an optimizer with less state"
+                f"layer {x.name!r} alone needs {least / 1e6:.4g} MB for weights, gradients and the optimizer's state, "
+                f"{(least - limit) / 1e6:.4g} MB more than a host's {limit / 1e6:.4g} MB; use hosts with more memory, or an optimizer with less state"
             )
     return found

@@ -59,10 +59,15 @@ class TrainingEstimate:
     notes: tuple[str, ...] = ()
 
     @property
+    def share(self) -> str:
+        """Of iterations that it is to hold for, in per cent."""
+        return f"{100 * self.quantile:.6g}%"
+
+    @property
     def latest(self) -> str:
         """The latest time in words."""
         if self.latest_s is not None:
-            return f"latest {self.latest_s:.4g} s (holds {self.quantile:.0%})"
+            return f"latest {self.latest_s:.4g} s (holds {self.share})"
         return "how much it varies was not measured"
 
     def to_frame(self) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 RESTLESS = 1.5
 """A latest time that is more than so many times the expected one."""
+NEAR = 2.0
+"""Times what fresh starts vary by, within which two ways are not told apart: alike ones come out further apart in one of ten to twenty profiles (simulated)."""
 BACKWARDS = 1.2
 """A micro-batch that takes more than so many times as long as a larger one."""
 
@@ -21,18 +24,41 @@ BACKWARDS = 1.2
 def notes(problem: HybridTraining, plan: TrainingPlan, others: Sequence[TrainingPlan] = ()) -> tuple[str, ...]:
     """A sentence each; none when there is nothing to say. The others are the best plans of other strategies."""
     return (
+        *_restless(problem, plan),
+        *_too_quick(problem, plan),
         *_normalised(problem, plan),
         *_near(problem, plan, others),
         *_larger(problem, plan),
         *_crowd(problem, plan),
         *_exchanges(problem, plan),
-        *_restless(problem, plan),
     )
 
 
 def named(strategy: str, micro_batches: int) -> str:
     """A plan's strategy, with its micro-batches where there are several."""
     return strategy if micro_batches == 1 else f"{strategy}, {many(micro_batches, 'micro-batch')}"
+
+
+def _too_quick(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
+    """A plan that is quicker than one core by more than it has cores, or that exchanges at no cost: the measurements contradict each other."""
+    found = []
+    if (alone := problem.plain().get("one core")) is not None and plan.predicted:
+        times = alone.predicted["iteration_s"] / max(problem.evaluate(plan)["iteration_s"], 1e-300)
+        fastest = max(problem.speeds, default=1.0)
+        if times > BACKWARDS * plan.cores * fastest:
+            found.append(
+                f"predicted to be {times:.3g} times as quick as one core, on {many(plan.cores, 'core')}: the machine was busier while one core was "
+                "measured than later; profile again when it is quiet before you believe the plan"
+            )
+    rows = problem.profile.in_step
+    free = set(rows[(rows["factor"] == 0) & (rows["what"] == "all_reduce")]["what"])
+    weights = {x.name for x in problem.profile.layers if x.parameter_bytes}
+    if free and any(s.replicas > 1 and weights & set(s.layers) - set(s.columns) for s in plan.stages):
+        found.append(
+            "adding gradients up is priced at nothing: iterations of copies took no longer than their layers alone, which happens where it is done "
+            "beside the backward pass, and where the machine was busier while layers were measured"
+        )
+    return found
 
 
 def _normalised(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
@@ -54,12 +80,13 @@ def _near(problem: HybridTraining, plan: TrainingPlan, others: Sequence[Training
     if spread is None or not own_s:
         return []
     more = sorted((problem.evaluate(x)["iteration_s"] / own_s - 1, named(x.strategy, x.micro_batches)) for x in others)
-    near = [f"{name} ({x:+.1%})" for x, name in more if abs(x) <= spread]
+    near = [f"{name} ({x:+.1%})" for x, name in more if abs(math.log1p(x)) <= NEAR * spread]
     if not near:
         return []
     text = (
-        f"{' and '.join(near)} may be as fast: while this was measured, fresh starts of the same work differed by {spread:.1%} (standard "
-        "deviation); to know, train some iterations by each, in turn"
+        f"{' and '.join(near)} may be as fast: fresh starts of the same work varied by {spread:.1%} (standard deviation) while this was "
+        f"measured, and ways that are less than about {NEAR * spread:.0%} apart cannot be told from such a profile; to know, train some "
+        "iterations by each, in turn"
     )
     return [text]
 

@@ -101,6 +101,7 @@ class TrainingModel:
     def __init__(self, model: nn.Module, name: str, call: Args) -> None:
         self.model, self.name = model, name
         self.exact: bool | None = None
+        self.mixes = False
         self._call = call
         self._programs: dict[int, Program] = {}
         program = self._programs[_SEEN] = self._export(_SEEN)

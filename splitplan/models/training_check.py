@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from splitplan.errors import TraceError
 from splitplan.models.traced import first_line
+from splitplan.models.training_dropout import WithoutBatchNorm
 
 if TYPE_CHECKING:
     from splitplan.models.training import TrainingModel
@@ -62,6 +63,16 @@ def check(tm: TrainingModel) -> None:
             "or reads a value after it has written into it; take that out of forward."
         )
     tm.exact = all(gap == 0 for _, gap, _ in gaps)
+    tm.mixes = _mixes(tm, values)
+
+
+def _mixes(tm: TrainingModel, values: Sequence[torch.Tensor]) -> bool:
+    """Whether, batch norm left out, what comes of the first sample depends on the second; outputs without samples are passed over."""
+    alike = [torch.cat([v[:1], v[:1]]) for v in values]
+    with torch.no_grad(), WithoutBatchNorm():
+        both, twice = (_forward(tm, x)[0] for x in (values, alike))
+    pairs = [(a[:1], b[:1]) for a, b in zip(both, twice, strict=True) if a.dim() and len(a) == _SAMPLES]
+    return any(_difference(a, b) > _tolerance(a) for a, b in pairs)
 
 
 def cotangents(outputs: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:

@@ -215,6 +215,23 @@ def test_layers_are_scaled_by_what_their_own_crowd_s_iterations_take() -> None:
     assert _beside(found, 0.0)[1][1, 2] == pytest.approx(1.1 * 0.8)
 
 
+@pytest.mark.parametrize("slow", [0.9, 1.0, 1.2])
+def test_what_is_beside_the_layers_is_found_whatever_layers_take(slow: float) -> None:
+    """Small parts are dearer, gradients are added up, and in iterations layers take so many times as long as in the rounds."""
+    times = {"16": ([1.0], [2.0]), "1": ([0.08], [0.16])}
+    update, add, micro, step = 0.1, 0.01, 0.05, 0.002
+
+    def iteration(parts: int) -> float:
+        forward, backward = times[str(16 // parts)]
+        each = slow * (forward[0] + backward[0]) + micro
+        return parts * each + (parts - 1) * add + slow * update + step
+
+    whole = {"alone": [[iteration(1)], [2 * iteration(1)]], "parts": [[iteration(16)]]}
+    micro_s, longer = _beside({(1, 1): {"times": times, "updates": [update], "add_s": add, "whole": whole}}, step)
+    assert micro_s == pytest.approx(micro)
+    assert longer[1, 1] == pytest.approx(slow * 1.5), "the other start took twice as long"
+
+
 def test_parts_are_the_model_s_own_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run by run of layers, each gradient computed from the next run's, is one backward pass."""
     model = net()

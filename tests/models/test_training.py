@@ -355,6 +355,26 @@ class InPlaceOnly(nn.Module):
         return out
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_model_that_mixes_samples_is_told(mixed: bool) -> None:
+    """Batch norm and dropout do not count."""
+
+    class Mixing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.norm, self.two = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            y = nn.functional.dropout(self.norm(self.one(x)), 0.5, self.training)
+            out = self.two(y - y.mean(0) if mixed else y)
+            return out, out.mean()
+
+    model = _seeded(Mixing)
+    kept = {n: b.clone() for n, b in model.named_buffers()}
+    assert training_model(model, torch.randn(2, 6)).mixes == mixed
+    assert all(torch.equal(b, kept[n]) for n, b in model.named_buffers())
+
+
 def test_what_several_layers_share_is_not_cut() -> None:
     statistics = training_model(_seeded(Statistics), torch.randn(2, 6))
     assert [x.name for x in statistics.layers] == ["one", "two", "three"]
