@@ -361,7 +361,7 @@ class PipelineCrew:
 
     def _recover(self) -> Hop | None:
         self._look()
-        again: set[str] = set()
+        again: set[str | tuple[str, str]] = set()
         ends = {self.plan.source, self.plan.sink}  # for these the app stands, wherever they are
         for place in self._not_here:
             self._note(
@@ -389,6 +389,9 @@ class PipelineCrew:
             except _Apart as e:
                 self._look()
                 if e.receiver in self.gone or e.sender in self.gone:
+                    continue
+                if (e.sender, e.receiver) not in again:
+                    again.add((e.sender, e.receiver))  # it, too, may have broken meanwhile
                     continue
                 if self.system.medium == "pairs":
                     self._cut.add((e.sender, e.receiver))
