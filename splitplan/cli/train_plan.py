@@ -212,7 +212,10 @@ def _measured(
                 raise DataError("is for models of the zoo; a factory makes its own batch", "--size")
             made = call_factory(spec)
             if not isinstance(made, tuple) or len(made) != 3:
-                raise DataError("returned something else than (module, loss_fn, (inputs, targets))", f"model {spec!r}")
+                raise DataError(
+                    f"returned something else than (module, loss_fn, (inputs, targets)): a {type(made).__name__}",
+                    f"model {spec!r}",
+                )
             model, loss_fn, example = made
     say(f"measuring {spec}: about {budget_s:g} s, and what starting and the least iterations take")
     return profile_training(
@@ -262,5 +265,5 @@ def show(solution: Solution) -> None:
     names = ("strategy", "micro-batches", "iteration", *(p.removesuffix("_s") for p in shown), "why")
     out().print(table("", names, rows, numeric=names[1:-1]))
     for note in estimate.notes:
-        out().print(f"Note: {note}", markup=False)
+        out().print(f"Note: {note.replace('whole_batch=True', '--whole-batch')}", markup=False)
     out().print(table("", ("certificate", ""), certificate(solution)))

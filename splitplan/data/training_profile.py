@@ -291,7 +291,7 @@ class TrainingProfile(Stored):
 
     @cached_property
     def start_spread(self) -> float | None:
-        """By how much iterations of the same work differ from one fresh start to the next: a relative standard deviation, of all crowds; None when nothing was started twice."""
+        """By how much fresh starts of the same work vary about their mean: the standard deviation of logarithms, of all crowds; None when nothing was started twice."""
         return shift_spread(list(self._spreads.values()))
 
     def ratios_of(self, threads: int, workers: int) -> np.ndarray:
