@@ -64,7 +64,7 @@ class Setting:
 
     cases: tuple[Case, ...]
     steps: int = 7
-    rounds: int = 3
+    rounds: int = 2
     budget_s: float = 30.0
     starts: int = 3
 
