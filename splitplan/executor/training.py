@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from splitplan.data.training_plan import TrainingPlan
+from splitplan.errors import SplitplanError
 from splitplan.executor.training_checks import check
 from splitplan.executor.training_control import Control, Cores, Replan, replan_of
 from splitplan.executor.training_job import THINGS, Task, Things, clear, held, make_folder
@@ -183,7 +184,17 @@ def _run(
         clear(path)
         task.save(path)
         control = Control(task.plan, path, cores, problem, replan, total, change, settled)
-        records, asked = watch(task, path, restarts=restarts, total=total, progress=progress, on_news=control)
+        try:
+            records, asked = watch(task, path, restarts=restarts, total=total, progress=progress, on_news=control)
+        except SplitplanError as e:
+            tried = Records(path, task.plan.workers, task.plan.stages[0].replicas, task.run)
+            if change is None or (tried.read() and tried.whole()):
+                raise
+            why = str(e).splitlines()[0]
+            notes.append(f"that plan could not be run, and training went on by the one before: {why}")
+            task = replace(task, plan=change.before, run=uuid.uuid4().hex, order=change.cores_before.order)
+            cores, change, settled = change.cores_before, None, True
+            continue
         runs.append((task.plan, records))
         problems.append(problem.with_speeds(cores.speeds) if problem is not None else None)
         notes += control.notes

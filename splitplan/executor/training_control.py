@@ -189,7 +189,7 @@ class Control:
         if now_s <= (1 - GAIN) * change.iteration_s:
             return
         self.settled = True
-        back = now_s > change.iteration_s and self._pays(now_s - change.iteration_s)
+        back = now_s > (1 + GAIN) * change.iteration_s and self._pays(now_s - change.iteration_s)
         self._said.append(
             f"after step {self._seen} an iteration takes {now_s:.4g} s, and took {change.iteration_s:.4g} s by the plan before: that change "
             f"did not pay, {'training goes back' if back else 'this plan is kept'}, and no other one is looked for any more"

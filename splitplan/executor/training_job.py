@@ -219,7 +219,7 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Have a folder to oneself, until the process ends at the latest.
+    """Have a folder to oneself, as long as this process lives at the most.
 
     Raises
     ------
@@ -235,6 +235,9 @@ def held(folder: Path) -> Iterator[None]:
                 f"another training is under way in it (fuser -v {folder} names its process); wait for it, or give another folder",
                 f"train: folder {str(folder)!r}",
             ) from None
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # a process that was forked meanwhile has the file too
     finally:
         os.close(file)

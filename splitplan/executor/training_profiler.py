@@ -349,10 +349,14 @@ def _beside(found: dict[tuple[int, int], dict[str, Any]], step_s: float) -> tupl
         if "parts" in group["whole"]:
             least = min(s for s in told if most % s == 0)
             # T1 = k A + micro + step and Tn = T1 + k D + (n - 1) (micro + add): two equations for k and micro.
-            more = _typical(group["whole"]["parts"][:1]) - whole - (most / least - 1) * group["add_s"]
-            longer = (most / least * told[least] - told[most]) / max(first[t][1], 1e-12)
-            if most / least - 1 > longer:
-                beside.append((more - (whole - step_s) * longer) / (most / least - 1 - longer))
+            n = most / least
+            more = _typical(group["whole"]["parts"][:1]) - whole - (n - 1) * group["add_s"]
+            extra = n * told[least] - told[most]
+            longer = extra / max(first[t][1], 1e-12)
+            if longer <= (n - 1) / 2:
+                beside.append((more - (whole - step_s) * longer) / (n - 1 - longer))
+            else:  # small parts cost nearly what the batch does, and noise would be divided by next to nothing: k is taken as 1
+                beside.append((more - extra) / (n - 1))
     # The least of all threads': what disturbs a measurement makes it longer.
     micro_s = max(0.0, min([*beside, *(0.9 * (x - step_s) for x, _ in first.values())])) if beside else 0.0
     engine = {t: (x - step_s - micro_s) / told if told > 0 else 1.0 for t, (x, told) in first.items()}

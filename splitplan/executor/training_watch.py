@@ -186,10 +186,10 @@ def _killed(folder: Path, before: int) -> str:
     """Which worker a signal ended last, as the launcher wrote it after so much of its log; the others only lost it."""
     with (folder / LOG).open("rb") as log:
         log.seek(before)
-        found = re.findall(rb"failed \(exitcode: -(\d+)\) local_rank: (\d+)", log.read())
-    if not found:
+        found = re.findall(rb"failed \(exitcode: (-?\d+)\) local_rank: (\d+)", log.read())
+    if not found or int(found[-1][0]) >= 0:
         return ""
-    number, rank = map(int, found[-1])
+    number, rank = -int(found[-1][0]), int(found[-1][1])
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     why = ", as when memory runs out" if name == "SIGKILL" else ""
     return f"worker {rank} was ended by {name}{why}; "

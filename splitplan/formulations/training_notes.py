@@ -44,16 +44,15 @@ def _too_quick(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
     found = []
     if (alone := problem.plain().get("one core")) is not None and plan.predicted:
         times = alone.predicted["iteration_s"] / max(problem.evaluate(plan)["iteration_s"], 1e-300)
-        fastest = max(problem.speeds, default=1.0)
-        if times > BACKWARDS * plan.cores * fastest:
+        speeds = (problem.speeds or (1.0,) * plan.cores)[: plan.cores]
+        if times > BACKWARDS * sum(speeds) / speeds[0]:
             found.append(
                 f"predicted to be {times:.3g} times as quick as one core, on {many(plan.cores, 'core')}: the machine was busier while one core was "
-                "measured than later; profile again when it is quiet before you believe the plan"
+                "measured than later, or smaller parts suit its caches much better; profile again when it is quiet before you believe the plan"
             )
-    rows = problem.profile.in_step
-    free = set(rows[(rows["factor"] == 0) & (rows["what"] == "all_reduce")]["what"])
     weights = {x.name for x in problem.profile.layers if x.parameter_bytes}
-    if free and any(s.replicas > 1 and weights & set(s.layers) - set(s.columns) for s in plan.stages):
+    shared = {s.replicas for s in plan.stages if s.replicas > 1 and weights & set(s.layers) - set(s.columns)}
+    if any(problem.profile.factor("all_reduce", r) == 0 for r in shared):
         found.append(
             "adding gradients up is priced at nothing: iterations of copies took no longer than their layers alone, which happens where it is done "
             "beside the backward pass, and where the machine was busier while layers were measured"

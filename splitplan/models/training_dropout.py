@@ -107,7 +107,8 @@ class WithoutBatchNorm(TorchFunctionMode):
     ) -> Any:
         given = dict(kwargs or {})
         if func in (F.batch_norm, torch.batch_norm):
-            return args[0] if args else given["input"]
+            value: torch.Tensor = args[0] if args else given["input"]
+            return value.clone()  # what is behind may work in place
         return func(*args, **given)
 
 

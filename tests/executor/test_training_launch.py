@@ -234,6 +234,25 @@ def test_a_slow_worker_has_training_go_on_by_another_plan(tmp_path: Path, nothin
     assert same(model, other, atol=1e-5)
 
 
+def test_another_plan_that_cannot_be_run_is_given_up(tmp_path: Path, nothing_left: Path) -> None:
+    model, other = net(norm=False), net(norm=False)
+    plan = plan_of(model, replicas=2)
+    wrong = plan_of(model).to_dict()
+    wrong["stages"][0]["layers"] = ["nothing", *wrong["stages"][0]["layers"][1:]]
+
+    def replan(speeds: tuple[float, ...]) -> TrainingPlan:
+        return TrainingPlan.from_dict(wrong | {"predicted": {"iteration_s": 0.001}})
+
+    trainer = launch(
+        model, plan, tmp_path, epochs=3, data=lambda _: pairs(), loss_fn=slowly(0.1, "1"), on_slow=replan, checkpoint_every=100
+    )  # fmt: skip
+    assert [p.workers for p in trainer.report.plans] == [2, 2]
+    assert any("could not be run, and training went on by the one before: " in note for note in trainer.report.notes)
+    assert trainer.losses["step"].tolist() == list(range(1, 19))
+    plain(other, [pairs()[k % 6] for k in range(18)], momentum)
+    assert same(model, other, atol=1e-5)
+
+
 class Dying(torch.utils.data.Dataset[Any]):
     """Its own process is killed at the second batch."""
 

@@ -215,6 +215,15 @@ def test_layers_are_scaled_by_what_their_own_crowd_s_iterations_take() -> None:
     assert _beside(found, 0.0)[1][1, 2] == pytest.approx(1.1 * 0.8)
 
 
+def test_noise_is_not_divided_by_next_to_nothing() -> None:
+    """Parts that cost nearly what the batch does: 3 % more of T1 must not become half of the iteration."""
+    times = {"16": ([0.3], [0.6]), "1": ([0.28], [0.56])}
+    whole = {"alone": [[0.95 * 1.03]], "parts": [[16 * 0.86 + 0.1]]}
+    found = {(1, 1): {"times": times, "updates": [0.05], "add_s": 0.0, "whole": whole}}
+    micro_s, longer = _beside(found, 0.0)
+    assert micro_s < 0.05 and longer[1, 1] == pytest.approx(1.0, abs=0.05)
+
+
 @pytest.mark.parametrize("slow", [0.9, 1.0, 1.2])
 def test_what_is_beside_the_layers_is_found_whatever_layers_take(slow: float) -> None:
     """Small parts are dearer, gradients are added up, and in iterations layers take so many times as long as in the rounds."""

@@ -375,6 +375,25 @@ def test_a_model_that_mixes_samples_is_told(mixed: bool) -> None:
     assert all(torch.equal(b, kept[n]) for n, b in model.named_buffers())
 
 
+class Standardised(nn.Module):
+    """Batch norm of a weight, and in-place operators behind batch norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.norm = nn.Parameter(torch.randn(4, 6)), nn.BatchNorm1d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        w = nn.functional.batch_norm(self.w.reshape(1, 4, 6), None, None, training=True).reshape(4, 6).mul_(0.5)
+        return nn.functional.relu(self.norm(x @ w.T), inplace=True)
+
+
+def test_looking_whether_samples_are_mixed_changes_nothing() -> None:
+    model = _seeded(Standardised)
+    kept = {n: v.clone() for n, v in model.state_dict().items()}
+    assert not training_model(model, torch.randn(2, 6)).mixes
+    assert all(torch.equal(v, kept[n]) for n, v in model.state_dict().items())
+
+
 def test_what_several_layers_share_is_not_cut() -> None:
     statistics = training_model(_seeded(Statistics), torch.randn(2, 6))
     assert [x.name for x in statistics.layers] == ["one", "two", "three"]
