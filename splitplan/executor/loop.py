@@ -34,11 +34,16 @@ class Channel:
         self.fd = int(socket.get(zmq.FD))
 
     def send(self, parts: Sequence[bytes | memoryview]) -> None:
-        """Send a message, from any thread; dropped when closed."""
+        """Send a message, from any thread; dropped when closed, and when its connection is being taken down, as after a handshake that was refused.
+
+        Queues have no limit (`prepare`), so there is no other reason for which ZeroMQ would not take it; that a connection is gone the
+        session's monitor tells.
+        """
         with self._lock:
             if self._closed:
                 return
-            self._socket.send_multipart(parts, zmq.DONTWAIT, copy=False)
+            with suppress(zmq.Again):
+                self._socket.send_multipart(parts, zmq.DONTWAIT, copy=False)
             news = self._news()
         if news:
             self._wake()

@@ -63,7 +63,8 @@ def check(tm: TrainingModel) -> None:
             "or reads a value after it has written into it; take that out of forward."
         )
     tm.exact = all(gap == 0 for _, gap, _ in gaps)
-    tm.mixes = _mixes(tm, values)
+    # Buffers that forward writes and reads mix samples too, from one to the next: who has such a model is told of these.
+    tm.mixes = not tm.written_buffers(steering=True) and _mixes(tm, values)
 
 
 def _mixes(tm: TrainingModel, values: Sequence[torch.Tensor]) -> bool:

@@ -24,6 +24,7 @@ from splitplan.executor import keys as key_files
 from splitplan.executor import wire
 from splitplan.executor.deploy import deploy
 from splitplan.executor.environment import worker_environment
+from splitplan.executor.loop import Channel
 from splitplan.executor.session import versions
 from splitplan.executor.split import run_whole
 from splitplan.executor.worker import WorkerOptions
@@ -368,3 +369,19 @@ except KeyboardInterrupt:
     out, error = app.communicate(timeout=60)
     assert out == b"interrupted\n" and b"Traceback" not in error
     assert all(gone(pid) for pid in pids)
+
+
+def test_a_message_to_a_connection_that_is_being_taken_down_is_dropped() -> None:
+    """ZeroMQ says so in the middle of a message when the handshake was refused meanwhile; the session's monitor tells why."""
+    sent: list[object] = []
+
+    class Going:
+        def get(self, option: int) -> int:
+            return 0
+
+        def send_multipart(self, parts: object, *args: object, **options: object) -> None:
+            sent.append(parts)
+            raise zmq.Again
+
+    Channel(Going(), lambda: None).send([b"hello"])  # type: ignore[arg-type]
+    assert sent == [[b"hello"]]
