@@ -17,6 +17,8 @@ RESTLESS = 1.5
 """A latest time that is more than so many times the expected one."""
 NEAR = 2.0
 """Times what fresh starts vary by, within which two ways are not told apart: alike ones come out further apart in one of ten to twenty profiles (simulated)."""
+QUICK = 1.2
+"""Times as quick as its cores together could be, from which on a plan is not believed."""
 BACKWARDS = 1.2
 """A micro-batch that takes more than so many times as long as a larger one."""
 
@@ -26,6 +28,7 @@ def notes(problem: HybridTraining, plan: TrainingPlan, others: Sequence[Training
     return (
         *_restless(problem, plan),
         *_too_quick(problem, plan),
+        *_free(problem, plan),
         *_normalised(problem, plan),
         *_near(problem, plan, others),
         *_larger(problem, plan),
@@ -40,24 +43,36 @@ def named(strategy: str, micro_batches: int) -> str:
 
 
 def _too_quick(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
-    """A plan that is quicker than one core by more than it has cores, or that exchanges at no cost: the measurements contradict each other."""
-    found = []
-    if (alone := problem.plain().get("one core")) is not None and plan.predicted:
-        times = alone.predicted["iteration_s"] / max(problem.evaluate(plan)["iteration_s"], 1e-300)
-        speeds = (problem.speeds or (1.0,) * plan.cores)[: plan.cores]
-        if times > BACKWARDS * sum(speeds) / speeds[0]:
-            found.append(
-                f"predicted to be {times:.3g} times as quick as one core, on {many(plan.cores, 'core')}: the machine was busier while one core was "
-                "measured than later, or smaller parts suit its caches much better; profile again when it is quiet before you believe the plan"
-            )
+    """A plan that is quicker than one core by more than it has cores: the measurements contradict each other."""
+    alone = problem.plain().get("one core")
+    if alone is None:
+        return []
+    times = alone.predicted["iteration_s"] / max(problem.evaluate(plan)["iteration_s"], 1e-300)
+    speeds = (problem.speeds or (1.0,) * plan.cores)[: plan.cores]
+    if times <= QUICK * sum(speeds) / speeds[0]:
+        return []
+    text = (
+        f"predicted to be {times:.3g} times as quick as one core, on {many(plan.cores, 'core')}: the machine was busier while one core was "
+        "measured than later, or smaller parts suit its caches much better; profile again when it is quiet before you believe the plan"
+    )
+    return [text]
+
+
+def _copied(problem: HybridTraining, plan: TrainingPlan) -> set[int]:
+    """The numbers of replicas that add up gradients."""
     weights = {x.name for x in problem.profile.layers if x.parameter_bytes}
-    shared = {s.replicas for s in plan.stages if s.replicas > 1 and weights & set(s.layers) - set(s.columns)}
-    if any(problem.profile.factor("all_reduce", r) == 0 for r in shared):
-        found.append(
-            "adding gradients up is priced at nothing: iterations of copies took no longer than their layers alone, which happens where it is done "
-            "beside the backward pass, and where the machine was busier while layers were measured"
-        )
-    return found
+    return {s.replicas for s in plan.stages if s.replicas > 1 and weights & set(s.layers) - set(s.columns)}
+
+
+def _free(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
+    """A plan that adds gradients up at no cost."""
+    if all(problem.profile.factor("all_reduce", r) > 0 for r in _copied(problem, plan)):
+        return []
+    text = (
+        "adding gradients up is priced at nothing: iterations of copies took no longer than their layers alone, which happens where it is done "
+        "beside the backward pass, and where the machine was busier while layers were measured"
+    )
+    return [text]
 
 
 def _normalised(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
@@ -116,9 +131,8 @@ def _crowd(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
 
 def _exchanges(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
     known = set(problem.profile.in_step["what"])
-    weights = {x.name for x in problem.profile.layers if x.parameter_bytes}
     used = {
-        "all_reduce": any(s.replicas > 1 and weights & set(s.layers) - set(s.columns) for s in plan.stages),
+        "all_reduce": bool(_copied(problem, plan)),
         "columns": any(s.columns for s in plan.stages),
     }
     missing = [what for what, is_used in used.items() if is_used and what not in known]

@@ -96,6 +96,8 @@ class TrainingModel:
     why_uncuttable : dict of int to str
     exact : bool or None
         Whether a step in parts was seen to equal the model's own to the last bit, or but for rounding; None where it was not compared.
+    mixes : bool
+        Whether what comes of a sample was seen to depend on the others beside it, otherwise than by batch norm.
     """
 
     def __init__(self, model: nn.Module, name: str, call: Args) -> None:

@@ -1,18 +1,19 @@
-"""One step of a model beside one step of its layers, each a stage of its own: outputs, gradients, buffers."""
+"""One step of a model beside one step of its layers, each a stage of its own: outputs, gradients, buffers. And whether it mixes samples."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch.func import functional_call
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from splitplan.errors import TraceError
 from splitplan.models.traced import first_line
-from splitplan.models.training_dropout import WithoutBatchNorm
 
 if TYPE_CHECKING:
     from splitplan.models.training import TrainingModel
@@ -67,10 +68,23 @@ def check(tm: TrainingModel) -> None:
     tm.mixes = not tm.written_buffers(steering=True) and _mixes(tm, values)
 
 
+class _WithoutBatchNorm(TorchFunctionMode):
+    """While it is on, batch norms give what they are given: each sample is then treated by itself, if nothing else mixes them."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func in (F.batch_norm, torch.batch_norm):
+            value: torch.Tensor = args[0] if args else given["input"]
+            return value.clone()  # what is behind may work in place
+        return func(*args, **given)
+
+
 def _mixes(tm: TrainingModel, values: Sequence[torch.Tensor]) -> bool:
     """Whether, batch norm left out, what comes of the first sample depends on the second; outputs without samples are passed over."""
     alike = [torch.cat([v[:1], v[:1]]) for v in values]
-    with torch.no_grad(), WithoutBatchNorm():
+    with torch.no_grad(), _WithoutBatchNorm():
         both, twice = (_forward(tm, x)[0] for x in (values, alike))
     pairs = [(a[:1], b[:1]) for a, b in zip(both, twice, strict=True) if a.dim() and len(a) == _SAMPLES]
     return any(_difference(a, b) > _tolerance(a) for a, b in pairs)

@@ -99,19 +99,6 @@ def drop_(draws: Draws, number: int, x: torch.Tensor) -> torch.Tensor:
     return x.mul_(draws.noise(number, x))
 
 
-class WithoutBatchNorm(TorchFunctionMode):
-    """While it is on, batch norms give what they are given: each sample is then treated by itself, if nothing else mixes them."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        given = dict(kwargs or {})
-        if func in (F.batch_norm, torch.batch_norm):
-            value: torch.Tensor = args[0] if args else given["input"]
-            return value.clone()  # what is behind may work in place
-        return func(*args, **given)
-
-
 class SameDropout(TorchFunctionMode):
     """While it is on, the model's own dropouts draw the masks that its stages draw. One forward pass after the other.
 
