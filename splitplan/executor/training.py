@@ -128,7 +128,8 @@ def train(
         What to do about a worker that is slower than planned. ``"replan"`` solves the problem again with the speeds that were measured;
         when that saves more than 5 % of an iteration, and, where their number is known, more in those that are left than starting workers
         takes, training goes on by the new plan from a checkpoint, its workers on the fastest cores first. If measured iterations do not
-        become that much shorter, no other plan is looked for any more; if they become longer, training goes back. ``"tell"``, or no problem, only writes it into the report. A callable makes another plan from the speed of each core, the
+        become that much shorter, no other plan is looked for any more; if they become that much longer, or it cannot be run, training goes
+        back. ``"tell"``, or no problem, only writes it into the report. A callable makes another plan from the speed of each core, the
         fastest first and as 1.
     progress : bool or callable, optional
         Show a live table of what the workers do; by default when standard error is a terminal. A callable is told a text and the part

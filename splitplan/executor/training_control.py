@@ -20,9 +20,10 @@ Replan = Callable[[tuple[float, ...]], TrainingPlan]
 WINDOW = 5
 """Iterations over which a worker must be slow."""
 SLOW = 1.3
-"""Times longer than planned than the others took."""
+"""Times as long as the others, each by what was planned for it."""
 GAIN = 0.05
-"""Part of an iteration that another plan must save: of what the problem predicts of this one on such cores, or of what was measured."""
+"""Part of an iteration that another plan must save: of what the problem predicts of this one on such cores, or of what was measured; and then
+must have saved, as measured. One that took so much longer is undone."""
 
 
 def computing_s(line: Line) -> float:
