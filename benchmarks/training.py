@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -182,18 +180,14 @@ class Contest:
     chosen : TrainingPlan
         The planner's.
     ways : dict of str to TrainingPlan
-    seconds : dict of str to list of float
-        By way, the median of each start.
-    held : dict of str to list of (int, int)
-        By way, for each start iterations within the latest time, and all.
+    rounds : list of TrainingComparison
     """
 
     case: Case
     problem: HybridTraining
     chosen: TrainingPlan
     ways: dict[str, TrainingPlan]
-    seconds: dict[str, list[float]]
-    held: dict[str, list[tuple[int, int]]]
+    rounds: list[sp.TrainingComparison]
 
     @classmethod
     def of(cls, case: Case, setting: Setting) -> Contest:
@@ -212,47 +206,45 @@ class Contest:
         problem = HybridTraining(profile, SYSTEM, case.batch)
         solution = problem.solve("training-dp", curve_gap=0.0)
         plans = ways(problem, solution)
-        return cls(case, problem, solution.plan, plans, {k: [] for k in plans}, {k: [] for k in plans})
+        return cls(case, problem, solution.plan, plans, [])
 
     def turn(self, setting: Setting, number: int, progress: Progress) -> None:
         """Each way once, in fresh processes."""
-        _, loss_fn, x, y = self.case.make(self.case.batch)
-        steps = WARMING + setting.steps
-        for name, plan in self.ways.items():
-            progress(f"round {number + 1}, {self.case}: {name}")
-            with tempfile.TemporaryDirectory() as folder:
-                model = self.case.make(self.case.batch)[0]
-                trainer = sp.train(
-                    model, plan, [(x, y)] * steps, optimizer=optimizer, loss_fn=loss_fn, steps=steps, folder=folder,
-                    checkpoint_every=10_000, problem=self.problem, on_slow="tell", progress=False,
-                )  # fmt: skip
-            told = {r.quantity: r for r in trainer.report.rows}
-            self.seconds[name].append(float(told["iteration"].measured))
-            within, _, many = told["latest"].how.split()[:3]
-            self.held[name].append((int(within), int(many)))
+        model, loss_fn, x, y = self.case.make(self.case.batch)
+        found = sp.compare_training(
+            model, self.ways.values(), [(x, y)], optimizer=optimizer, loss_fn=loss_fn, iterations=setting.steps, starts=1,
+            progress=lambda what, _: progress(f"round {number + 1}, {self.case}: {what}"),
+        )  # fmt: skip
+        self.rounds.append(found)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each way."""
-        took = {name: statistics.median(x) for name, x in self.seconds.items()}
-        return [
-            {
-                "model": self.case.name,
-                "batch": self.case.batch,
-                "way": name,
-                "plan": str(plan).partition(": ")[2],
-                "predicted_s": plan.predicted["iteration_s"],
-                "measured_s": took[name],
-                "by_start_s": ", ".join(f"{x:.3g}" for x in self.seconds[name]),
-                "error_%": 100 * (plan.predicted["iteration_s"] / took[name] - 1),
-                "less_than_one_core_%": 100 * (1 - took[name] / took["one core"]),
-                "over_best_%": 100 * (took[name] / min(took.values()) - 1),
-                "planner's": plan == self.chosen,
-                "latest_s": plan.predicted["latest_s"],
-                "latest_over_median": plan.predicted["latest_s"] / took[name],
-                "within_latest": f"{sum(a for a, _ in self.held[name])} of {sum(b for _, b in self.held[name])}",
-            }
-            for name, plan in self.ways.items()
-        ]
+        iterations = pd.concat([found.iterations.assign(start=n) for n, found in enumerate(self.rounds)])
+        found = sp.TrainingComparison(tuple(self.ways.values()), iterations)
+        table = {row["plan"]: row for row in found.to_frame().to_dict("records")}
+        one_core_s = table[str(self.ways["one core"])]["measured_s"]
+        rows = []
+        for name, plan in self.ways.items():
+            told = table[str(plan)]
+            rows.append(
+                {
+                    "model": self.case.name,
+                    "batch": self.case.batch,
+                    "way": name,
+                    "plan": str(plan).partition(": ")[2],
+                    "predicted_s": told["predicted_s"],
+                    "measured_s": told["measured_s"],
+                    "by_start_s": told["by_start_s"],
+                    "error_%": told["error_%"],
+                    "less_than_one_core_%": 100 * (1 - told["measured_s"] / one_core_s),
+                    "over_best_%": told["slower_%"],
+                    "planner's": plan == self.chosen,
+                    "latest_s": told["latest_s"],
+                    "latest_over_median": told["latest_s"] / told["measured_s"],
+                    "within_latest": told["within_latest"],
+                }
+            )
+        return rows
 
 
 def optimizer(parameters: Any) -> torch.optim.Optimizer:

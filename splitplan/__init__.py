@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from splitplan.executor.profiler import profile
     from splitplan.executor.report import Report
     from splitplan.executor.training import Trainer, train
+    from splitplan.executor.training_compare import TrainingComparison, compare_training
     from splitplan.executor.training_profiler import profile_training
     from splitplan.executor.training_report import TrainingReport
     from splitplan.formulations.allocation import RateAllocation
@@ -130,6 +131,7 @@ _WHERE = {
     "splitplan.executor.profiler": ("profile",),
     "splitplan.executor.report": ("Report",),
     "splitplan.executor.training": ("Trainer", "train"),
+    "splitplan.executor.training_compare": ("TrainingComparison", "compare_training"),
     "splitplan.executor.training_profiler": ("profile_training",),
     "splitplan.executor.training_report": ("TrainingReport",),
     "splitplan.formulations.allocation": ("RateAllocation",),
@@ -266,6 +268,7 @@ __all__ = [
     "Thermal",
     "Traced",
     "Trainer",
+    "TrainingComparison",
     "TrainingDP",
     "TrainingEstimate",
     "TrainingMILP",
@@ -281,6 +284,7 @@ __all__ = [
     "bursty",
     "channel",
     "compare",
+    "compare_training",
     "cut_set",
     "deploy",
     "device",

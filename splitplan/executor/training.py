@@ -150,7 +150,7 @@ def train(
     """
     task = Task(
         plan, uuid.uuid4().hex, 1 if epochs is None and steps is None else epochs, steps, checkpoint_every, keep, seed,
-        None, pin, device, paths=tuple(p for p in sys.path if p),
+        None, pin, device, paths=import_paths(),
     )  # fmt: skip
     things = Things(model, data, optimizer, loss_fn, scheduler)
     launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
@@ -164,12 +164,24 @@ def train(
         on_slow if callable(on_slow) else replan_of(problem) if on_slow == "replan" and problem is not None else None
     )
     with held(path):
-        try:
-            things.save(path)
-            runs, notes, problems = _run(task, path, _total(task, data), restarts, progress, problem, replan)
-        finally:
-            (path / THINGS).unlink(missing_ok=True)  # the data is in it
-        return _ended(model, path, runs, notes, problems)
+        return _ended(model, path, *launch(task, things, path, restarts, progress, problem, replan))
+
+
+def import_paths() -> tuple[str, ...]:
+    """Where Python looks for modules, for workers to do so too."""
+    return tuple(p for p in sys.path if p)
+
+
+def launch(
+    task: Task, things: Things, path: Path, restarts: int = 0, progress: bool | Progress | None = None,
+    problem: HybridTraining | None = None, replan: Replan | None = None,
+) -> tuple[list[tuple[TrainingPlan, Records]], list[str], list[HybridTraining | None]]:  # fmt: skip
+    """Train in processes of one's own, in a folder that is nobody else's: each plan and what its workers wrote, notes, each plan's problem."""
+    try:
+        things.save(path)
+        return _run(task, path, _total(task, things.data), restarts, progress, problem, replan)
+    finally:
+        (path / THINGS).unlink(missing_ok=True)  # the data is in it
 
 
 def _run(

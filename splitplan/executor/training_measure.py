@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from splitplan.errors import DataError
+from splitplan.errors import DataError, many
 from splitplan.executor.environment import leave
 from splitplan.executor.measure import REFUSED, about, middle_mean
+from splitplan.executor.training_theirs import loss_of, optimizer_of
 from splitplan.models.files import read_json, write_whole
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def main(argv: list[str]) -> int:
     try:
         _measure(folder, rank, task, told)
     except SplitplanError as e:
-        sys.stderr.write(f"{e}\n")
+        sys.stderr.write("\n".join([str(e), *getattr(e, "__notes__", ())]) + "\n")
         sys.stderr.flush()
         # The others wait for this one in a collective, and the parent ends them.
         os._exit(REFUSED)
@@ -205,9 +206,12 @@ class Runs:
         def first(value: Any) -> Any:
             return pytree.tree_map_only(torch.Tensor, lambda t: t[:samples].to(device), value)
 
-        self.tm, self.samples, self._loss_fn = tm, samples, loss_fn
+        self.tm, self.samples = tm, samples
         self._inputs: tuple[torch.Tensor, ...] = tm.inputs(first(x))
-        self._target = first(y)
+        target = first(y)
+        self._loss: Callable[[Any], Any] = lambda made: loss_of(
+            loss_fn, tm.unflatten(made), target, f" on the first {many(samples, 'sample')}"
+        )
         n = len(tm.layers)
         ends = [0, *(i for i in range(1, n) if i not in set(tm.uncuttable)), n]
         self.runs = list(pairwise(ends))
@@ -222,7 +226,7 @@ class Runs:
     @staticmethod
     def _optimizer(make: Callable[..., Any], stage: Any) -> Any:
         weights = [p for p in stage.parameters() if p.requires_grad]
-        return make(weights) if weights else None
+        return optimizer_of(make, weights) if weights else None
 
     def _now(self) -> float:
         if self._cuda:
@@ -237,7 +241,7 @@ class Runs:
         start = self._now()
         made = self._whole(*self._inputs)
         there = self._now()
-        loss = self._loss_fn(self.tm.unflatten(made), self._target)
+        loss = self._loss(made)
         loss.backward()
         back = self._now()
         if self._all is not None:
@@ -273,7 +277,7 @@ class Runs:
             left.append(values)
         start = self._now()
         leaves = tuple(v.detach().requires_grad_(v.requires_grad) for v in values)
-        self._loss_fn(self.tm.unflatten(leaves if len(leaves) > 1 else leaves[0]), self._target).backward()
+        self._loss(leaves if len(leaves) > 1 else leaves[0]).backward()
         seconds[1, -1] = self._now() - start
         gradients = [v.grad for v in leaves]
         for k in reversed(range(len(self._stages))):

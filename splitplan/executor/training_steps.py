@@ -18,10 +18,10 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, pa
 from torch.nn.parallel import DistributedDataParallel
 
 from splitplan.data.training_plan import TrainingPlan
-from splitplan.errors import TrainingError
 from splitplan.executor.training_data import Batch, Share, tensors
 from splitplan.executor.training_ends import enter, leave
 from splitplan.executor.training_probe import Probed, check_weights, probe
+from splitplan.executor.training_theirs import loss_of
 
 
 @dataclass(frozen=True)
@@ -307,15 +307,7 @@ class Engine:
     def _loss(self, made: Any, micro: int) -> torch.Tensor:
         start = now()
         target = self._place.share.of(self._y, micro)
-        try:
-            lost = self._loss_fn(self._tm.unflatten(made), target)
-        except Exception as e:
-            raise TrainingError(f"loss_fn failed at step {self._step}: {type(e).__name__}: {e}") from e
-        if not isinstance(lost, torch.Tensor) or lost.numel() != 1 or not lost.requires_grad:
-            shape = tuple(lost.shape) if isinstance(lost, torch.Tensor) else type(lost).__name__
-            raise TrainingError(
-                f"loss_fn gave {shape}; give the mean loss over the samples, one number that depends on the output"
-            )
+        lost = loss_of(self._loss_fn, self._tm.unflatten(made), target, f" at step {self._step}")
         check_weights(lost, tensors(made), self._own, self._tm.model, self._loss_fn)
         part = lost / (self._plan.micro_batches * self._place.share.replicas)
         self._lost += float(part.detach())

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from splitplan.data.training_plan import TrainingPlan, TrainingStage
 from splitplan.executor.training_data import Batch
 from splitplan.executor.training_steps import Engine, Place, now
+from splitplan.executor.training_theirs import optimizer_of
 from splitplan.executor.training_watch import WARMING
 from splitplan.models.training_layer import TrainingLayer
 
@@ -96,7 +97,7 @@ def whole_iterations(
         told.append((by_all, dist.all_reduce(by_all, async_op=True)))
 
     engine = Engine(tm, plan, Place.of(plan, dist.get_rank()), mesh, things.loss_fn, 0, batch, tell)
-    optimizers = [things.optimizer(weights) for weights in engine.weights()]
+    optimizers = [optimizer_of(things.optimizer, weights) for weights in engine.weights()]
 
     def iterations(first: int, count: int) -> torch.Tensor:
         ends = [now()]

@@ -13,13 +13,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splitplan.errors import DataError, SplitplanError, TrainingError
 from splitplan.executor.environment import leave
 from splitplan.executor.training_job import ASK, Task, Things, failed, refuse, refused, worker_file, write_done
+from splitplan.executor.training_theirs import optimizer_of, theirs
 
 if TYPE_CHECKING:
     from splitplan.executor.training_data import Batch
@@ -220,19 +221,10 @@ class Loop:
         mesh = init_device_mesh(task.device, (len(plan.stages), plan.stages[0].replicas), mesh_dim_names=("pp", "dp"))
         place = Place.of(plan, self._rank)
         self._engine: Engine = Engine(self._tm, plan, place, mesh, self._things.loss_fn, task.seed, first, self._tell)
-        self._optimizers = [self._users("optimizer", self._things.optimizer, w) for w in self._engine.weights()]
-        self._schedulers = [
-            self._users("scheduler", self._things.scheduler, o) for o in self._optimizers if self._things.scheduler
-        ]
+        self._optimizers = [optimizer_of(self._things.optimizer, w) for w in self._engine.weights()]
+        schedule = self._things.scheduler
+        self._schedulers = [theirs("scheduler", schedule, o) for o in self._optimizers] if schedule else []
         self._state = State(self._engine.module, self._optimizers, self._schedulers, mesh["dp"].get_group())
-
-    @staticmethod
-    def _users(name: str, make: Callable[..., Any] | None, *given: Any) -> Any:
-        assert make is not None
-        try:
-            return make(*given)
-        except Exception as e:
-            raise TrainingError(f"{name} failed: {type(e).__name__}: {e}") from e
 
     def _facts(self, step: int, epoch: int, position: int) -> Any:
         from splitplan.executor.training_state import Facts
@@ -298,11 +290,11 @@ class Loop:
             )
         begin = time.monotonic()
         for optimizer in self._optimizers:
-            self._users("optimizer", optimizer.step)
+            theirs("optimizer", optimizer.step)
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         for scheduler in self._schedulers:
-            self._users("scheduler", scheduler.step)
+            theirs("scheduler", scheduler.step)
         end = time.monotonic()
         events = self._engine.events
         self._say(

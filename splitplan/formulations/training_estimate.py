@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from splitplan.data.training_plan import TrainingPlan
-from splitplan.formulations.training_notes import named, notes
+from splitplan.formulations.training_notes import named, near, notes
 from splitplan.formulations.training_schedule import Event, events
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class TrainingEstimate:
         The best plan for every number of stages: ``stages, iteration_s, plan``; None when the solver made none.
     notes : tuple of str
         What one must know of the plan beside its seconds: what it changes in the training, what was not measured.
+    near : tuple of TrainingPlan
+        The plan, and those of the other strategies that the profile cannot tell from it: for `splitplan.compare_training`.
     """
 
     plan: TrainingPlan
@@ -57,6 +59,7 @@ class TrainingEstimate:
     strategies: pd.DataFrame
     curve: pd.DataFrame | None = None
     notes: tuple[str, ...] = ()
+    near: tuple[TrainingPlan, ...] = ()
 
     @property
     def share(self) -> str:
@@ -120,6 +123,7 @@ def estimate(problem: HybridTraining, solution: Solution) -> TrainingEstimate:
         pd.DataFrame(rows),
         None if curve is None else pd.DataFrame(curve),
         notes(problem, plan, list(others.values())),
+        (plan, *(x for _, x in near(problem, plan, list(others.values())))),
     )
 
 

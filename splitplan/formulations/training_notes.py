@@ -37,6 +37,17 @@ def notes(problem: HybridTraining, plan: TrainingPlan, others: Sequence[Training
     )
 
 
+def near(
+    problem: HybridTraining, plan: TrainingPlan, others: Sequence[TrainingPlan]
+) -> list[tuple[float, TrainingPlan]]:
+    """The others that the profile cannot tell from a plan, and by what part of its time they are predicted to take longer."""
+    spread, own_s = problem.profile.start_spread, problem.evaluate(plan)["iteration_s"]
+    if spread is None or not own_s:
+        return []
+    more = [(problem.evaluate(x)["iteration_s"] / own_s - 1, x) for x in others]
+    return sorted((pair for pair in more if abs(math.log1p(pair[0])) <= NEAR * spread), key=lambda pair: pair[0])
+
+
 def named(strategy: str, micro_batches: int) -> str:
     """A plan's strategy, with its micro-batches where there are several."""
     return strategy if micro_batches == 1 else f"{strategy}, {many(micro_batches, 'micro-batch')}"
@@ -89,18 +100,14 @@ def _normalised(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
 
 def _near(problem: HybridTraining, plan: TrainingPlan, others: Sequence[TrainingPlan]) -> list[str]:
     """Other ways of which this profile cannot say whether they are slower."""
-    spread = problem.profile.start_spread
-    own_s = problem.evaluate(plan)["iteration_s"]
-    if spread is None or not own_s:
+    spread, found = problem.profile.start_spread, near(problem, plan, others)
+    if not found or spread is None:
         return []
-    more = sorted((problem.evaluate(x)["iteration_s"] / own_s - 1, named(x.strategy, x.micro_batches)) for x in others)
-    near = [f"{name} ({x:+.1%})" for x, name in more if abs(math.log1p(x)) <= NEAR * spread]
-    if not near:
-        return []
+    names = [f"{named(x.strategy, x.micro_batches)} ({more:+.1%})" for more, x in found]
     text = (
-        f"{' and '.join(near)} may be as fast: fresh starts of the same work varied by {spread:.1%} (standard deviation) while this was "
-        f"measured, and ways that are less than about {NEAR * spread:.0%} apart cannot be told from such a profile; to know, train some "
-        "iterations by each, in turn"
+        f"{' and '.join(names)} may be as fast: fresh starts of the same work varied by {spread:.1%} (standard deviation) while this was "
+        f"measured, and ways that are less than about {NEAR * spread:.0%} apart cannot be told from such a profile; to know, give "
+        "solution.estimate.near to compare_training"
     )
     return [text]
 

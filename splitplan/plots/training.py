@@ -49,6 +49,36 @@ def plot_training(table: pd.DataFrame, *, title: str = "", curve: pd.DataFrame |
     return figure
 
 
+def plot_comparison(table: pd.DataFrame, title: str = "") -> Figure:
+    """Draw what iterations took by several plans: a dot a start, a line at their median, a mark at what was predicted.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A row a start: ``name`` of the plan, ``start_s, measured_s, predicted_s`` (which may be missing).
+    title : str
+    """
+    need(table, ("name", "start_s", "measured_s", "predicted_s"), "comparison of training")
+    names = list(dict.fromkeys(table["name"]))
+    row = table["name"].map({name: k for k, name in enumerate(names)})
+    figure = new_figure(WIDTH, 1.0 + 0.34 * len(names))
+    ax = figure.subplots()
+    ax.vlines(
+        table["measured_s"], row - 0.3, row + 0.3, color=GREY, linewidth=1, label="median of the starts", zorder=1
+    )
+    ax.scatter(table["start_s"], row, s=18, color=COLOURS["forward"], label="a start's median iteration", zorder=3)
+    ax.scatter(table["predicted_s"], row, s=26, marker="D", color="none", edgecolor=COLOURS["backward"], label="predicted", zorder=2)  # fmt: skip
+    ax.set_yticks(range(len(names)), [shorten(x, 30) for x in names])
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.set_xlim(0, 1.05 * float(table[["start_s", "predicted_s"]].max().max()))
+    ax.set_xlabel("seconds an iteration", fontsize=8)
+    ax.legend(fontsize=6, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    tidy(ax, "x")
+    if title:
+        figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+    return figure
+
+
 def draw_both(figure: Figure | SubFigure, table: pd.DataFrame) -> None:
     """Draw iterations one below the other, with the same seconds: ``how`` says which chart a row is in."""
     need(table, ("how", "lane", "what", "micro", "start_s", "end_s"), "iterations of training")

@@ -353,8 +353,32 @@ def test_a_loss_that_fails_is_told_with_its_traceback(nothing_left: Path) -> Non
     def wrong(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         raise ValueError("the classes are in another file")
 
-    with pytest.raises(ExecutorError, match=r"(?s)1 worker of 1 thread, start 1 of 1 ended with code 1 .*ValueError: the classes are in another file"):  # fmt: skip
+    with pytest.raises(ExecutorError) as e:
         quick(loss_fn=wrong)
+    first, *rest = str(e.value).splitlines()
+    assert first == (
+        "measuring training with 1 worker of 1 thread, start 1 of 1: loss_fn failed on the first 4 samples: "
+        "ValueError: the classes are in another file"
+    )
+    assert rest[0].startswith("Traceback")
+    assert "in wrong" in rest[1]  # and nothing of ours before it
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "text"),
+    [
+        (lambda p: torch.optim.SGD(p, lr=-1.0), "optimizer failed: ValueError: Invalid learning rate: -1.0"),
+        (lambda p: None, "optimizer gave a NoneType; give a function from weights to a torch.optim.Optimizer"),
+    ],
+)
+def test_an_optimizer_that_is_none_or_fails_is_told(optimizer: Any, text: str, nothing_left: Path) -> None:
+    with pytest.raises(ExecutorError, match=f"start 1 of 1: {text}"):
+        quick(optimizer=optimizer)
+
+
+def test_a_loss_of_each_sample_is_told(nothing_left: Path) -> None:
+    with pytest.raises(ExecutorError, match=r"loss_fn gave \(4,\); give the mean loss over the samples"):
+        quick(loss_fn=nn.CrossEntropyLoss(reduction="none"))
 
 
 def test_what_the_model_refuses_is_told_without_one(nothing_left: Path) -> None:
