@@ -235,6 +235,11 @@ def held(folder: Path) -> Iterator[None]:
                 f"another training is under way in it (fuser -v {folder} names its process); wait for it, or give another folder",
                 f"train: folder {str(folder)!r}",
             ) from None
+        except OSError as e:
+            raise DataError(
+                f"cannot be locked ({e.strerror}), so that two trainings might write into it; give a folder on a disk of this machine",
+                f"train: folder {str(folder)!r}",
+            ) from e
         try:
             yield
         finally:

@@ -229,10 +229,12 @@ def _restarts(runs: Sequence[tuple[TrainingPlan, Records]]) -> list[str]:
     found = []
     for _, records in runs:
         again = records.starts[0][1:] if records.starts[0] else []
+        # Workers may be lost before they have written that they began.
+        ends = records.ends if len(records.ends) == len(again) else ["a worker was lost"] * len(again)
         found += [
-            "a worker was lost: all were started again, from "
+            f"{end}: all were started again, from "
             + (f"step {line['from_step']}" if line["from_step"] else "the beginning, no checkpoint being whole yet")
-            for line in again
+            for end, line in zip(ends, again, strict=True)
         ]
     return found
 

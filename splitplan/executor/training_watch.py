@@ -51,6 +51,8 @@ class Records:
         self.starts: list[list[Line]] = [[] for _ in range(workers)]
         self.saved: dict[int, float] = {}
         """Seconds that each checkpoint took."""
+        self.ends: list[str] = []
+        """How a worker ended, each time that one was lost, where the launcher said it."""
         self._all = False
         self._run, self._mine = run, [False] * workers
         self._files = [worker_file(folder, k) for k in range(workers)]
@@ -169,30 +171,34 @@ def watch(
         raise
     finally:
         stop(process)
+    records.ends = _ends(folder, before)
     if (error := refused(folder)) is not None:
         raise error
     done = read_done(folder)
     if process.returncode or done is None:
         from splitplan.executor.training_state import last_one
 
+        killed = [x for x in records.ends[-1:] if "was ended by" in x]
         raise TrainingError(
-            f"{_killed(folder, before)}the workers ended with code {process.returncode}{_after(restarts)}. {last_one(folder)}. "
+            f"{''.join(f'{x}; ' for x in killed)}the workers ended with code {process.returncode}{_after(restarts)}. {last_one(folder)}. "
             f"They said:\n{_last_words(folder)}"
         )
     return records, bool(done["asked"])
 
 
-def _killed(folder: Path, before: int) -> str:
-    """Which worker a signal ended last, as the launcher wrote it after so much of its log; the others only lost it."""
+def _ends(folder: Path, before: int) -> list[str]:
+    """How the worker ended that was lost first each time, as the launcher wrote it after so much of its log; the others only lost it."""
     with (folder / LOG).open("rb") as log:
         log.seek(before)
         found = re.findall(rb"failed \(exitcode: (-?\d+)\) local_rank: (\d+)", log.read())
-    if not found or int(found[-1][0]) >= 0:
-        return ""
-    number, rank = -int(found[-1][0]), int(found[-1][1])
-    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-    why = ", as when memory runs out" if name == "SIGKILL" else ""
-    return f"worker {rank} was ended by {name}{why}; "
+    return [f"worker {int(rank)} {_how(int(code))}" for code, rank in found]
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"ended with code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    return f"was ended by {name}" + (", as when memory runs out" if name == "SIGKILL" else "")
 
 
 def _after(restarts: int) -> str:

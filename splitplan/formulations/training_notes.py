@@ -26,7 +26,7 @@ BACKWARDS = 1.2
 def notes(problem: HybridTraining, plan: TrainingPlan, others: Sequence[TrainingPlan] = ()) -> tuple[str, ...]:
     """A sentence each; none when there is nothing to say. The others are the best plans of other strategies."""
     return (
-        *_restless(problem, plan),
+        *_restless(problem, plan, others),
         *_too_quick(problem, plan),
         *_free(problem, plan),
         *_normalised(problem, plan),
@@ -153,14 +153,27 @@ def _exchanges(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
     return [text]
 
 
-def _restless(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
+def _times(problem: HybridTraining, plan: TrainingPlan) -> float:
+    """How many times the expected time the latest one is; 1 where that is not known."""
+    crowd = problem.costs.crowd(problem.costs.config_of(plan))
+    return problem.profile.ratio(problem.latest_quantile, plan.threads, crowd) or 1.0
+
+
+def _restless(problem: HybridTraining, plan: TrainingPlan, others: Sequence[TrainingPlan]) -> list[str]:
     found = []
-    workers = problem.costs.crowd(problem.costs.config_of(plan))
-    ratio = problem.profile.ratio(problem.latest_quantile, plan.threads, workers)
-    if ratio is not None and ratio > RESTLESS:
+    if (times := _times(problem, plan)) > RESTLESS:
         found.append(
-            f"measured steps varied so much that the latest time is {ratio:.2g} times the expected one: the machine was busy, or measured for "
+            f"measured steps varied so much that the latest time is {times:.2g} times the expected one: the machine was busy, or measured for "
             "too short a time; profile again when it is quiet before you believe the plan"
+        )
+    if wide := [
+        (named(x.strategy, x.micro_batches), _times(problem, x))
+        for x in others
+        if _times(problem, x) > max(times, RESTLESS)
+    ]:
+        told = ", ".join(f"{name} {more:.2g} times" for name, more in wide)
+        found.append(
+            f"steps of other ways varied by more than the plan's, and their latest times say no more than that (over the expected one: {told})"
         )
     by: dict[tuple[int, int], list[tuple[int, float]]] = {}
     for row in problem.profile.to_frame().to_dict("records"):

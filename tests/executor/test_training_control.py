@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from splitplan.data.training_profile import TrainingProfile
 from splitplan.data.training_tables import KINDS
 from splitplan.errors import DataError
 from splitplan.executor.training_control import SLOW, Change, Control, Cores, replan_of
-from splitplan.executor.training_job import ASK, Task, worker_file
+from splitplan.executor.training_job import ASK, Task, held, worker_file
 from splitplan.executor.training_report import make_report
 from splitplan.executor.training_watch import Records, headline, table
 from splitplan.formulations.training import HybridTraining
@@ -323,3 +326,12 @@ def test_the_live_table_says_what_each_worker_does(tmp_path: Path) -> None:
     assert lines[2].split()[:2] == ["0", "0"]
     assert "333.3 ms" in lines[2]
     assert "50%" in lines[3]
+
+
+def test_a_folder_that_cannot_be_locked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(file: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(DataError, match=r"cannot be locked \(No locks available\), .* give a folder on a disk of this machine"), held(tmp_path):  # fmt: skip
+        pytest.fail("it was taken all the same")

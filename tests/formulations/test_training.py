@@ -587,7 +587,31 @@ def test_ways_that_the_profile_cannot_tell_apart_are_told() -> None:
             assert "varied by 3.5%" in found[0] and "less than about 7% apart" in found[0]
     assert notes(problem(**SURE), one, [copies]) == (), "nothing was started twice"
     wide = problem(**SURE | {"ratios": [(1, 1, "alone", x, k) for k, x in enumerate((0.1, 2.0), 1)]})
-    assert any("note: " in line and "may be as fast" in line for line in str(wide.solve().estimate).splitlines())
+    told = wide.solve().estimate
+    assert any("note: " in line and "may be as fast" in line for line in str(told).splitlines())
+    assert told.near[0] == told.plan
+    assert len(told.near) > 1
+    assert sorted(x.strategy for x in told.near[1:]) == sorted(
+        x for x in told.strategies["strategy"][1:] if f"{x}, " in str(told.notes) or f"{x} (" in str(told.notes)
+    )
+    assert problem(**SURE).solve().estimate.near == (problem(**SURE).solve().plan,)
+
+
+def test_latest_times_of_other_ways_that_say_nothing_are_told() -> None:
+    def varied(by: float) -> HybridTraining:
+        alone = [(1, 1, "alone", 1 + 0.01 * k, n) for n in (1, 2, 3) for k in range(-4, 5)]
+        together = [(1, 2, "all_reduce", by**k, n) for n in (1, 2, 3) for k in range(-4, 5)]
+        return problem(**SURE | {"ratios": alone + together})
+
+    calm, wild = varied(1.01), varied(1.3)
+    one, copies = (made(calm, (), (r,), 1, "none") for r in (1, 2))
+    assert not any("latest" in x for x in notes(calm, one, [copies]))
+    told = wild.profile.ratio(wild.latest_quantile, 1, 2)
+    assert told is not None
+    (text,) = (x for x in notes(wild, one, [copies]) if "latest" in x)
+    assert text.endswith(f"(over the expected one: data parallel {told:.2g} times)")
+    (text,) = (x for x in notes(wild, copies, [one]) if "latest" in x)
+    assert text.startswith(f"measured steps varied so much that the latest time is {told:.2g} times the expected one")
 
 
 def test_a_profile_that_contradicts_itself_is_told() -> None:
