@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from splitplan.data.training_plan import TrainingPlan
-from splitplan.errors import DataError, many, raise_all
+from splitplan.errors import DataError, SplitplanError, many, raise_all
 from splitplan.executor.profiler import bar
 from splitplan.executor.training import import_paths, launch
 from splitplan.executor.training_checks import check
@@ -226,7 +226,11 @@ def compare_training(
             for k in range(len(tasks)) if n % 2 == 0 else reversed(range(len(tasks))):
                 name = f"{tasks[k].plan.strategy}, start {n + 1} of {starts}"
                 tell(name, 0.0)
-                rows += [(k, n, *step) for step in _once(tasks[k], things, partial(_share, tell, name))]
+                try:
+                    rows += [(k, n, *step) for step in _once(tasks[k], things, partial(_share, tell, name))]
+                except SplitplanError as e:
+                    e.add_note(f"That was plan {k + 1}, {name}: {plans[k]}")
+                    raise
     import pandas as pd
 
     return TrainingComparison(plans, pd.DataFrame(rows, columns=list(COLUMNS)))

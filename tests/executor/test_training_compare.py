@@ -141,5 +141,6 @@ def test_a_plan_that_fails_ends_the_comparison(nothing_left: Path) -> None:
         return nn.functional.cross_entropy(out, y) * float("nan")
 
     model = net()
-    with pytest.raises(TrainingError, match="loss"):
+    with pytest.raises(TrainingError, match="the loss is nan at step 1") as found:
         compare_training(model, [plan_of(model)], pairs(), **OPTIONS | {"loss_fn": loss_fn})
+    assert found.value.__notes__[-1].startswith("That was plan 1, one core, start 1 of 3: one core: ")
