@@ -30,7 +30,7 @@ NEVER = 10**9
 """Iterations between two checkpoints."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingComparison:
     """What iterations took by each of several plans, which were started in turn.
 
@@ -187,7 +187,7 @@ def compare_training(
     seed, pin, device
         As for `splitplan.train`.
     progress : bool or callable, optional
-        Show a progress bar; by default when standard error is a terminal. A callable is told a text and the part that is done instead.
+        Show a progress bar; by default when standard error is a terminal. A callable is told a text that names the start, and the part of it that is done, instead.
 
     Returns
     -------

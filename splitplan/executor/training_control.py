@@ -84,12 +84,13 @@ class Change:
 
 @dataclass
 class _Slow:
-    """A worker, or several, that was slow: since which step, how often, how much at most, and what was done about it."""
+    """A worker, or several, that was slow: since which step, how often, how much at most and when last asked about, and what was done about it."""
 
     step: int
-    times: int
-    most: float
-    done: str
+    times: int = 0
+    most: float = 0.0
+    asked: float = 0.0
+    done: str = ""
 
 
 class Control:
@@ -173,7 +174,7 @@ class Control:
         # One that is as quick as planned is not slow because others are quicker; copies without a problem have no plan but each other.
         least = 1.0 if self._problem is not None else 0.0
         slow = frozenset(k for k, r in enumerate(ratios) if r > max(SLOW * median(ratios[:k] + ratios[k + 1 :]), least))
-        if slow and slow != self._judged:
+        if slow:
             self._react(slow, ratios, now_s)
         self._judged = slow
 
@@ -202,8 +203,13 @@ class Control:
         who = f"worker{'s' * (len(slow) > 1)} {', '.join(map(str, sorted(slow)))}"
         rest = median(r for k, r in enumerate(ratios) if k not in slow) if len(slow) < len(ratios) else min(ratios)
         times = max(ratios[k] for k in slow) / rest
-        found = self._slow.setdefault(who, _Slow(self._seen, 0, 0.0, ""))
-        more, found.times, found.most = times > SLOW * found.most, found.times + 1, max(found.most, times)
+        found = self._slow.setdefault(who, _Slow(self._seen))
+        found.most = max(found.most, times)
+        more = times > SLOW * found.asked
+        if slow == self._judged and not more:
+            return
+        found.times += 1
+        found.asked = max(found.asked, times)
         if self._replan is None:
             found.done = 'no other plan was looked for (no problem=, or on_slow="tell")'
         elif self.settled:

@@ -226,19 +226,23 @@ def held(folder: Path) -> Iterator[None]:
     DataError
         Another training of this machine has it.
     """
-    file = os.open(folder, os.O_RDONLY)
+    where = f"train: folder {str(folder)!r}"
+    try:
+        file = os.open(folder / LOG, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as e:
+        raise DataError(f"cannot be written to: {e.strerror}; give another folder", where) from e
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataError(
-                f"another training is under way in it (fuser -v {folder} names its process); wait for it, or give another folder",
-                f"train: folder {str(folder)!r}",
+                f"another training is under way in it (fuser -v {folder / LOG} names its processes); wait for it, or give another folder",
+                where,
             ) from None
         except OSError as e:
             raise DataError(
                 f"cannot be locked ({e.strerror}), so that two trainings might write into it; give a folder on a disk of this machine",
-                f"train: folder {str(folder)!r}",
+                where,
             ) from e
         try:
             yield

@@ -54,6 +54,8 @@ def theirs(name: str, function: Callable[..., Any], *given: Any, when: str = "")
     try:
         return function(*given)
     except Exception as e:
+        if "DataLoader worker" in str(e):
+            raise  # torch raises this wherever a process is when a loader's own process has died
         error = TrainingError(f"{name} failed{when}: {type(e).__name__}: {e}")
         own = traceback.TracebackException.from_exception(e)
         del own.stack[0]  # this function

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from splitplan.errors import TrainingError
+from splitplan.errors import TrainingError, many
 from splitplan.executor.environment import worker_environment
 from splitplan.executor.training_job import LOG, Task, first_failure, read_done, refused, worker_file
 
@@ -84,6 +84,8 @@ class Records:
             return 0
         if "run" in line:
             self.starts[k].append(line)
+            for step in [x for x in self.steps[k] if x > line["from_step"]]:
+                del self.steps[k][step]  # lost with the workers that made them
         elif "saved" in line:
             self.saved[line["saved"]] = max(line["checkpoint_s"], self.saved.get(line["saved"], 0.0))
         else:
@@ -187,7 +189,10 @@ def watch(
 
 
 def _ends(folder: Path, before: int) -> list[str]:
-    """How the worker ended that was lost first each time, as the launcher wrote it after so much of its log; the others only lost it."""
+    """How a worker ended each time that some were lost, as the launcher wrote it after so much of its log.
+
+    It is the one whose end it dated first; one that ended for the loss of another within its poll of 0.1 s may be named for that one.
+    """
     with (folder / LOG).open("rb") as log:
         log.seek(before)
         found = re.findall(rb"failed \(exitcode: (-?\d+)\) local_rank: (\d+)", log.read())
@@ -252,7 +257,7 @@ def headline(records: Records, total: int | None) -> tuple[str, float]:
     of = f" of {total}" if total else ""
     text = f"step {last}{of}, loss {records.steps[0][last]['loss']:.4g}, {typical_s(records):.3g} s an iteration"
     if records.restarts:
-        text += f", started again {records.restarts} times"
+        text += f", started again {many(records.restarts, 'time')}"
     return text, min(last / total, 1.0) if total else 0.0
 
 

@@ -290,11 +290,11 @@ class Loop:
             )
         begin = time.monotonic()
         for optimizer in self._optimizers:
-            theirs("optimizer", optimizer.step)
+            theirs("optimizer", optimizer.step, when=f" at step {step}")
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         for scheduler in self._schedulers:
-            theirs("scheduler", scheduler.step)
+            theirs("scheduler", scheduler.step, when=f" at step {step}")
         end = time.monotonic()
         events = self._engine.events
         self._say(

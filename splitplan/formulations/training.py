@@ -44,15 +44,16 @@ class HybridTraining(Scaled, Formulation):
     (2) Σ_s r_s = W, W t ≤ cores, no worker across two hosts; r_s the same for all s when ``replicas="same"``.
     (3) m r_s divides the batch; m ≥ p in 1F1B.
     (4) weights_s (2 + state) + held_s · in flight_s + received_s ≤ memory of a worker: weights, gradients, the optimizer's state; what
-        is kept for the backward pass of m micro-batches in GPipe, min(m, p − s) in 1F1B, one when p = 1; buffers for what comes from
+        is kept for the backward pass of m micro-batches in GPipe, min(m, p − s + 1) in 1F1B, one when p = 1; buffers for what comes from
         the stages around it, of all m; a column layer's weights are divided by r_s, and of its inputs all samples' are kept. [bytes]
     (5) F_s = λ_s (micro/2 + Σ_{v ∉ K} f_v(g/r_s) + ψ Σ_{v ∈ K} (f_v(g)/r_s + exchange_v)), B_s alike; f and b as measured with t threads
         while as many workers compute at once as the host then has; b with (m − 1)/m of adding gradients to those of earlier
         micro-batches; ψ such that a measured iteration by columns takes what it took; micro what a micro-batch takes beside its layers;
         λ_s one over the least speed of the stage's cores.                                                                   [s]
-    (6) X_s = transfer of the activations at i_s of a micro-batch, Y_s of their gradients: stations of their own.              [s]
+    (6) X_s = transfer of the activations at i_s of a micro-batch, Y_s of their gradients: stations of their own; all replicas
+        send at once, and what goes between the same two hosts shares their link.                                              [s]
     (7) G_s = φ · all-reduce of the weights outside K_s over r_s replicas + λ_s (the optimizer's Σ_{v ∉ K} u_v + Σ_{v ∈ K} u_v / r_s); φ
-        such that a measured iteration of copies takes what it took.                                                         [s]
+        such that a measured iteration of copies takes what it took. Between hosts no exchange takes less than the link.     [s]
     (8) T = max_s (finish_s + G_s) + step overhead; finish_s = m (F + B) for p = 1, else by the schedule
         (`training_schedule.finish_s`): GPipe in closed form, 1F1B by its recurrence.                                        [s]
 

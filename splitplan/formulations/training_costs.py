@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -139,7 +140,7 @@ class TrainingCosts:
     # -- seconds -------------------------------------------------------------------------------------
 
     def exchange_s(self, what: str, workers: int, size_bytes: float, apart: bool) -> float:
-        """Seconds of a collective or a transfer; between hosts not less than the link takes for what passes each worker."""
+        """Seconds of a collective; between hosts not less than the link takes for what passes each worker."""
         return float(self.exchanges_s(what, workers, np.array(size_bytes), apart))
 
     def exchanges_s(
@@ -149,7 +150,7 @@ class TrainingCosts:
         here = factor * self.profile.collectives_s(what, workers, size_bytes)
         if not apart or workers <= 1:
             return here
-        share = {"send": 1.0, "all_reduce": 2.0}.get(what, 1.0) * (1.0 if what == "send" else (workers - 1) / workers)
+        share = (2.0 if what == "all_reduce" else 1.0) * (workers - 1) / workers
         there = self._delay_s + 8 * share * size_bytes / self._rate_bps
         return np.where(size_bytes > 0, np.maximum(here, there), here)
 
@@ -157,7 +158,7 @@ class TrainingCosts:
         """Seconds and seconds a byte that an exchange of so many bytes more never exceeds, whatever goes with them."""
         fixed, slope = self.profile.steepest(what, workers)
         if apart:
-            share = {"send": 1.0, "all_reduce": 2.0}.get(what, 1.0)
+            share = 2.0 if what == "all_reduce" else 1.0
             return max(fixed, self._delay_s), max(slope, 8 * share / self._rate_bps)
         return fixed, slope
 
@@ -238,8 +239,27 @@ class TrainingCosts:
 
     def link(self, config: Config, i: int, first: int, before: int, after: int) -> float:
         """Seconds of a transfer at position i, between a stage of ``before`` replicas from worker ``first`` on and one of ``after``."""
-        size = float(self.crossing[i]) * self.micro_samples(config) / min(before, after)
-        return self.exchange_s("send", 2, size, self.apart(config, first, first + before + after - 1))
+        return float(self.links(config, np.array(i), first, before, after))
+
+    def links(self, config: Config, at: np.ndarray, first: int, before: int, after: int) -> np.ndarray:
+        """`link` at many positions. All replicas send at once: between hosts not less than the link takes for all that crosses it."""
+        whole = self.crossing[at] * self.micro_samples(config)
+        here = self.profile.collectives_s("send", 2, whole / min(before, after))
+        if not (part := self.crosses(config, first, before, after)):
+            return here
+        there = self._delay_s + 8 * part * whole / self._rate_bps
+        return np.where(whole > 0, np.maximum(here, there), here)
+
+    def crosses(self, config: Config, first: int, before: int, after: int) -> float:
+        """The largest part of the samples that goes between two hosts, from a stage's replicas to those of the next."""
+        each, parts = self.per_host(config.threads), defaultdict[tuple[int, int], float](float)
+        for a in range(before):
+            for b in range(after):
+                both = min((a + 1) / before, (b + 1) / after) - max(a / before, b / after)
+                hosts = (first + a) // each, (first + before + b) // each
+                if hosts[0] != hosts[1] and both > 0:
+                    parts[hosts] += both
+        return max(parts.values(), default=0.0)
 
     # -- plans ---------------------------------------------------------------------------------------
 

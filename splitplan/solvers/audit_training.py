@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from splitplan.formulations.solution import Audit
@@ -199,11 +200,15 @@ def exchange_s(problem: HybridTraining, what: str, workers: int, size: float, ap
         seconds += max(0.0, (ys[-1] - ys[-2]) / (xs[-1] - xs[-2])) * (size * part - xs[-1])
     seconds *= _in_step(problem, what, workers) if what == "all_reduce" else paid
     if apart:
-        names = list(problem.system.places)
-        ways = [w for a in names for b in names if a != b and (w := problem.system.way(a, b)) is not None]
-        carried = size * {"send": 1.0, "all_reduce": 2 * (1 - 1 / workers)}.get(what, 1 - 1 / workers)
-        seconds = max(seconds, max(w.delay_s for w in ways) + max(w.busy_s(1e6) for w in ways) * carried / 1e6)
+        seconds = max(seconds, _over_link_s(problem, size * (1 + (what == "all_reduce")) * (1 - 1 / workers)))
     return seconds
+
+
+def _over_link_s(problem: HybridTraining, size: float) -> float:
+    """Seconds of so many bytes over the slowest of the ways between hosts."""
+    names = list(problem.system.places)
+    ways = [w for a in names for b in names if a != b and (w := problem.system.way(a, b)) is not None]
+    return max(w.delay_s for w in ways) + max(w.busy_s(1e6) for w in ways) * size / 1e6
 
 
 def _in_step(problem: HybridTraining, what: str, workers: int) -> float:
@@ -217,8 +222,18 @@ def _in_step(problem: HybridTraining, what: str, workers: int) -> float:
 def _link(problem: HybridTraining, plan: TrainingPlan, a: _Stage, b: _Stage, each: int) -> float:
     position = sum(len(s.layers) for s in plan.stages[: _index(plan, a)])
     position += len(plan.stages[_index(plan, a)].layers)
-    size = problem.profile.crossing_bytes[position - 1] * plan.batch / plan.micro_batches / min(a.replicas, b.replicas)
-    return exchange_s(problem, "send", 2, size, a.first // each != b.last // each)
+    whole = problem.profile.crossing_bytes[position - 1] * plan.batch / plan.micro_batches
+    here = exchange_s(problem, "send", 2, whole / min(a.replicas, b.replicas), False)
+    # Of as many equal parts as both can share out: those that go between the same two hosts have one link.
+    parts = math.lcm(a.replicas, b.replicas)
+    far = Counter(
+        (x, y)
+        for k in range(parts)
+        if (x := (a.first + k * a.replicas // parts) // each) != (y := (b.first + k * b.replicas // parts) // each)
+    )
+    if not far or whole <= 0:
+        return here
+    return max(here, _over_link_s(problem, whole * max(far.values()) / parts))
 
 
 def _index(plan: TrainingPlan, at: _Stage) -> int:

@@ -265,9 +265,7 @@ class Labels:
 
     def _links(self, cuts: np.ndarray, first: int, r: int, after: int) -> np.ndarray:
         """Transfers at these cuts, between a stage of r replicas from the first worker on and one of ``after``."""
-        costs = self.costs
-        sizes = costs.crossing[self.at[cuts]] * costs.micro_samples(self.config) / min(r, after)
-        return costs.exchanges_s("send", 2, sizes, costs.apart(self.config, first, first + r + after - 1))
+        return self.costs.links(self.config, self.at[cuts], first, r, after)
 
     def _costs(
         self, costs: np.ndarray, forward: np.ndarray, backward: np.ndarray, tail: np.ndarray, link: np.ndarray, k: int

@@ -335,3 +335,61 @@ def test_a_folder_that_cannot_be_locked_is_told(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(DataError, match=r"cannot be locked \(No locks available\), .* give a folder on a disk of this machine"), held(tmp_path):  # fmt: skip
         pytest.fail("it was taken all the same")
+
+
+def test_a_slow_worker_that_becomes_slower_is_asked_about_again(tmp_path: Path) -> None:
+    problem = hybrid()
+    (plan,) = (x for x in plans(problem) if len(x.stages) == 1 and x.workers == 2)
+    planned = stage_seconds(problem, plan)[0]
+    asked: list[float] = []
+
+    def replan(speeds: tuple[float, ...]) -> TrainingPlan:
+        asked.append(round(speeds[-1], 2))
+        return replan_of(problem)(speeds)
+
+    control = Control(plan, tmp_path, Cores.of(plan, problem), problem, replan)
+    factors = [1.0] * 8 + [1.4] * 6 + [6.0] * 30
+    for n in range(6, len(factors)):
+        control(write(tmp_path, [[planned] * n, [planned * x for x in factors[:n]]], replicas=2))
+        if control.next is not None:
+            break
+    assert asked == [round(1 / 1.4, 2), round(1 / 6, 2)]
+    assert control.next is not None and control.next.plan.strategy == "one core"
+    assert "up to 6.00 times as long" in control.notes[0] and "(and 1 time more after that)" in control.notes[0]
+
+
+def test_steps_that_were_lost_with_their_workers_are_none(tmp_path: Path) -> None:
+    """Workers are lost at step 20 and begin again after step 5; one is slow from then on."""
+    problem = hybrid()
+    (plan,) = (x for x in plans(problem) if len(x.stages) == 1 and x.workers == 2)
+    planned = stage_seconds(problem, plan)[0]
+    control = Control(plan, tmp_path, Cores.of(plan, problem), problem, replan_of(problem))
+    records = write(tmp_path, [[planned] * 20] * 2, replicas=2)
+    control(records)
+    for k in range(2):
+        lines = worker_file(tmp_path, k).read_text(encoding="utf-8").splitlines()
+        again = json.dumps(json.loads(lines[0]) | {"from_step": 5, "restarts": 1})
+        slowed = [json.loads(x) for x in lines[6:16]]
+        for line in slowed if k else ():
+            line["forward_s"] *= 6
+            line["backward_s"] *= 6
+        with worker_file(tmp_path, k).open("a", encoding="utf-8") as file:
+            file.write("\n" + "".join(x + "\n" for x in [again, *map(json.dumps, slowed[:2])]))
+        if k == 1:
+            records.read()
+            assert records.whole() == [1, 2, 3, 4, 5, 6, 7]
+            assert headline(records, 100)[0].startswith("step 7 of 100") and headline(records, 100)[0].endswith(
+                "started again 1 time"
+            )
+    for k in range(2):
+        with worker_file(tmp_path, k).open("a", encoding="utf-8") as file:
+            for step in range(8, 16):
+                times = {
+                    x: planned * part * (6 if k else 1) for x, part in (("forward_s", 1 / 3), ("backward_s", 2 / 3))
+                }
+                start = {"start": 10.0 * step, "end": 10.0 * step + 4, "events": []}
+                file.write(json.dumps({"step": step, "epoch": 0, "loss": 1.0, "sync_s": 0.0, "update_s": 0.01, "agree_s": 0.0} | times | start) + "\n")  # fmt: skip
+    records.read()
+    control(records)
+    assert "after step 15 worker 1 computed 6.00 times as long" in control.notes[0]
+    assert control.next is not None

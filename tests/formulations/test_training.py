@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import splitplan as sp
 from benchmarks.training_instances import chain, hosts_of, small_ones
@@ -21,6 +25,7 @@ from splitplan.formulations.training_costs import Config
 from splitplan.formulations.training_estimate import PARTS, gantt
 from splitplan.formulations.training_notes import named, notes
 from splitplan.models.training_layer import TrainingLayer
+from splitplan.solvers.audit_training import audit_training
 
 LAYERS = (
     TrainingLayer("a", 100.0, 10.0),
@@ -549,6 +554,34 @@ def test_more_speed_never_hurts_and_the_plan_may_change() -> None:
     crippled = p.with_speeds((1.0, 0.05)).solve()
     assert crippled.plan.strategy == "one core"
     assert crippled.objective > even.objective
+
+
+def test_replicas_that_send_to_another_host_share_the_link() -> None:
+    """Two hosts of two cores: two stages of two replicas send all samples over it, stages of one replica on one host none."""
+    p = problem(hosts=2, cores=2, threads=(1,))
+    way = p.system.way(*p.system.places)
+    assert way is not None
+    far = made(p, (1,), (2, 2), 1, "gpipe")
+    times = p.costs.times_of(far, p.costs.stages_of(far))
+    assert times.to_next[0] == pytest.approx(way.delay_s + way.busy_s(p.batch * 7.0))
+    near = made(p, (1,), (1, 1), 1, "gpipe")
+    assert p.costs.times_of(near, p.costs.stages_of(near)).to_next[0] < way.busy_s(p.batch * 7.0)
+    for plan in (far, near):
+        assert audit_training(p, plan, {}).objective == pytest.approx(p.evaluate(plan)["iteration_s"])
+
+
+@given(st.integers(0, 5), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
+def test_what_crosses_between_hosts_is_counted_sample_by_sample(first: int, before: int, after: int, each: int) -> None:
+    p = problem(threads=(1,))
+    costs = p.costs
+    config = replace(p.configs()[0], threads=1)
+    costs.cores_per_host = each
+    samples = math.lcm(before, after)
+    far = Counter(
+        pair for k in range(samples)
+        if len(set(pair := ((first + k // (samples // before)) // each, (first + before + k // (samples // after)) // each))) == 2
+    )  # fmt: skip
+    assert costs.crosses(config, first, before, after) == pytest.approx(max(far.values(), default=0) / samples)
 
 
 # -- what must be known beside the seconds ----------------------------------------------------------------
