@@ -259,9 +259,7 @@ def _ended(
         [{k: line[k] for k in ("step", "epoch", "loss")} for line in lines], columns=["step", "epoch", "loss"]
     )
     if not any(records.whole() for _, records in runs):
-        done = (
-            f"{last.name} is already where epochs= and steps= end, so no iteration was made; give more of them to go on"
-        )
+        done = f"{last.name} is already where epochs= and steps= end, or beyond, so no iteration was made; give more of them to go on"
         notes = [*notes, done]
     return Trainer(model, folder, last, make_report(runs, notes, problems), losses)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from splitplan.data.training_plan import TrainingPlan
-from splitplan.errors import DataError, SplitplanError, many, raise_all
+from splitplan.errors import DataError, SplitplanError, listed, many, raise_all
 from splitplan.executor.profiler import bar
 from splitplan.executor.training import import_paths, launch
 from splitplan.executor.training_checks import check
@@ -245,14 +245,17 @@ def _checked(plans: Any, iterations: Any, starts: Any) -> tuple[TrainingPlan, ..
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         problems.append("it starts workers of its own; call it outside torchrun")
     found = tuple(plans) if isinstance(plans, Iterable) and not isinstance(plans, str) else ()
+    models = sorted({x.model for x in found if isinstance(x, TrainingPlan)})
     wrong = [type(x).__name__ for x in found if not isinstance(x, TrainingPlan)]
     if wrong or not found:
-        given = f"plans has a {wrong[0]}" if wrong else f"plans is {plans!r}"
+        given = f"plans has a {wrong[0]}" if wrong else f"plans is a {type(plans).__name__} without any"
         problems.append(f"{given}; give TrainingPlans, as solution.estimate.near")
     elif len(batches := sorted({x.batch for x in found})) > 1:
         problems.append(
             f"the plans are of batches of {' and '.join(map(str, batches))} samples; give plans of one batch"
         )
+    elif len({x.fingerprint for x in found}) > 1:
+        problems.append(f"the plans are of several models ({listed(models)}); give plans of one")
     raise_all(problems, "compare_training")
     return found
 

@@ -91,8 +91,9 @@ def probe(
 def _check_loss(output: Any, target: Any, loss_fn: Callable[..., Any], place: Place) -> None:
     try:
         whole = loss_fn(output, target)
-        if not isinstance(whole, torch.Tensor):
-            raise DataError(f"gives a {type(whole).__name__}; give the mean loss over the samples, a tensor of one number", "loss_fn")  # fmt: skip
+        if not isinstance(whole, torch.Tensor) or whole.numel() != 1:
+            what = f"tensor of shape {tuple(whole.shape)}" if isinstance(whole, torch.Tensor) else type(whole).__name__
+            raise DataError(f"gives a {what}; give the mean loss over the samples, a tensor of one number", "loss_fn")
         parts, samples = place.share.batch // place.share.samples, place.share.samples
         with torch.no_grad():
             value = float(whole)

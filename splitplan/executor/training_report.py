@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 LATEST = 0.99
 """Part of the iterations that the latest time is to hold for."""
 
+FAR_OFF = 1.5
+"""Times as long as predicted, from which on a report says so."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -208,7 +211,7 @@ def make_report(
     workers = _workers(plan, records, steps)
     return TrainingReport(
         tuple(p for p, _ in runs), number, tuple(_rows(plan, records, steps, workers)), tuple(workers), counts,
-        (*_restarts(runs), *_hosts(records), *notes),
+        (*_restarts(runs), *_hosts(records), *_far_off(plan, records, steps), *notes),
         (*_predicted(plan, problems[number] if problems else None), *_measured(records, steps)),
         tuple(make_report([run], (), problems[k : k + 1]) for k, run in enumerate(runs)) if len(runs) > 1 else (),
     )  # fmt: skip
@@ -243,6 +246,18 @@ def _hosts(records: Records) -> list[str]:
     far = len(records.steps) - len(records.near)
     text = f"{far} workers are on other hosts, whose clocks are not compared: an iteration is that of the workers on the first one's host"
     return [text] * bool(far)
+
+
+def _far_off(plan: TrainingPlan, records: Records, steps: Sequence[int]) -> list[str]:
+    """Iterations that took much longer than predicted: by one worker there is nobody to be slower than."""
+    told = plan.predicted.get("iteration_s")
+    if not steps or not told or (times := median(iteration_s(records, s) for s in steps) / told) <= FAR_OFF:
+        return []
+    text = (
+        f"iterations took {times:.3g} times as long as predicted: the machine is busier than when it was profiled (another training on the "
+        "same cores?), or the profile is not of this training"
+    )
+    return [text]
 
 
 def _workers(plan: TrainingPlan, records: Records, steps: Sequence[int]) -> list[WorkerTimes]:

@@ -7,6 +7,7 @@ one that has its name is whole. Loading unpickles: a folder with checkpoints is 
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -78,12 +79,14 @@ class Facts:
     def check(self, other: Facts, where: str) -> None:
         """Raise unless training can go on from here as ``other`` is set up."""
         problems = [
-            f"was written with {name} {getattr(self, name)!r}, and now it is {getattr(other, name)!r}"
+            "was written of another model (its fingerprint is another one)"
+            if name == "fingerprint"
+            else f"was written with {name} {getattr(self, name)!r}, and now it is {getattr(other, name)!r}"
             for name in ("seed", "batch", "fingerprint")
             if getattr(self, name) != getattr(other, name)
         ]
         if problems:
-            problems[-1] += "; give the same, or another folder, or resume=False"
+            problems[-1] += "; give the same, or another folder"
         raise_all(problems, where)
 
 
@@ -216,7 +219,7 @@ class State:
                 f"has no {listed(missing)}; it was written with another model or optimizer; give those, or another folder",
                 str(path),
             )
-        with _alone():
+        with _reading(path):
             load(asked, checkpoint_id=path, no_dist=True)
         state |= asked
         state |= {k: state[other] for k, other in settings.items()}
@@ -232,7 +235,9 @@ class State:
                 if f"{_STATE}{name}.".startswith(without):
                     optimizer.state.pop(p, None)
         for scheduler in self._schedulers:
-            scheduler.load_state_dict(torch.load(path / SCHEDULER, weights_only=False))
+            with _reading(path):
+                kept = torch.load(path / SCHEDULER, weights_only=False)
+            scheduler.load_state_dict(kept)
         return facts
 
     def _without_state(self, has: Collection[str]) -> tuple[str, ...]:
@@ -267,18 +272,24 @@ def _by_kind(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _names(path: Path) -> set[str]:
-    try:
+    with _reading(path):
         return set(FileSystemReader(path).read_metadata().state_dict_metadata)
-    except OSError as e:
-        raise DataError(f"is no checkpoint: {e}", str(path)) from e
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Without torch's warning that a checkpoint is read by one process: each reads its own part."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
+def _reading(path: Path) -> Iterator[None]:
+    """A checkpoint's files: what is wrong with them is said of it, with what to do. Torch's warning that one process reads is left out: each reads its own part."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            yield
+    except (CheckpointException, pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError) as e:
+        first = next((x[0] for x in e.failures.values()), e) if isinstance(e, CheckpointException) else e
+        kept = [x.name for x in checkpoints(path.parent) if x.name != path.name]
+        then = f"training goes on from {kept[-1]}" if kept else "training begins anew"
+        raise DataError(
+            f"cannot be read ({type(first).__name__}: {first}); is it damaged? When it is moved away {then}", str(path)
+        ) from e
 
 
 def read_facts(path: Path) -> Facts:
@@ -314,5 +325,5 @@ def load_weights(model: Any, path: Path) -> None:
     state = {f"model.{k}": v.detach() for k, v in weights_of(model).items() if f"model.{k}" in names}
     if not state:
         raise DataError("has none of the model's weights", str(path))
-    with _alone():
+    with _reading(path):
         load(state, checkpoint_id=path, no_dist=True)

@@ -49,6 +49,23 @@ def optimizer_of(make: Callable[..., Any], weights: list[torch.nn.Parameter]) ->
     return made
 
 
+def scheduler_of(make: Callable[..., Any], optimizer: torch.optim.Optimizer) -> Any:
+    """The learning rate scheduler of an optimizer.
+
+    Raises
+    ------
+    TrainingError
+        It could not be made, or is none.
+    """
+    made = theirs("scheduler", make, optimizer)
+    if missing := [x for x in ("step", "state_dict", "load_state_dict") if not callable(getattr(made, x, None))]:
+        what = type(made).__name__
+        raise TrainingError(
+            f"scheduler gave a {what}, which has no {missing[0]}; give a function from an optimizer to a scheduler of torch's"
+        )
+    return made
+
+
 def theirs(name: str, function: Callable[..., Any], *given: Any, when: str = "") -> Any:
     """What a function of the user's gives; an error of its own is one of training's, with where it was raised."""
     try:

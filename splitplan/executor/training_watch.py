@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from splitplan.errors import TrainingError, many
+from splitplan.errors import SplitplanError, TrainingError, many
 from splitplan.executor.environment import worker_environment
 from splitplan.executor.training_job import LOG, Task, first_failure, read_done, refused, worker_file
 
@@ -175,12 +175,12 @@ def watch(
         stop(process)
     records.ends = _ends(folder, before)
     if (error := refused(folder)) is not None:
-        raise error
+        raise _with_checkpoint(error, folder)
     done = read_done(folder)
     if process.returncode or done is None:
         from splitplan.executor.training_state import last_one
 
-        killed = [x for x in records.ends[-1:] if "was ended by" in x]
+        killed = [x for x in records.ends[-1:] if not x.endswith("code 1")]  # 1: an exception, which is told below
         raise TrainingError(
             f"{''.join(f'{x}; ' for x in killed)}the workers ended with code {process.returncode}{_after(restarts)}. {last_one(folder)}. "
             f"They said:\n{_last_words(folder)}"
@@ -204,6 +204,18 @@ def _how(code: int) -> str:
         return f"ended with code {code}"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
     return f"was ended by {name}" + (", as when memory runs out" if name == "SIGKILL" else "")
+
+
+def _with_checkpoint(error: SplitplanError, folder: Path) -> SplitplanError:
+    """What a worker refused with; of a training that had begun, with what it left."""
+    from splitplan.executor.training_state import checkpoints, last_one
+
+    if not isinstance(error, TrainingError) or "checkpoint" in str(error) or not checkpoints(folder):
+        return error
+    more = TrainingError(f"{error}. {last_one(folder)}")
+    for note in getattr(error, "__notes__", ()):
+        more.add_note(note)
+    return more
 
 
 def _after(restarts: int) -> str:

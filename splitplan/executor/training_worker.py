@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from splitplan.errors import DataError, SplitplanError, TrainingError
 from splitplan.executor.environment import leave
 from splitplan.executor.training_job import ASK, Task, Things, failed, refuse, refused, worker_file, write_done
-from splitplan.executor.training_theirs import optimizer_of, theirs
+from splitplan.executor.training_theirs import optimizer_of, scheduler_of, theirs
 
 if TYPE_CHECKING:
     from splitplan.executor.training_data import Batch
@@ -223,7 +223,7 @@ class Loop:
         self._engine: Engine = Engine(self._tm, plan, place, mesh, self._things.loss_fn, task.seed, first, self._tell)
         self._optimizers = [optimizer_of(self._things.optimizer, w) for w in self._engine.weights()]
         schedule = self._things.scheduler
-        self._schedulers = [theirs("scheduler", schedule, o) for o in self._optimizers] if schedule else []
+        self._schedulers = [scheduler_of(schedule, o) for o in self._optimizers] if schedule else []
         self._state = State(self._engine.module, self._optimizers, self._schedulers, mesh["dp"].get_group())
 
     def _facts(self, step: int, epoch: int, position: int) -> Any:

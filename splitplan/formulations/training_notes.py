@@ -101,6 +101,10 @@ def _normalised(problem: HybridTraining, plan: TrainingPlan) -> list[str]:
 def _near(problem: HybridTraining, plan: TrainingPlan, others: Sequence[TrainingPlan]) -> list[str]:
     """Other ways of which this profile cannot say whether they are slower."""
     spread, found = problem.profile.start_spread, near(problem, plan, others)
+    if spread is None and others and len(problem.profile.ratios):
+        return [
+            "nothing was started twice, so that it is not known how far apart ways must be to be told apart; profile with starts=3"
+        ]
     if not found or spread is None:
         return []
     names = [f"{named(x.strategy, x.micro_batches)} ({more:+.1%})" for more, x in found]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from splitplan.errors import many
+
 if TYPE_CHECKING:
     from splitplan.formulations.training import HybridTraining
 
@@ -29,7 +31,7 @@ def conflicts(problem: HybridTraining) -> tuple[str, ...]:
     names = [x.name for x in problem.profile.layers]
     where = f"{names[ends[k]]!r} … {names[ends[k + 1] - 1]!r}"
     said = (
-        f"memory: of {c.workers} workers in {c.stages} stages with {c.micro_batches} micro-batches, the one of {where} needs "
+        f"memory: of {many(c.workers, 'worker')} in {many(c.stages, 'stage')} with {many(c.micro_batches, 'micro-batch')}, the one of {where} needs "
         f"{over + limit:.6g} bytes, {over:.6g} more than its share {limit:.6g} of a host: more memory or hosts, smaller micro-batches "
         "(profile them), or an optimizer with less state"
     )

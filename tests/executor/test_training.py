@@ -327,6 +327,36 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.usefixtures("rank")
+@pytest.mark.parametrize("damage", ["*.distcp", ".metadata"])
+def test_a_damaged_checkpoint_is_told_with_the_one_before(tmp_path: Path, damage: str) -> None:
+    model = net()
+    plan = plan_of(model)
+    run(model, plan, pairs(2), tmp_path, checkpoint_every=1)
+    (file, *_) = (tmp_path / "step-000002").glob(damage)
+    file.write_bytes(b"")
+    with pytest.raises(DataError, match=r"(?s)step-000002: cannot be read \(.*is it damaged\? When it is moved away training goes on from step-000001"):  # fmt: skip
+        run(net(), plan, pairs(3), tmp_path)
+
+
+@pytest.mark.usefixtures("rank")
+def test_a_scheduler_that_is_none_is_told(tmp_path: Path) -> None:
+    model = net()
+    with pytest.raises(
+        TrainingError, match="scheduler gave a NoneType, which has no step; give a function from an optimizer"
+    ):
+        run(model, plan_of(model), pairs(1), tmp_path, scheduler=lambda o: None)
+
+
+@pytest.mark.usefixtures("rank")
+def test_a_loss_of_each_sample_is_told(tmp_path: Path) -> None:
+    model = net()
+    with pytest.raises(
+        DataError, match=r"loss_fn: gives a tensor of shape \(4,\); give the mean loss over the samples"
+    ):
+        run(model, plan_of(model, micro=2), pairs(1), tmp_path, loss_fn=nn.CrossEntropyLoss(reduction="none"))
+
+
+@pytest.mark.usefixtures("rank")
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     model = net()
     plan = plan_of(model)

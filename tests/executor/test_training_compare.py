@@ -130,6 +130,9 @@ def test_batches_of_several_sizes_and_a_torchrun_of_ones_own_are_refused(monkeyp
     plans = [plan_of(model), replace(plan_of(model), batch=2 * BATCH)]
     with pytest.raises(DataError, match=f"of batches of {BATCH} and {2 * BATCH} samples"):
         compare_training(model, plans, pairs(), **OPTIONS)
+    other = replace(plan_of(model), fingerprint="another", model="other")
+    with pytest.raises(DataError, match="the plans are of several models .*net.*other"):
+        compare_training(model, [*plans[:1], other], pairs(), **OPTIONS)
     monkeypatch.setitem(os.environ, "RANK", "0")
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "1")
     with pytest.raises(DataError, match="outside torchrun"):

@@ -393,3 +393,14 @@ def test_steps_that_were_lost_with_their_workers_are_none(tmp_path: Path) -> Non
     control(records)
     assert "after step 15 worker 1 computed 6.00 times as long" in control.notes[0]
     assert control.next is not None
+
+
+def test_iterations_far_longer_than_predicted_are_told(tmp_path: Path) -> None:
+    plan = plan_of(net())
+    for predicted, told in ((4.0, False), (2.7, False), (2.5, True)):
+        records = write(tmp_path, [[1.0] * 8])  # iterations of 4 s
+        made = make_report([(replace(plan, predicted={"iteration_s": predicted}), records)], ())
+        assert (
+            any(x.startswith(f"iterations took {4 / predicted:.3g} times as long as predicted") for x in made.notes)
+            == told
+        )
