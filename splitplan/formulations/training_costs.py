@@ -252,6 +252,8 @@ class TrainingCosts:
 
     def crosses(self, config: Config, first: int, before: int, after: int) -> float:
         """The largest part of the samples that goes between two hosts, from a stage's replicas to those of the next."""
+        if not self.apart(config, first, first + before + after - 1):
+            return 0.0
         each, parts = self.per_host(config.threads), defaultdict[tuple[int, int], float](float)
         for a in range(before):
             for b in range(after):
