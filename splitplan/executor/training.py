@@ -153,7 +153,7 @@ def train(
         None, pin, device, paths=import_paths(),
     )  # fmt: skip
     things = Things(model, data, optimizer, loss_fn, scheduler)
-    launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    launched = under_torchrun()
     start = check(task, things, folder, resume, restarts=restarts, problem=problem, on_slow=on_slow, launched=launched)
     task = replace(task, resume=start)
     if launched:
@@ -165,6 +165,11 @@ def train(
     )
     with held(path):
         return _ended(model, path, *launch(task, things, path, restarts, progress, problem, replan))
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun has started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def import_paths() -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from splitplan.data.training_plan import TrainingPlan
 from splitplan.errors import DataError, SplitplanError, listed, many, raise_all
 from splitplan.executor.profiler import bar
-from splitplan.executor.training import import_paths, launch
+from splitplan.executor.training import import_paths, launch, under_torchrun
 from splitplan.executor.training_checks import check
 from splitplan.executor.training_job import Task, Things
 from splitplan.executor.training_watch import WARMING, Progress, iteration_s
@@ -242,10 +241,9 @@ def _checked(plans: Any, iterations: Any, starts: Any) -> tuple[TrainingPlan, ..
         for name, value in (("iterations", iterations), ("starts", starts))
         if isinstance(value, bool) or not isinstance(value, int) or value < 1
     ]
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+    if under_torchrun():
         problems.append("it starts workers of its own; call it outside torchrun")
     found = tuple(plans) if isinstance(plans, Iterable) and not isinstance(plans, str) else ()
-    models = sorted({x.model for x in found if isinstance(x, TrainingPlan)})
     wrong = [type(x).__name__ for x in found if not isinstance(x, TrainingPlan)]
     if wrong or not found:
         given = f"plans has a {wrong[0]}" if wrong else f"plans is a {type(plans).__name__} without any"
@@ -255,7 +253,8 @@ def _checked(plans: Any, iterations: Any, starts: Any) -> tuple[TrainingPlan, ..
             f"the plans are of batches of {' and '.join(map(str, batches))} samples; give plans of one batch"
         )
     elif len({x.fingerprint for x in found}) > 1:
-        problems.append(f"the plans are of several models ({listed(models)}); give plans of one")
+        models = listed(sorted({x.model for x in found}))
+        problems.append(f"the plans are of several models ({models}); give plans of one")
     raise_all(problems, "compare_training")
     return found
 

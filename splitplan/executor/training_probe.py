@@ -11,8 +11,9 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from splitplan.data.training_plan import TrainingPlan
-from splitplan.errors import DataError, TrainingError, listed
+from splitplan.errors import DataError, listed
 from splitplan.executor.training_data import Batch, tensors
+from splitplan.executor.training_theirs import loss_of, theirs
 
 if TYPE_CHECKING:
     from splitplan.executor.training_steps import Place
@@ -89,33 +90,32 @@ def probe(
 
 
 def _check_loss(output: Any, target: Any, loss_fn: Callable[..., Any], place: Place) -> None:
-    try:
-        whole = loss_fn(output, target)
-        if not isinstance(whole, torch.Tensor) or whole.numel() != 1:
-            what = f"tensor of shape {tuple(whole.shape)}" if isinstance(whole, torch.Tensor) else type(whole).__name__
-            raise DataError(f"gives a {what}; give the mean loss over the samples, a tensor of one number", "loss_fn")
-        parts, samples = place.share.batch // place.share.samples, place.share.samples
-        with torch.no_grad():
-            value = float(whole)
-            if samples == 1:  # the same one twice: a mean of the two is that of the one
-                samples = 2
-                output, target = (
-                    pytree.tree_map_only(torch.Tensor, lambda t: torch.cat([t, t]), v) for v in (output, target)
-                )
-                value = float(loss_fn(output, target))
-            half = samples // 2
-            few, rest = (float(loss_fn(*_cut((output, target), at))) for at in (slice(half), slice(half, None)))
-        mean = (half * few + (samples - half) * rest) / samples
-        if abs(value - mean) > _TOLERANCE * max(abs(few), abs(rest), 1e-6):
-            raise DataError(
-                f"is no mean over samples: of {samples} samples it is {value:.6g}, and of their halves {few:.6g} and {rest:.6g}. "
-                f"A batch is taken in {parts} parts, whose losses are averaged; give a loss with reduction='mean'",
-                "loss_fn",
+    when = " on the first batch"
+    whole = loss_of(loss_fn, output, target, when)
+    parts, samples = place.share.batch // place.share.samples, place.share.samples
+
+    def of(given: Any) -> float:
+        return float(loss_fn(*given))
+
+    with torch.no_grad():
+        value = float(whole)
+        if samples == 1:  # the same one twice: a mean of the two is that of the one
+            samples = 2
+            output, target = (
+                pytree.tree_map_only(torch.Tensor, lambda t: torch.cat([t, t]), v) for v in (output, target)
             )
-    except DataError:
-        raise
-    except Exception as e:
-        raise TrainingError(f"loss_fn failed on the first batch: {type(e).__name__}: {e}") from e
+            value = theirs("loss_fn", of, (output, target), when=when)
+        half = samples // 2
+        few, rest = (
+            theirs("loss_fn", of, _cut((output, target), at), when=when) for at in (slice(half), slice(half, None))
+        )
+    mean = (half * few + (samples - half) * rest) / samples
+    if abs(value - mean) > _TOLERANCE * max(abs(few), abs(rest), 1e-6):
+        raise DataError(
+            f"is no mean over samples: of {samples} samples it is {value:.6g}, and of their halves {few:.6g} and {rest:.6g}. "
+            f"A batch is taken in {parts} parts, whose losses are averaged; give a loss with reduction='mean'",
+            "loss_fn",
+        )
 
 
 def _cut(value: Any, at: slice) -> Any:

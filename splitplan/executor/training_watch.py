@@ -175,7 +175,7 @@ def watch(
         stop(process)
     records.ends = _ends(folder, before)
     if (error := refused(folder)) is not None:
-        raise _with_checkpoint(error, folder)
+        raise with_checkpoint(error, folder)
     done = read_done(folder)
     if process.returncode or done is None:
         from splitplan.executor.training_state import last_one
@@ -206,7 +206,7 @@ def _how(code: int) -> str:
     return f"was ended by {name}" + (", as when memory runs out" if name == "SIGKILL" else "")
 
 
-def _with_checkpoint(error: SplitplanError, folder: Path) -> SplitplanError:
+def with_checkpoint(error: SplitplanError, folder: Path) -> SplitplanError:
     """What a worker refused with; of a training that had begun, with what it left."""
     from splitplan.executor.training_state import checkpoints, last_one
 

@@ -151,7 +151,11 @@ class TrainingCosts:
         if not apart or workers <= 1:
             return here
         share = (2.0 if what == "all_reduce" else 1.0) * (workers - 1) / workers
-        there = self._delay_s + 8 * share * size_bytes / self._rate_bps
+        return self._over_link_s(here, share * size_bytes)
+
+    def _over_link_s(self, here: np.ndarray, size_bytes: np.ndarray) -> np.ndarray:
+        """Seconds of exchanges between hosts: those on one, and not less than the link takes for so many bytes."""
+        there = self._delay_s + 8 * size_bytes / self._rate_bps
         return np.where(size_bytes > 0, np.maximum(here, there), here)
 
     def steepest(self, what: str, workers: int, apart: bool) -> tuple[float, float]:
@@ -245,10 +249,8 @@ class TrainingCosts:
         """`link` at many positions. All replicas send at once: between hosts not less than the link takes for all that crosses it."""
         whole = self.crossing[at] * self.micro_samples(config)
         here = self.profile.collectives_s("send", 2, whole / min(before, after))
-        if not (part := self.crosses(config, first, before, after)):
-            return here
-        there = self._delay_s + 8 * part * whole / self._rate_bps
-        return np.where(whole > 0, np.maximum(here, there), here)
+        part = self.crosses(config, first, before, after)
+        return self._over_link_s(here, part * whole) if part else here
 
     def crosses(self, config: Config, first: int, before: int, after: int) -> float:
         """The largest part of the samples that goes between two hosts, from a stage's replicas to those of the next."""

@@ -350,9 +350,7 @@ def test_a_scheduler_that_is_none_is_told(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("rank")
 def test_a_loss_of_each_sample_is_told(tmp_path: Path) -> None:
     model = net()
-    with pytest.raises(
-        DataError, match=r"loss_fn: gives a tensor of shape \(4,\); give the mean loss over the samples"
-    ):
+    with pytest.raises(TrainingError, match=r"loss_fn gave \(4,\); give the mean loss over the samples"):
         run(model, plan_of(model, micro=2), pairs(1), tmp_path, loss_fn=nn.CrossEntropyLoss(reduction="none"))
 
 

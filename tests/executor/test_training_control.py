@@ -20,11 +20,12 @@ from splitplan.data.system import System
 from splitplan.data.training_plan import TrainingPlan
 from splitplan.data.training_profile import TrainingProfile
 from splitplan.data.training_tables import KINDS
-from splitplan.errors import DataError
+from splitplan.errors import DataError, TrainingError
 from splitplan.executor.training_control import SLOW, Change, Control, Cores, replan_of
-from splitplan.executor.training_job import ASK, Task, held, worker_file
+from splitplan.executor.training_job import ASK, Task, held, refuse, refused, worker_file
 from splitplan.executor.training_report import make_report
-from splitplan.executor.training_watch import Records, headline, table
+from splitplan.executor.training_theirs import theirs
+from splitplan.executor.training_watch import Records, headline, table, with_checkpoint
 from splitplan.formulations.training import HybridTraining
 from tests.executor.test_training import BATCH, model_of, net, plan_of
 
@@ -404,3 +405,32 @@ def test_iterations_far_longer_than_predicted_are_told(tmp_path: Path) -> None:
             any(x.startswith(f"iterations took {4 / predicted:.3g} times as long as predicted") for x in made.notes)
             == told
         )
+
+
+def test_a_loader_that_died_is_not_the_loss_s_failure() -> None:
+    """Torch raises that wherever a process is when a loader's own process has died."""
+
+    def dies() -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    with pytest.raises(RuntimeError, match="DataLoader worker") as found:
+        theirs("loss_fn", dies)
+    assert not isinstance(found.value, TrainingError)
+    with pytest.raises(TrainingError, match="loss_fn failed at step 3: ZeroDivisionError") as wrong:
+        theirs("loss_fn", lambda: 1 / 0, when=" at step 3")
+    assert "in theirs" not in wrong.value.__notes__[0] and "in <lambda>" in wrong.value.__notes__[0]
+
+
+def test_a_failure_says_which_checkpoint_is_there(tmp_path: Path) -> None:
+    refuse(tmp_path, 0, TrainingError("loss_fn failed at step 3"), "its traceback")
+    error = refused(tmp_path)
+    assert error is not None and with_checkpoint(error, tmp_path) is error, "nothing was written yet"
+    (tmp_path / "step-000002").mkdir()
+    (tmp_path / "step-000002" / "training.json").touch()
+    told = with_checkpoint(error, tmp_path)
+    assert str(told).startswith("loss_fn failed at step 3. The last checkpoint is ") and "step-000002; resume=" in str(
+        told
+    )
+    assert "its traceback" in told.__notes__[0]
+    data = DataError("no mean", "loss_fn")
+    assert with_checkpoint(data, tmp_path) is data
